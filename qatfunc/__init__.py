@@ -1,0 +1,37 @@
+"""Quantization-aware training as pure functions over tensors."""
+
+from qatfunc import calibration, operators
+from qatfunc.affine import dequantize, fake_quantize, quantize, quantize_centered
+from qatfunc.arq import arq_qparams, arq_quantize
+from qatfunc.calibration import CalibrationState
+from qatfunc.clip_search import ClipSearch
+from qatfunc.lsq import lsq_quantize
+from qatfunc.params import Clip, QParams
+from qatfunc.spec import ActivationSpec, IntSpec, LayerSpec, SearchSpec, WeightSpec
+from qatfunc.ste import straight_through
+from qatfunc.ulq import resolve_clip, ulq_qparams, ulq_quantize
+
+__all__ = [
+    "ActivationSpec",
+    "CalibrationState",
+    "Clip",
+    "ClipSearch",
+    "IntSpec",
+    "LayerSpec",
+    "QParams",
+    "SearchSpec",
+    "WeightSpec",
+    "arq_qparams",
+    "arq_quantize",
+    "calibration",
+    "dequantize",
+    "fake_quantize",
+    "lsq_quantize",
+    "operators",
+    "quantize",
+    "quantize_centered",
+    "resolve_clip",
+    "straight_through",
+    "ulq_qparams",
+    "ulq_quantize",
+]

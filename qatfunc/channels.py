@@ -1,0 +1,66 @@
+"""Where the output channels of a weight are.
+
+Conv and Linear hold them on axis 0. A transposed convolution holds weight (in, out/groups, ...),
+so output channel c is the pair (group, index on axis 1) with c = group * (out/groups) + index:
+with groups its scales vary along both leading axes. Everything that needs to know goes through
+here; a full-rank scale needs no axis afterwards.
+"""
+
+import torch
+from torch import Tensor
+
+
+def channel_extremes(weight: Tensor, *, transposed: bool, groups: int) -> tuple[Tensor, Tensor]:
+    """Return the largest and smallest weight of each output channel.
+
+    Args:
+        weight: (out, in/groups, *k) or, transposed, (in, out/groups, *k).
+        transposed: whether the operator is a transposed convolution.
+        groups: groups of the operator.
+    Returns:
+        two tensors that broadcast to weight, constant within an output channel.
+    """
+    view = weight.unflatten(0, (groups, -1)) if transposed else weight
+    # (groups, in/groups, out/groups, *k) keeps axes 0 and 2; (out, in/groups, *k) keeps axis 0.
+    kept = (0, 2) if transposed else (0,)
+    dims = [d for d in range(view.ndim) if d not in kept]
+    high, low = view.amax(dims, keepdim=True), view.amin(dims, keepdim=True)
+    if not transposed:
+        return high, low
+    shape = list(high.shape)
+    shape[1] = view.shape[1]
+    return high.expand(shape).flatten(0, 1), low.expand(shape).flatten(0, 1)
+
+
+def per_output(scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
+    """Read one value for each output channel off a full-rank weight scale.
+
+    Args:
+        scale: broadcasts to the weight; size 1 everywhere for one scale a tensor.
+        transposed: whether the operator is a transposed convolution.
+        groups: groups of the operator.
+    Returns:
+        (out,) or, for one scale a tensor, (1,).
+    """
+    if scale.numel() == 1 or not transposed:
+        return scale.flatten()
+    return scale.unflatten(0, (groups, -1))[:, 0].flatten()
+
+
+def to_full_rank(values: Tensor, weight: Tensor, *, transposed: bool, groups: int) -> Tensor:
+    """Spread one value for each output channel over a weight: the inverse of per_output.
+
+    Args:
+        values: (out,) or (1,).
+        weight: the weight whose shape and layout are wanted.
+        transposed: whether the operator is a transposed convolution.
+        groups: groups of the operator.
+    Returns:
+        a tensor that broadcasts to weight.
+    """
+    ones = (1,) * (weight.ndim - 2)
+    if values.numel() == 1 or not transposed:
+        return values.reshape(-1, 1, *ones)
+    in_per_group = weight.shape[0] // groups
+    rows = torch.repeat_interleave(values.reshape(groups, -1), in_per_group, dim=0)
+    return rows.reshape(*rows.shape, *ones)

@@ -1,0 +1,25 @@
+"""The tensors that quantization is described by: NamedTuples, hence pytrees to torch."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class QParams(NamedTuple):
+    """What an integer q stands for: `(q - zero_point) * scale`.
+
+    Both broadcast to the tensor they quantize: shape () or rank-0 for one scale a tensor,
+    otherwise full rank with size 1 off the channel axis.
+    """
+
+    scale: Tensor
+    """float32, positive."""
+    zero_point: Tensor
+    """float32, integer-valued, within the grid; zeros for a symmetric grid."""
+
+
+class Clip(NamedTuple):
+    """The range an activation is clipped to: trained float32 scalars, one pair a sample in vmap."""
+
+    max: Tensor
+    min: Tensor

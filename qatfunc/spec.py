@@ -1,0 +1,129 @@
+"""Static descriptions of a quantized layer: frozen, hashable, without tensors."""
+
+from dataclasses import dataclass, field
+
+SMALLEST_SCALE = 2.0**-23
+"""Below this a scale stands for an empty range and is replaced by 1 (float32 epsilon)."""
+
+_MIN_BITS, _MAX_BITS = 2, 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntSpec:
+    """A signed integer grid: `qmin = -2^(bits-1)`, `qmax = 2^(bits-1) - 1`.
+
+    Args:
+        bits: width of the integers, 2 to 16.
+    Raises:
+        TypeError: bits is not an int.
+        ValueError: bits is outside 2..16.
+    """
+
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or isinstance(self.bits, bool):
+            raise TypeError(f"bits must be an int, got {self.bits!r}")
+        if not _MIN_BITS <= self.bits <= _MAX_BITS:
+            raise ValueError(f"bits must be {_MIN_BITS} to {_MAX_BITS}, got {self.bits}")
+
+    @property
+    def qmin(self) -> int:
+        """Smallest integer of the grid."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def qmax(self) -> int:
+        """Largest integer of the grid."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def steps(self) -> int:
+        """Number of steps between qmin and qmax, `2^bits - 1`."""
+        return (1 << self.bits) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSpec(IntSpec):
+    """The grid of a weight: symmetric, one scale a tensor or one an output channel.
+
+    Args:
+        bits: width of the integers.
+        per_channel: one scale for each output channel. Which axis that is belongs to the
+            operator (see `qatfunc.channels`), so it cannot be given wrongly here.
+    """
+
+    per_channel: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationSpec(IntSpec):
+    """The grid of an activation: one learned range a tensor.
+
+    Args:
+        bits: width of the integers, 8 or 16 in what is deployed today.
+        symmetric: zero point 0 instead of one that spends the whole grid on the range.
+        fixed_min: the lower end of the range stays at 0 (after a ReLU).
+    """
+
+    symmetric: bool = False
+    fixed_min: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpec:
+    """The IFMR clip search that gives an activation its first range.
+
+    Args:
+        batch_num: batches to look at before the search, at least 1.
+        max_percentile: share of the values that lies at or below the largest one considered.
+        min_percentile: share of the values that lies at or above the smallest one considered.
+        start: first candidate, as a fraction of the largest value.
+        end: end of the candidates, exclusive as in torch.arange.
+        step: distance between candidates.
+        symmetric: search a range around 0; otherwise only the upper end moves.
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    batch_num: int = 1
+    max_percentile: float = 0.999999
+    min_percentile: float = 0.999999
+    start: float = 0.7
+    end: float = 1.3
+    step: float = 0.01
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_num < 1:
+            raise ValueError(f"batch_num must be at least 1, got {self.batch_num}")
+        for name in ("max_percentile", "min_percentile"):
+            if not 0.5 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in (0.5, 1], got {getattr(self, name)}")
+        if not 0.0 < self.start < self.end or self.step <= 0.0:
+            raise ValueError(
+                f"candidates need 0 < start < end and step > 0, got start={self.start}, "
+                f"end={self.end}, step={self.step}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """The grids of one quantized operator.
+
+    Args:
+        weight: the weight's grid.
+        activation: the input's grid.
+    """
+
+    weight: WeightSpec = field(default_factory=WeightSpec)
+    activation: ActivationSpec = field(default_factory=ActivationSpec)
+
+    @property
+    def wide(self) -> bool:
+        """Whether products are so wide that float32 cannot hold a useful sum of them.
+
+        An 8-bit by 8-bit layer sums exactly in float32 up to 2^24; 16-bit activations pass
+        that within a few elements, so their sums are carried in float64 (exact to 2^53).
+        """
+        return self.activation.bits + self.weight.bits > 16

@@ -1,0 +1,109 @@
+"""ULQ, an activation range whose two ends are trained."""
+
+import torch
+from torch import Tensor
+
+from qatfunc.affine import quantize_centered
+from qatfunc.arq import symmetric_scale
+from qatfunc.params import Clip, QParams
+from qatfunc.spec import SMALLEST_SCALE, ActivationSpec
+from qatfunc.ste import straight_through
+
+
+def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
+    """Replace the ends of a range that training has made meaningless.
+
+    fixed_min                  -> min = 0
+    max <= min (crossed)       -> both from previous
+    max < 0                    -> max from previous
+    min > 0                    -> min from previous
+
+    A range narrower than SMALLEST_SCALE but not crossed is kept, as the recorded behaviour of
+    the reference has it; its scale then becomes 1.
+
+    Args:
+        clip: the trained range.
+        previous: the last range that was valid.
+        spec: says whether the lower end is fixed at 0.
+    Returns:
+        a valid range, which is the next call's previous.
+    Gradient: straight through to clip, also where an end was replaced.
+    Source: SEMANTICS 3.
+    """
+    high = clip.max.detach()
+    low = torch.zeros_like(clip.min) if spec.fixed_min else clip.min.detach()
+    crossed = high <= low
+    new_high = torch.where(crossed | (high < 0), previous.max, high)
+    new_low = torch.where(crossed | (low > 0), previous.min, low)
+    if spec.fixed_min:
+        new_low = torch.zeros_like(new_low)
+    return Clip(straight_through(new_high, clip.max), straight_through(new_low, clip.min))
+
+
+def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:
+    """Turn a range into a scale and a zero point that represents 0 exactly.
+
+    With hi = max(clip.max, 0) and lo = min(clip.min, 0):
+        asymmetric: scale = (hi - lo) / (2^n - 1), zero_point = round(qmin - lo / scale);
+                    scale = 1 and zero_point = qmin if that scale is below SMALLEST_SCALE
+        symmetric:  the scale of arq.symmetric_scale, zero_point = 0
+
+    Args:
+        clip: a valid range, scalars.
+        spec: the grid.
+    Returns:
+        float32 scalars.
+    Gradient: none; ulq_quantize carries the gradients of the range.
+    Source: SEMANTICS 3.
+
+    >>> ulq_qparams(Clip(torch.tensor(3.0), torch.tensor(-1.25)), ActivationSpec())
+    QParams(scale=tensor(0.0167), zero_point=tensor(-53.))
+    """
+    high = torch.clamp(clip.max.detach(), min=0.0)
+    low = torch.clamp(clip.min.detach(), max=0.0)
+    if spec.symmetric:
+        scale = symmetric_scale(high, low, spec)
+        return QParams(scale, torch.zeros_like(scale))
+    scale = (high - low) / spec.steps
+    empty = scale < SMALLEST_SCALE
+    scale = torch.where(empty, torch.ones_like(scale), scale)
+    zero_point = torch.round(spec.qmin - low / scale)
+    return QParams(scale, torch.where(empty, torch.full_like(scale, spec.qmin), zero_point))
+
+
+def ulq_quantize(x: Tensor, clip: Clip, spec: ActivationSpec) -> tuple[Tensor, QParams]:
+    """Quantize x within a learned range to integer-valued float32 that trains.
+
+    n = clamp(round(x / scale), qmin - zero_point, qmax - zero_point);  the input used is
+    n * scale, with scale and zero_point from ulq_qparams(clip)
+
+    Args:
+        x: float32, any shape.
+        clip: a valid range (see resolve_clip), scalars.
+        spec: the grid.
+    Returns:
+        n, float32 of x's shape, and the QParams.
+    Gradient: with respect to y = n * scale and its upstream g, where
+        upper = x > scale * (qmax - zero_point), lower = x < scale * (qmin - zero_point),
+        v = clip.max/scale on upper, clip.min/scale on lower, x/scale elsewhere,
+        e = (round(v) - v) / (2^n - 1):
+        x: g where neither upper nor lower; clip.max: sum(g * (e + upper));
+        clip.min: sum(g * (lower - e)).
+    Source: SEMANTICS 3; AMCT ulq_quantize.
+    """
+    qparams = ulq_qparams(clip, spec)
+    integers = quantize_centered(x.detach(), qparams, spec)
+    surrogate = _ulq_surrogate(x, clip, qparams, spec)
+    return straight_through(integers, surrogate / qparams.scale), qparams
+
+
+def _ulq_surrogate(x: Tensor, clip: Clip, qparams: QParams, spec: ActivationSpec) -> Tensor:
+    """An expression linear in x, clip.max and clip.min with the derivatives of ulq_quantize."""
+    scale, zero_point = qparams
+    fixed = x.detach()
+    upper = fixed > scale * (spec.qmax - zero_point)
+    lower = fixed < scale * (spec.qmin - zero_point)
+    inside = torch.where(upper | lower, torch.zeros_like(x), x)
+    v = torch.where(upper, clip.max.detach(), torch.where(lower, clip.min.detach(), fixed)) / scale
+    e = (torch.round(v) - v) / spec.steps
+    return inside + clip.max * (e + upper) + clip.min * (lower.to(e.dtype) - e)
