@@ -1,0 +1,20 @@
+"""Quantization-aware training in torch, and the ONNX models that compute what training computed."""
+
+from bridge.calibrate import calibrate
+from bridge.export.convert import Conversion, convert_qat_model
+from bridge.export.errors import ConversionError
+from bridge.export.verify import Verification, verify
+from bridge.modules import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
+
+__all__ = [
+    "Conv2dQAT",
+    "Conv3dQAT",
+    "ConvTranspose2dQAT",
+    "Conversion",
+    "ConversionError",
+    "LinearQAT",
+    "Verification",
+    "calibrate",
+    "convert_qat_model",
+    "verify",
+]

@@ -1,0 +1,158 @@
+"""The one reader of QAT configurations: the reference's dict, key for key."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qatfunc import ActivationSpec, LayerSpec, SearchSpec, WeightSpec
+
+_BITS = {"INT8": 8, "INT16": 16}
+_ALGORITHMS = ("arq_retrain", "ulq_retrain")
+_DEFAULT_CLIP_MIN = -1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QATConfig:
+    """A configuration, read and checked.
+
+    Args:
+        enabled: whether the layer is quantized at all.
+        layer: grids of weight and activation.
+        search: how the clips are found.
+        clip: (max, min) given by hand, or None to search.
+        learned_scale: weight scales are trained (ulq_retrain) instead of ARQ's.
+        reciprocal_scale: what is trained is 1 / scale.
+    """
+
+    enabled: bool
+    layer: LayerSpec
+    search: SearchSpec
+    clip: tuple[float, float] | None
+    learned_scale: bool
+    reciprocal_scale: bool
+
+
+def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATConfig:
+    """Read a configuration dict.
+
+    A value None means "not given". Keys:
+        retrain_enable: bool, default True
+        retrain_data_config: dst_type "INT8" | "INT16"; batch_num int >= 1 (1); fixed_min bool;
+            clip_max, clip_min numbers (clip_min alone is refused); asymmetric bool (True)
+        retrain_weight_config: dst_type "INT8"; weights_retrain_algo "arq_retrain" |
+            "ulq_retrain"; channel_wise bool; s_rec_flag bool
+
+    Args:
+        config: the dict, or None for all defaults.
+        channel_wise: the layer class's default for channel_wise.
+    Returns:
+        the checked configuration.
+    Raises:
+        TypeError: config is not a dict.
+        ValueError: an unknown key, or a value of a wrong kind or range.
+    """
+    if config is None:
+        config = {}
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config must be a dict, got {type(config).__name__}: {config!r}")
+    top = _Section("config", config, {"retrain_enable", _DATA, _WEIGHT})
+    data = _Section(_DATA, top.section(_DATA), _DATA_KEYS)
+    weight = _Section(_WEIGHT, top.section(_WEIGHT), _WEIGHT_KEYS)
+    fixed_min = data.boolean("fixed_min", default=False)
+    return QATConfig(
+        enabled=top.boolean("retrain_enable", default=True),
+        layer=LayerSpec(
+            weight=WeightSpec(
+                bits=_BITS[weight.choice("dst_type", ("INT8",))],
+                per_channel=weight.boolean("channel_wise", default=channel_wise),
+            ),
+            activation=ActivationSpec(
+                bits=_BITS[data.choice("dst_type", tuple(_BITS))],
+                symmetric=not data.boolean("asymmetric", default=True),
+                fixed_min=fixed_min,
+            ),
+        ),
+        search=SearchSpec(batch_num=data.positive("batch_num", default=1)),
+        clip=_read_clip(data, fixed_min=fixed_min),
+        learned_scale=weight.choice("weights_retrain_algo", _ALGORITHMS) == "ulq_retrain",
+        reciprocal_scale=weight.boolean("s_rec_flag", default=False),
+    )
+
+
+_DATA, _WEIGHT = "retrain_data_config", "retrain_weight_config"
+_DATA_KEYS = {"dst_type", "batch_num", "fixed_min", "clip_max", "clip_min", "asymmetric"}
+_WEIGHT_KEYS = {"dst_type", "weights_retrain_algo", "channel_wise", "s_rec_flag"}
+
+
+class _Section:
+    """One dict of the configuration; every complaint names the key, the value and the wish."""
+
+    def __init__(self, name: str, values: Mapping[str, Any], known: set[str]) -> None:
+        self.name = name
+        self.values = values
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"{name} has no key {key!r}{hint} (known: {', '.join(sorted(known))})"
+                )
+
+    def section(self, key: str) -> Mapping[str, Any]:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise self._wrong(key, "a dict")
+        return value or {}
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self._wrong(key, "True or False")
+        return default if value is None else value
+
+    def positive(self, key: str, *, default: int) -> int:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self._wrong(key, "an int of at least 1")
+        return value
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            raise self._wrong(key, "a finite number")
+        return float(value)
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.values.get(key)
+        if value is None:
+            return choices[0]
+        if value not in choices:
+            raise self._wrong(key, " or ".join(map(repr, choices)))
+        return str(value)
+
+    def _wrong(self, key: str, wanted: str) -> ValueError:
+        return ValueError(f"{self.name}[{key!r}] must be {wanted}, got {self.values[key]!r}")
+
+
+def _read_clip(data: _Section, *, fixed_min: bool) -> tuple[float, float] | None:
+    high, low = data.number("clip_max"), data.number("clip_min")
+    if high is None:
+        if low is not None:
+            raise ValueError(f"{_DATA}['clip_min'] = {low} needs a clip_max beside it, got none")
+        return None
+    low = 0.0 if fixed_min else _DEFAULT_CLIP_MIN if low is None else low
+    if not (high > 0.0 >= low):
+        raise ValueError(
+            f"{_DATA} needs clip_max > 0 >= clip_min, got clip_max={high}, clip_min={low}"
+        )
+    return high, low

@@ -1,0 +1,1 @@
+"""From torch to ONNX: export of the layers, reading, conversion and verification."""

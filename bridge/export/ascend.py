@@ -1,0 +1,177 @@
+"""The Ascend dialect: AscendQuant -> operator on int8 -> AscendDequant, in the default domain.
+
+    AscendQuant(x): clamp(round(x * scale) + offset, -128, 127), scale = 1 / scale_x
+    Conv | ConvTranspose | Gemm | MatMul on int8 weights and int32 biases
+    AscendDequant(acc, p): float32(acc) * scale, the float32 in bits 0-31 of the uint64 p
+    AscendAntiQuant(q): (q + offset) * scale, where an AscendQuant's reader is not quantized
+
+The device multiplies by the reciprocal of the scale, so the fake-quant twin does too.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.constants import Array, constant
+from bridge.export.errors import ConversionError
+from bridge.export.reader import QuantizedLayer
+from bridge.export.scribe import Scribe, per_output_shape
+from bridge.export.tail import write_tail
+
+
+def check_layer(layer: QuantizedLayer) -> None:
+    """Raise unless the target can hold a layer.
+
+    Args:
+        layer: as read.
+    Raises:
+        ConversionError: 16-bit input, an input that no QuantizeLinear produces, or a matrix
+            product with one weight scale a channel.
+    """
+    if layer.wide:
+        raise ConversionError(
+            f"layer {layer.name!r}: target 'ascend' takes INT8 activations, got "
+            f"{layer.zero_point_x.dtype}"
+        )
+    if layer.op == "MatMul" and layer.scale_w.size > 1:
+        raise ConversionError(
+            f"layer {layer.name!r}: target 'ascend' takes one weight scale a tensor for "
+            f"{layer.node.op_type}, got {layer.scale_w.size}"
+        )
+    producer = layer.x_q.producer()
+    if producer is None or producer.op_type != "QuantizeLinear":
+        raise ConversionError(
+            f"layer {layer.name!r}: target 'ascend' needs a QuantizeLinear just before the layer, "
+            f"got {'the graph input' if producer is None else producer.op_type}"
+        )
+
+
+def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
+    """Write the layer's fake-quant twin: the same arithmetic in standard float operators.
+
+    Args:
+        scribe: writes the nodes.
+        layer: the layer.
+    """
+    check_layer(layer)
+    zero_point = _signed_zero_point(layer)
+    x = scribe.op("Mul", _float_input(layer), _reciprocal(layer))
+    x = scribe.op(
+        "Clip", scribe.op("Round", x), np.float32(-128 - zero_point), np.float32(127 - zero_point)
+    )
+    sums = scribe.op(layer.op, x, layer.weight.astype(np.float32), **layer.attributes)
+    write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
+
+
+def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
+    """Write the layer in the Ascend dialect.
+
+    Args:
+        scribe: writes the nodes.
+        layer: the layer.
+    """
+    check_layer(layer)
+    x = scribe.op(
+        "AscendQuant",
+        _float_input(layer),
+        scale=float(_reciprocal(layer)),
+        offset=float(_signed_zero_point(layer)),
+        dst_type="INT8",
+    )
+    if layer.op == "MatMul" and layer.bias is not None and layer.node.op_type == "Gemm":
+        sums = scribe.op("Gemm", x, layer.weight, layer.bias)
+    elif layer.op == "MatMul":
+        sums = scribe.op("MatMul", x, layer.weight)
+        if layer.bias is not None:
+            sums = scribe.op("Add", sums, layer.bias)
+    else:
+        operands = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        sums = scribe.op(layer.op, x, *operands, **layer.attributes)
+    scribe.replace_output(scribe.op("AscendDequant", sums, _dequant_parameters(layer), dtype=0))
+
+
+def rewrite_remaining_pairs(graph: ir.Graph) -> None:
+    """Write what is left of Q/DQ pairs around float operators in the dialect.
+
+    Activations become AscendQuant -> AscendAntiQuant; weights become the floats they stand for.
+
+    Args:
+        graph: after all layers were written and unused nodes removed.
+    Raises:
+        ConversionError: a pair has no constant scalar scale; names the node.
+    """
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            continue
+        scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
+        quantize = node.inputs[0].producer()
+        if scale is None or zero_point is None:
+            raise ConversionError(f"node {node.name!r}: its scale or zero point is not constant")
+        weight = _stored_weight(node, scale, zero_point)
+        if weight is not None:
+            value = ir.Value(name=f"{node.outputs[0].name}_value", const_value=ir.tensor(weight))
+            graph.register_initializer(value)
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            graph.remove(node, safe=True)
+        elif quantize is not None and quantize.op_type == "QuantizeLinear" and scale.size == 1:
+            _replace_pair(graph, quantize, node, float(scale.ravel()[0]), _as_signed(zero_point))
+
+
+def _replace_pair(
+    graph: ir.Graph, quantize: ir.Node, dequantize: ir.Node, scale: float, zero_point: int
+) -> None:
+    reciprocal = float(np.float32(1.0) / np.float32(scale))
+    first = ir.node(
+        "AscendQuant",
+        [quantize.inputs[0]],
+        {"scale": reciprocal, "offset": float(zero_point), "dst_type": "INT8"},
+        name=f"{quantize.name}_ascend",
+    )
+    back = {"scale": scale, "offset": float(-zero_point)}
+    last = ir.node("AscendAntiQuant", first.outputs, back, name=f"{dequantize.name}_ascend")
+    graph.insert_before(dequantize, [first, last])
+    name, dequantize.outputs[0].name = dequantize.outputs[0].name, None
+    ir.convenience.replace_all_uses_with(
+        dequantize.outputs[0], last.outputs[0], replace_graph_outputs=True
+    )
+    last.outputs[0].name = name
+    graph.remove(dequantize, safe=True)
+
+
+def _stored_weight(node: ir.Node, scale: Array, zero_point: Array) -> Array | None:
+    stored = constant(node.inputs[0])
+    if stored is None:
+        return None
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+    shape = [1] * stored.ndim
+    if scale.size > 1:
+        shape[axis] = scale.size
+    centered = stored.astype(np.float32) - zero_point.astype(np.float32).reshape(shape)
+    return centered * scale.reshape(shape)
+
+
+def _float_input(layer: QuantizedLayer) -> ir.Value:
+    producer = layer.x_q.producer()
+    value = None if producer is None else producer.inputs[0]
+    if value is None:
+        raise ConversionError(f"layer {layer.name!r}: its quantizer has no input")
+    return value
+
+
+def _reciprocal(layer: QuantizedLayer) -> np.float32:
+    return np.float32(1.0) / layer.scale_x
+
+
+def _as_signed(zero_point: Array) -> int:
+    value = int(zero_point.ravel()[0])
+    return value - 128 if zero_point.dtype == np.uint8 else value
+
+
+def _signed_zero_point(layer: QuantizedLayer) -> int:
+    return _as_signed(layer.zero_point_x)
+
+
+def _dequant_parameters(layer: QuantizedLayer) -> Array:
+    """Pack scale_x * scale_w a channel; the int8 weight offset in bits 32-39 is 0."""
+    channels = per_output_shape(layer.rescale, layer).size
+    scale = layer.rescale.astype(np.float32).reshape(channels)
+    return scale.view(np.uint32).astype(np.uint64)

@@ -1,0 +1,232 @@
+"""convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript import version_converter
+
+from bridge.export import ascend
+from bridge.export.errors import ConversionError
+from bridge.export.files import read_model, write_models
+from bridge.export.float_form import write_fake, write_float_deploy
+from bridge.export.integer_form import write_integer
+from bridge.export.reader import FloatOperator, QuantizedLayer, read_layers
+from bridge.export.record import record_text, write_record
+from bridge.export.scribe import Scribe
+
+_OPSET_OF_16_BIT = 21
+_IR_VERSION_OF_OPSET_21 = 10
+
+Writer = Callable[[Scribe, QuantizedLayer], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSummary:
+    """What became of one quantized layer.
+
+    Args:
+        name: module path.
+        op: operator in the inter model.
+        form: what it became in the deploy model.
+        bits: width of the input's integers.
+        scale_x: scale of the input.
+        zero_point_x: zero point of the input, signed.
+        channels: weight scales, 1 for one a tensor.
+        bound: largest |accumulator| any input can cause, bias included.
+        proven: bound < 2^24, so float32 sums are exact for every input.
+    """
+
+    name: str
+    op: str
+    form: str
+    bits: int
+    scale_x: float
+    zero_point_x: int
+    channels: int
+    bound: int
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """The outcome of a conversion.
+
+    Args:
+        fake_quant: path of the fake-quant model.
+        deploy: path of the deploy model.
+        target: what the deploy model is for.
+        layers: the quantized layers, in topological order.
+        left_in_float: operators that could have been layers, and why they are not.
+    """
+
+    fake_quant: Path
+    deploy: Path
+    target: str
+    layers: tuple[LayerSummary, ...]
+    left_in_float: tuple[FloatOperator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to write a layer in a deploy model."""
+
+    name: str
+    write: Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How models are written for a target.
+
+    Args:
+        fake: writes a layer of the fake-quant model.
+        choose: picks the form of a layer of the deploy model.
+        finish: last changes to the deploy model.
+    """
+
+    fake: Writer
+    choose: Callable[[QuantizedLayer], Form]
+    finish: Callable[[ir.Graph], None]
+
+
+_INTEGER_CONV = Form("ConvInteger", write_integer)
+_INTEGER_MATMUL = Form("MatMulInteger", write_integer)
+_FLOAT = Form("integer-valued float", write_float_deploy)
+_ASCEND = Form("AscendQuant/AscendDequant", ascend.write_ascend)
+
+
+def choose_ort_form(layer: QuantizedLayer) -> Form:
+    """Pick the form of a layer for ONNX Runtime on a CPU; every form here is exact.
+
+    Args:
+        layer: as read.
+    Returns:
+        an integer operator where the runtime has one.
+    """
+    return {"Conv": _INTEGER_CONV, "MatMul": _INTEGER_MATMUL, "ConvTranspose": _FLOAT}[layer.op]
+
+
+TARGETS: Mapping[str, Target] = {
+    "ort": Target(write_fake, choose_ort_form, lambda graph: None),  # noqa: ARG005
+    "ascend": Target(
+        ascend.write_ascend_fake,
+        lambda layer: _ASCEND,  # noqa: ARG005
+        ascend.rewrite_remaining_pairs,
+    ),
+}
+
+
+def convert_qat_model(
+    model_file: str | PathLike[str],
+    save_path: str | PathLike[str],
+    record_file: str | PathLike[str] | None = None,
+    *,
+    target: str = "ort",
+) -> Conversion:
+    """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
+
+    Both compute y = float32(op(q_x - zero_point, q_w) + bias_int32) * (scale_x * scale_w) for
+    every quantized layer, the first on integer-valued floats, the second in integers.
+
+    Args:
+        model_file: an ONNX file with QuantizeLinear/DequantizeLinear around Conv, ConvTranspose,
+            Gemm or MatMul; opset 13 or later.
+        save_path: prefix of the files; folders are created.
+        record_file: where to write the quantization factors as text, if anywhere.
+        target: "ort" or "ascend".
+    Returns:
+        the paths, a summary of each layer, and what was left in float.
+    Raises:
+        FileNotFoundError: there is no model_file.
+        ValueError: the target is unknown, or save_path names no file.
+        ConversionError: the model cannot be converted; names the node or layer. Nothing is
+            written then.
+    Source: SEMANTICS 6 to 8.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")
+    prefix = Path(save_path)
+    if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
+        raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
+    source = read_model(Path(model_file))
+    paths = [prefix.with_name(f"{prefix.name}_{k}_model.onnx") for k in ("fake_quant", "deploy")]
+    fake, deploy, layers, floats, record = convert_model(source, target=target)
+    if not layers:
+        raise ConversionError(_nothing_to_do(Path(model_file), floats))
+    write_models({paths[0]: fake, paths[1]: deploy})
+    if record_file is not None:
+        write_record(Path(record_file), record)
+    return Conversion(
+        fake_quant=paths[0],
+        deploy=paths[1],
+        target=target,
+        layers=tuple(layers),
+        left_in_float=tuple(floats),
+    )
+
+
+def convert_model(
+    source: ir.Model, *, target: str = "ort"
+) -> tuple[ir.Model, ir.Model, list[LayerSummary], list[FloatOperator], str]:
+    """Convert a model in memory.
+
+    Args:
+        source: as files.read_model returns it; it is left as it is.
+        target: a key of TARGETS.
+    Returns:
+        the fake-quant model, the deploy model, the layers, the operators left in float, and the
+        record of the quantization factors.
+    Raises:
+        ConversionError: the model cannot be converted.
+    """
+    how = TARGETS[target]
+    fake = source.clone()
+    for layer in read_layers(fake.graph)[0]:
+        how.fake(Scribe(fake.graph, layer), layer)
+    deploy = source.clone()
+    layers, floats = read_layers(deploy.graph)
+    summaries, record = [], record_text(layers)
+    for layer in layers:
+        form = how.choose(layer)
+        summaries.append(_summarize(layer, form))
+        form.write(Scribe(deploy.graph, layer), layer)
+    for model in (fake, deploy):
+        passes.RemoveUnusedNodesPass()(model)
+        if any(layer.wide for layer in layers):
+            _raise_opset(model)
+    how.finish(deploy.graph)
+    passes.RemoveUnusedNodesPass()(deploy)
+    return fake, deploy, summaries, floats, record
+
+
+def _summarize(layer: QuantizedLayer, form: Form) -> LayerSummary:
+    info = layer.zero_point_x.dtype
+    unsigned = 1 << (8 * info.itemsize - 1) if info.kind == "u" else 0
+    return LayerSummary(
+        name=layer.name,
+        op=layer.node.op_type,
+        form=form.name,
+        bits=8 * info.itemsize,
+        scale_x=float(layer.scale_x),
+        zero_point_x=int(layer.zero_point_x) - unsigned,
+        channels=layer.scale_w.size,
+        bound=layer.accumulator_bound,
+        proven=layer.proven,
+    )
+
+
+def _raise_opset(model: ir.Model) -> None:
+    """Give a model with 16-bit quantizers the first opset that knows them."""
+    if model.opset_imports[""] < _OPSET_OF_16_BIT:
+        version_converter.convert_version(model, _OPSET_OF_16_BIT, fallback=True)
+        model.opset_imports[""] = _OPSET_OF_16_BIT
+    model.ir_version = max(model.ir_version or 0, _IR_VERSION_OF_OPSET_21)
+
+
+def _nothing_to_do(path: Path, floats: list[FloatOperator]) -> str:
+    found = "; ".join(f"{f.op} {f.name!r}: {f.reason}" for f in floats[:5])
+    return f"{path} has no quantized layer" + (f" ({found})" if found else "")

@@ -1,0 +1,54 @@
+"""The quantization factors as a record file, in the text form of the reference's tools."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from bridge.export.reader import QuantizedLayer
+
+
+def record_text(layers: Iterable[QuantizedLayer]) -> str:
+    """Return the factors of layers as protobuf text.
+
+    One `record` a layer: key, the layer's name; value, scale_d and offset_d of the input,
+    scale_w and offset_w of each output channel, as float32 numbers that read back exactly.
+
+    Args:
+        layers: as read.
+    Returns:
+        the text.
+    """
+    return "".join(_record(layer) for layer in layers)
+
+
+def write_record(path: Path, text: str) -> None:
+    """Write a record file in one step.
+
+    Args:
+        path: the file; its folder is created.
+        text: from record_text.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def _record(layer: QuantizedLayer) -> str:
+    zero_point = int(layer.zero_point_x)
+    if layer.zero_point_x.dtype.kind == "u":
+        zero_point -= 1 << (8 * layer.zero_point_x.dtype.itemsize - 1)
+    lines = [
+        f"scale_d: {_number(layer.scale_x)}",
+        f"offset_d: {zero_point}",
+        *(f"scale_w: {_number(scale)}" for scale in layer.scale_w),
+        *("offset_w: 0" for _ in layer.scale_w),
+    ]
+    body = "\n".join(f"    {line}" for line in lines)
+    name = layer.name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'record {{\n  key: "{name}"\n  value {{\n{body}\n  }}\n}}\n'
+
+
+def _number(value: np.float32) -> str:
+    return np.format_float_scientific(value, unique=True)

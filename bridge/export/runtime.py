@@ -1,0 +1,130 @@
+"""Running converted models: ONNX Runtime, and the reference evaluator for the Ascend dialect."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_conv_transpose
+
+from bridge.export.constants import Array
+
+Feeds = dict[str, Array]
+
+
+def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) -> Feeds:
+    """Run a model and return its outputs, and any of its inner values, by name.
+
+    Args:
+        path: a fake-quant, deploy or inter model; the Ascend dialect runs in onnx's reference
+            evaluator, everything else in ONNX Runtime on the CPU.
+        inputs: one array for each graph input, in order.
+        extra: names of inner values to return too.
+    Returns:
+        arrays by name; the model's own outputs first.
+    Raises:
+        ValueError: the number of inputs does not fit.
+    """
+    model = onnx.load(path)
+    names = [value.name for value in model.graph.input]
+    if len(names) != len(inputs):
+        raise ValueError(f"{path} takes {len(names)} inputs {names}, got {len(inputs)}")
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(extra) if name not in known
+    )
+    wanted = [value.name for value in model.graph.output]
+    feeds = dict(zip(names, inputs, strict=True))
+    if any(node.op_type.startswith("Ascend") for node in model.graph.node):
+        results = ReferenceEvaluator(model, new_ops=ASCEND_OPERATORS).run(None, feeds)
+    else:
+        results = _session(model, path).run(None, feeds)
+    return dict(zip(wanted, results, strict=True))
+
+
+def _session(model: onnx.ModelProto, path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if path.with_name(f"{path.name}.data").exists():
+        # Above protobuf's limit a model cannot be handed over in memory.
+        return onnxruntime.InferenceSession(str(path), options)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+class AscendQuant(OpRun):
+    """q - offset with q = clamp(round(x * scale) + offset, -128, 127).
+
+    The integers are handed on counted from the zero point, as float64: the evaluator's own
+    operators then sum them exactly and pad with the integer 0, as the device does.
+    """
+
+    def _run(
+        self,
+        x: Array,
+        scale: float | None = None,
+        offset: float | None = None,
+        dst_type: Any = None,
+    ) -> tuple[Array]:
+        if dst_type != "INT8" or scale is None or offset is None:
+            raise ValueError(f"AscendQuant needs scale, offset and dst_type INT8, got {dst_type!r}")
+        codes = np.rint(x * np.float32(scale))
+        return (np.clip(codes, -128 - offset, 127 - offset).astype(np.float64),)
+
+
+class AscendDequant(OpRun):
+    """float32(acc) * scale, with the float32 scale in the low half of each uint64."""
+
+    def _run(self, x: Array, parameters: Array, dtype: int | None = None) -> tuple[Array]:
+        if dtype != 0:
+            raise ValueError(f"AscendDequant to float32 has dtype 0, got {dtype}")
+        scale = (parameters & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
+        # MatMul of rank 3 and more has per-tensor scales only, so rank tells where channels are.
+        scale = scale.reshape(-1, *(1,) * (x.ndim - 2)) if scale.size > 1 else scale
+        return (x.astype(np.float32) * scale,)
+
+
+class AscendAntiQuant(OpRun):
+    """(q + offset) * scale, where AscendQuant already handed on q + offset."""
+
+    def _run(
+        self, x: Array, scale: float | None = None, offset: float | None = None
+    ) -> tuple[Array]:
+        if scale is None or offset is None:
+            raise ValueError("AscendAntiQuant needs scale and offset")
+        return (x.astype(np.float32) * np.float32(scale),)
+
+
+class ConvTranspose(op_conv_transpose.ConvTranspose):
+    """The evaluator's transposed convolution, group by group: its own grouped path fails."""
+
+    def _run(  # type: ignore[override]
+        self, x: Array, w: Array, b: Array | None = None, group: int | None = None, **kwargs: Any
+    ) -> tuple[Array]:
+        groups = group or 1
+        parts = [
+            super(ConvTranspose, self)._run(part, kernel, None, group=1, **kwargs)[0]
+            for part, kernel in zip(np.split(x, groups, 1), np.split(w, groups, 0), strict=True)
+        ]
+        y = np.concatenate(parts, axis=1)
+        return (y if b is None else y + b.reshape(-1, *(1,) * (y.ndim - 2)),)
+
+
+class MatMul(OpRun):
+    """The matrix product of counted integers by int8 weights; the evaluator's wants one type."""
+
+    def _run(self, a: Array, b: Array) -> tuple[Array]:
+        return (np.matmul(a, b),)
+
+
+class Add(OpRun):
+    """The sum, of int32 biases to integer-valued sums too; the evaluator's wants one type."""
+
+    def _run(self, a: Array, b: Array) -> tuple[Array]:
+        return (np.add(a, b),)
+
+
+ASCEND_OPERATORS = [Add, ConvTranspose, MatMul, AscendQuant, AscendDequant, AscendAntiQuant]

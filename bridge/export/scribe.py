@@ -1,0 +1,90 @@
+"""Writing nodes into a graph in place of a layer's operator."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.constants import Array
+from bridge.export.reader import QuantizedLayer
+
+LAYER_KEY = "qatfunc.layer"
+"""Metadata of every written node: the layer it belongs to."""
+
+
+class Scribe:
+    """Writes the nodes of one layer just before its operator, named after the layer."""
+
+    def __init__(self, graph: ir.Graph, layer: QuantizedLayer) -> None:
+        self._graph = graph
+        self._layer = layer
+        self._count = 0
+
+    def op(
+        self, op_type: str, *inputs: ir.Value | Array | np.generic, **attributes: Any
+    ) -> ir.Value:
+        """Write a node and return its output.
+
+        Args:
+            op_type: operator of the default domain.
+            inputs: values, or arrays that become initializers.
+            attributes: the node's attributes.
+        Returns:
+            the node's only output.
+        """
+        name = f"{self._layer.name}/{op_type}_{self._count}"
+        self._count += 1
+        values = [v if isinstance(v, ir.Value) else self._initializer(v, name) for v in inputs]
+        node = ir.node(
+            op_type,
+            values,
+            attributes,
+            name=name,
+            outputs=[ir.Value(name=f"{name}_output")],
+            metadata_props={LAYER_KEY: self._layer.name},
+        )
+        self._graph.insert_before(self._layer.node, node)
+        return node.outputs[0]
+
+    def replace_output(self, value: ir.Value) -> None:
+        """Let a value take the place and the name of the layer's output, and drop its operator.
+
+        Args:
+            value: what the written nodes compute.
+        """
+        old = self._layer.output
+        name, value.shape, value.type = old.name, old.shape, old.type
+        producer = old.producer()
+        old.name = f"{self._layer.name}/float_output"
+        value.name = name
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        # The operator, and the Add that was its bias, are now without readers.
+        if producer is not None and producer is not self._layer.node:
+            self._graph.remove(producer, safe=True)
+        self._graph.remove(self._layer.node, safe=True)
+
+    def _initializer(self, array: Array | np.generic, user: str) -> ir.Value:
+        name = f"{user}_constant_{len(self._graph.initializers)}"
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        self._graph.register_initializer(value)
+        return value
+
+
+def per_output_shape(values: Array, layer: QuantizedLayer) -> Array:
+    """Shape one value an output channel so that it broadcasts to the layer's output.
+
+    Args:
+        values: (out,) or (1,).
+        layer: whose output is meant.
+    Returns:
+        (out, 1, ...) for a convolution, (out,) for a MatMul; () for one value.
+    """
+    if values.size == 1:
+        return values.reshape(())
+    return values.reshape(-1, *(1,) * (layer.weight.ndim - 2)) if layer.op != "MatMul" else values

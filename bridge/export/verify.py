@@ -1,0 +1,272 @@
+"""verify: where training, fake-quant and deploy compute the same bits, and where they do not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from bridge.export.constants import Array
+from bridge.export.files import read_model
+from bridge.export.layer_names import module_path, scope_of_name
+from bridge.export.reader import EXACT_FLOAT32, QuantizedLayer, read_layers
+from bridge.export.runtime import Feeds, run_model
+from bridge.export.scribe import per_output_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two arrays differ.
+
+    Args:
+        count: values that differ in any bit.
+        total: values compared.
+        largest: largest difference, in the unit the field says.
+    """
+
+    count: int
+    total: int
+    largest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCheck:
+    """One quantized layer on the data.
+
+    Args:
+        name: module path.
+        op: operator in the inter model.
+        codes_torch_fake: the layer's quantized input, torch against fake-quant, in steps of it.
+        codes_fake_deploy: the same, fake-quant against deploy.
+        output_torch_fake: the layer's output, in steps of its accumulator.
+        output_fake_deploy: the same, fake-quant against deploy.
+        bound: largest |accumulator| any input can cause.
+        measured: largest |accumulator| the data caused.
+        proven: bound < 2^24: exact for every input; otherwise exactness is what was measured.
+    None stands for a value that one of the models does not have.
+    """
+
+    name: str
+    op: str
+    codes_torch_fake: Difference | None
+    codes_fake_deploy: Difference | None
+    output_torch_fake: Difference | None
+    output_fake_deploy: Difference | None
+    bound: int
+    measured: int
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputCheck:
+    """One output of the model on the data; differences are absolute."""
+
+    name: str
+    torch_fake: Difference
+    fake_deploy: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The outcome of verify.
+
+    Args:
+        layers: the quantized layers in topological order.
+        outputs: the model's outputs.
+        first_torch_fake: the first module whose output differs between torch and fake-quant.
+        first_fake_deploy: the first node whose output differs between fake-quant and deploy.
+    """
+
+    layers: tuple[LayerCheck, ...]
+    outputs: tuple[OutputCheck, ...]
+    first_torch_fake: str | None
+    first_fake_deploy: str | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every output has the same bits on all three paths."""
+        return all(o.torch_fake.count == o.fake_deploy.count == 0 for o in self.outputs)
+
+
+def verify(
+    model: nn.Module,
+    inter: str | PathLike[str],
+    fake: str | PathLike[str],
+    deploy: str | PathLike[str],
+    data: Any,
+) -> Verification:
+    """Compare training (in eval mode), fake-quant and deploy, layer by layer, in every bit.
+
+    Args:
+        model: the trained model; its modes are put back afterwards.
+        inter: what torch.onnx.export wrote for it.
+        fake: the fake-quant model.
+        deploy: the deploy model, of any target.
+        data: one batch: a tensor, or a tuple or list of the model's positional arguments.
+    Returns:
+        differences for each layer and output, and the first place where paths part.
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: data does not fit the model's inputs, or the outputs of the paths do not
+            match in number or shape.
+    """
+    arguments = tuple(data) if isinstance(data, tuple | list) else (data,)
+    graph = read_model(Path(inter)).graph
+    layers, _ = read_layers(graph)
+    modules = _values_of_modules(graph, layers)
+    names = [name for node in graph for v in node.outputs if (name := _float_name(v))]
+    names += [name for value in graph.inputs if (name := _float_name(value))]
+    feeds = [argument.detach().cpu().numpy() for argument in arguments]
+    plain = [run_model(Path(path), feeds) for path in (fake, deploy)]
+    inner = [run_model(Path(path), feeds, _present(path, names)) for path in (fake, deploy)]
+    for values in inner:
+        values.update(zip([v.name or "" for v in graph.inputs], feeds, strict=True))
+    recorded = _run_torch(model, arguments)
+    checks = tuple(_check_layer(layer, modules, recorded, *inner) for layer in layers)
+    return Verification(
+        layers=checks,
+        outputs=_check_outputs(recorded.outputs, *plain),
+        first_torch_fake=_first_module(recorded, modules, inner[0]),
+        first_fake_deploy=next((n for n in names if _differ(inner[0], inner[1], n)), None),
+    )
+
+
+@dataclass(slots=True)
+class _Recorded:
+    """What a torch forward computed: each module's first input and output, in order of calls."""
+
+    inputs: dict[str, Array]
+    results: dict[str, Array]
+    calls: dict[str, int]
+    outputs: list[Array]
+
+
+@torch.no_grad()
+def _run_torch(model: nn.Module, arguments: Sequence[Tensor]) -> _Recorded:
+    recorded = _Recorded({}, {}, {}, [])
+
+    def hook(path: str, inputs: tuple[Any, ...], output: Any) -> None:
+        recorded.calls[path] = recorded.calls.get(path, 0) + 1
+        if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
+            recorded.inputs.setdefault(path, inputs[0].detach().cpu().numpy())
+            recorded.results.setdefault(path, output.detach().cpu().numpy())
+
+    handles = [
+        module.register_forward_hook(lambda _, i, o, path=path: hook(path, i, o))
+        for path, module in model.named_modules()
+    ]
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        output = model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    recorded.outputs = [t.detach().cpu().numpy() for t in _flatten(output)]
+    return recorded
+
+
+def _flatten(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    items = output.values() if isinstance(output, Mapping) else output
+    return [tensor for item in items for tensor in _flatten(item)]
+
+
+def _values_of_modules(graph: ir.Graph, layers: list[QuantizedLayer]) -> dict[str, str]:
+    """Map a module's path to the value it returns: the last one written in its scope."""
+    found: dict[str, str] = {}
+    for node in graph:
+        path = module_path(node) or scope_of_name(node.name or "")
+        if path and node.outputs[0].name:
+            found[path] = node.outputs[0].name
+    return found | {layer.name: layer.output.name or "" for layer in layers}
+
+
+def _float_name(value: ir.Value) -> str | None:
+    return value.name if value.dtype in (ir.DataType.FLOAT, None) else None
+
+
+def _present(path: str | PathLike[str], names: Sequence[str]) -> list[str]:
+    graph = ir.load(path).graph
+    present = {value.name for node in graph for value in node.outputs}
+    return [name for name in names if name in present]
+
+
+def _check_layer(
+    layer: QuantizedLayer, modules: dict[str, str], recorded: _Recorded, fake: Feeds, deploy: Feeds
+) -> LayerCheck:
+    producer = layer.x_q.producer()
+    source = None if producer is None or not producer.inputs else producer.inputs[0]
+    x_name = source.name if source is not None and source.name else ""
+    y_name = modules[layer.name]
+    once = recorded.calls.get(layer.name) == 1
+    x = [recorded.inputs.get(layer.name) if once else None, fake.get(x_name), deploy.get(x_name)]
+    y = [recorded.results.get(layer.name) if once else None, fake.get(y_name), deploy.get(y_name)]
+    codes = [None if value is None else _codes(value, layer) for value in x]
+    steps = per_output_shape(layer.rescale, layer)
+    computed = [value for value in y if value is not None]
+    return LayerCheck(
+        name=layer.name,
+        op=layer.node.op_type,
+        codes_torch_fake=_compare(codes[0], codes[1]),
+        codes_fake_deploy=_compare(codes[1], codes[2]),
+        output_torch_fake=_compare(y[0], y[1], steps),
+        output_fake_deploy=_compare(y[1], y[2], steps),
+        bound=layer.accumulator_bound,
+        measured=int(max((np.rint(np.abs(v) / steps).max(initial=0) for v in computed), default=0)),
+        proven=layer.accumulator_bound < EXACT_FLOAT32,
+    )
+
+
+def _codes(x: Array, layer: QuantizedLayer) -> Array:
+    info = np.iinfo(layer.zero_point_x.dtype)
+    return np.clip(np.rint(x / layer.scale_x) + int(layer.zero_point_x), info.min, info.max)
+
+
+def _check_outputs(torch_: list[Array], fake: Feeds, deploy: Feeds) -> tuple[OutputCheck, ...]:
+    if len(torch_) != len(fake):
+        raise ValueError(f"the model has {len(torch_)} outputs, fake-quant has {len(fake)}")
+    checks = []
+    for computed, name in zip(torch_, fake, strict=True):
+        first = _compare(computed, fake[name])
+        second = _compare(fake[name], deploy.get(name))
+        if first is None or second is None:
+            raise ValueError(
+                f"output {name!r} has shape {computed.shape} in torch, {fake[name].shape} in "
+                f"fake-quant and {getattr(deploy.get(name), 'shape', None)} in deploy"
+            )
+        checks.append(OutputCheck(name=name, torch_fake=first, fake_deploy=second))
+    return tuple(checks)
+
+
+def _first_module(recorded: _Recorded, modules: dict[str, str], fake: Feeds) -> str | None:
+    for path, result in recorded.results.items():
+        other = fake.get(modules.get(path, ""))
+        if recorded.calls[path] == 1 and other is not None:
+            difference = _compare(result, other)
+            if difference is not None and difference.count:
+                return path
+    return None
+
+
+def _differ(first: Feeds, second: Feeds, name: str) -> bool:
+    difference = _compare(first.get(name), second.get(name))
+    return difference is not None and difference.count > 0
+
+
+def _compare(a: Array | None, b: Array | None, unit: Array | float = 1.0) -> Difference | None:
+    if a is None or b is None or a.shape != b.shape:
+        return None
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    bits = np.dtype(f"u{a.dtype.itemsize}")
+    count = int((a.view(bits) != b.view(bits)).sum()) if a.dtype == b.dtype else a.size
+    distance = np.abs(a.astype(np.float64) - b) / unit if count else np.zeros(1)
+    return Difference(count, a.size, float(distance.max(initial=0.0)))

@@ -1,0 +1,78 @@
+"""Tables of what a conversion did and of what a verification saw."""
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from bridge.export.convert import Conversion
+from bridge.export.verify import Difference, Verification
+
+_EXACT_FLOAT32 = 1 << 24
+
+
+def conversion_table(conversion: Conversion) -> Table:
+    """Lay out the layers of a conversion.
+
+    Args:
+        conversion: from convert_qat_model.
+    Returns:
+        a table for rich.print.
+    """
+    table = Table(title=f"{len(conversion.layers)} quantized layers, target {conversion.target}")
+    for column in ("layer", "operator", "deployed as", "input", "weight scales", "exactness"):
+        table.add_column(column)
+    for layer in conversion.layers:
+        table.add_row(
+            layer.name,
+            layer.op,
+            layer.form,
+            f"int{layer.bits} {layer.scale_x:.3g} zp {layer.zero_point_x}",
+            "per tensor" if layer.channels == 1 else f"{layer.channels} channels",
+            _exactness(layer.bound, proven=layer.proven),
+        )
+    for operator in conversion.left_in_float:
+        table.add_row(operator.name, operator.op, "float", operator.reason, "", "")
+    return table
+
+
+def verification_table(verification: Verification) -> Table:
+    """Lay out the differences a verification counted.
+
+    Args:
+        verification: from verify.
+    Returns:
+        a table for rich.print.
+    """
+    table = Table(title="values that differ in any bit (largest difference)")
+    for column in ("", "torch / fake-quant", "fake-quant / deploy", "exactness"):
+        table.add_column(column)
+    for layer in verification.layers:
+        exactness = _exactness(layer.bound, proven=layer.proven, measured=layer.measured)
+        codes = _cell(layer.codes_torch_fake, "steps"), _cell(layer.codes_fake_deploy, "steps")
+        table.add_row(f"{layer.name} input", *codes, "")
+        outputs = _cell(layer.output_torch_fake, "acc"), _cell(layer.output_fake_deploy, "acc")
+        table.add_row(f"{layer.name} output", *outputs, exactness)
+    for output in verification.outputs:
+        table.add_row(
+            f"output {output.name}", _cell(output.torch_fake, ""), _cell(output.fake_deploy, ""), ""
+        )
+    table.caption = (
+        f"first difference: torch / fake-quant {verification.first_torch_fake or 'none'}, "
+        f"fake-quant / deploy {verification.first_fake_deploy or 'none'}"
+    )
+    return table
+
+
+def _exactness(bound: int, *, proven: bool, measured: int | None = None) -> RenderableType:
+    if proven:
+        return f"proven ({bound / _EXACT_FLOAT32:.1%} of 2^24)"
+    if measured is None:
+        return f"to be measured (bound {bound / _EXACT_FLOAT32:.1f} x 2^24)"
+    return f"measured ({measured / _EXACT_FLOAT32:.1%} of 2^24)"
+
+
+def _cell(difference: Difference | None, unit: str) -> str:
+    if difference is None:
+        return "-"
+    if not difference.count:
+        return f"0 of {difference.total:,}"
+    return f"{difference.count:,} of {difference.total:,} ({difference.largest:.3g} {unit})".strip()

@@ -1,0 +1,103 @@
+"""The table of operators and of what each of them refuses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qatfunc import operators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """A quantized operator as the modules see it, with the limits of the targets.
+
+    Args:
+        name: the field's name for it, as in qatfunc.operators.
+        float_class: the torch module it replaces.
+        function: the pure function that computes it.
+        spatial: spatial dimensions, 0 for linear.
+        transposed: whether it is a transposed convolution.
+        channel_wise: default for one weight scale an output channel.
+        may_be_channel_wise: whether the targets allow it.
+        refuses_depth_dilation: whether dilation along the first spatial axis must be 1.
+        error: what the reference raises for a wrong padding_mode.
+        from_float_error: what the reference raises for a module of another class.
+    """
+
+    name: str
+    float_class: type[nn.Module]
+    function: Callable[..., Tensor]
+    spatial: int
+    transposed: bool = False
+    channel_wise: bool = True
+    may_be_channel_wise: bool = True
+    refuses_depth_dilation: bool = False
+    error: type[Exception] = ValueError
+    from_float_error: type[Exception] = TypeError
+
+    def check_input(self, x: Tensor, layer: str) -> None:
+        """Raise unless x is what the targets can run.
+
+        Args:
+            x: the input of a forward.
+            layer: what to call the layer in the message.
+        Raises:
+            RuntimeError: x has another rank.
+            ValueError: x is not float32, outside autocast.
+        """
+        wanted = self.spatial + 2
+        if (x.ndim != wanted) if self.spatial else (x.ndim < wanted):
+            more = "" if self.spatial else " or more"
+            raise RuntimeError(
+                f"{layer}: input must have rank {wanted}{more}, got shape {tuple(x.shape)}"
+            )
+        if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"{layer}: input must be float32, got {x.dtype}")
+
+    def check_layer(self, layer: nn.Module, *, per_channel: bool) -> None:
+        """Raise unless a layer's hyperparameters are what the targets can run.
+
+        Args:
+            layer: a convolution or linear module.
+            per_channel: whether its weight has one scale an output channel.
+        Raises:
+            ValueError, RuntimeError: by the reference's choice, see `error`.
+        """
+        kind = type(layer).__name__
+        mode = getattr(layer, "padding_mode", "zeros")
+        if mode != "zeros":
+            raise self.error(f"{kind}: padding_mode must be 'zeros', got {mode!r}")
+        if self.refuses_depth_dilation and layer.dilation[0] != 1:  # type: ignore[index]
+            raise RuntimeError(f"{kind}: dilation_d must be 1, got dilation={layer.dilation}")
+        if per_channel and not self.may_be_channel_wise:
+            raise RuntimeError(f"{kind}: channel_wise must be False, got True")
+
+
+CONV2D = Operator(name="conv2d", float_class=nn.Conv2d, function=operators.conv2d, spatial=2)
+CONV_TRANSPOSE2D = Operator(
+    name="conv_transpose2d",
+    float_class=nn.ConvTranspose2d,
+    function=operators.conv_transpose2d,
+    spatial=2,
+    transposed=True,
+)
+CONV3D = Operator(
+    name="conv3d",
+    float_class=nn.Conv3d,
+    function=operators.conv3d,
+    spatial=3,
+    refuses_depth_dilation=True,
+    error=RuntimeError,
+    from_float_error=RuntimeError,
+)
+LINEAR = Operator(
+    name="linear",
+    float_class=nn.Linear,
+    function=operators.linear,
+    spatial=0,
+    channel_wise=False,
+    may_be_channel_wise=False,
+    from_float_error=RuntimeError,
+)
