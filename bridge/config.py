@@ -1,7 +1,6 @@
 """The one reader of QAT configurations: the reference's dict, key for key."""
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,8 @@ from qatfunc import ActivationSpec, LayerSpec, SearchSpec, WeightSpec
 _BITS = {"INT8": 8, "INT16": 16}
 _ALGORITHMS = ("arq_retrain", "ulq_retrain")
 _DEFAULT_CLIP_MIN = -1.0
+_LARGEST = (2.0 - 2.0**-23) * 2.0**127
+"""The largest float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +125,9 @@ class _Section:
         value = self.values.get(key)
         if value is None:
             return None
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise self._wrong(key, "a finite number")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not abs(value) <= _LARGEST:  # NaN too
+            raise self._wrong(key, "a number that float32 can hold")
         return float(value)
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:

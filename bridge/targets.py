@@ -37,15 +37,16 @@ class Operator:
     error: type[Exception] = ValueError
     from_float_error: type[Exception] = TypeError
 
-    def check_input(self, x: Tensor, layer: str) -> None:
-        """Raise unless x is what the targets can run.
+    def check_tensors(self, x: Tensor, weight: Tensor, layer: str) -> None:
+        """Raise unless a layer's tensors are what the targets can run.
 
         Args:
             x: the input of a forward.
+            weight: the layer's weight.
             layer: what to call the layer in the message.
         Raises:
             RuntimeError: x has another rank.
-            ValueError: x is not float32, outside autocast.
+            ValueError: x (already cast, within autocast) or weight is not float32.
         """
         wanted = self.spatial + 2
         if (x.ndim != wanted) if self.spatial else (x.ndim < wanted):
@@ -53,8 +54,9 @@ class Operator:
             raise RuntimeError(
                 f"{layer}: input must have rank {wanted}{more}, got shape {tuple(x.shape)}"
             )
-        if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"{layer}: input must be float32, got {x.dtype}")
+        for name, tensor in (("input", x), ("weight", weight)):
+            if tensor.dtype != torch.float32:
+                raise ValueError(f"{layer}: {name} must be float32, got {tensor.dtype}")
 
     def check_layer(self, layer: nn.Module, *, per_channel: bool) -> None:
         """Raise unless a layer's hyperparameters are what the targets can run.
@@ -73,6 +75,11 @@ class Operator:
             raise RuntimeError(f"{kind}: dilation_d must be 1, got dilation={layer.dilation}")
         if per_channel and not self.may_be_channel_wise:
             raise RuntimeError(f"{kind}: channel_wise must be False, got True")
+
+
+def autocasting(x: Tensor) -> bool:
+    """Return whether autocast is on for a tensor's device; the meta device knows no autocast."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 CONV2D = Operator(name="conv2d", float_class=nn.Conv2d, function=operators.conv2d, spatial=2)

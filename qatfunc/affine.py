@@ -24,7 +24,7 @@ def quantize_centered(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
     Raises:
         ValueError: scale does not broadcast to x's shape.
     Gradient: zero almost everywhere; to train, see `qatfunc.ulq` and `qatfunc.arq`.
-    Source: SEMANTICS 1; ONNX operator QuantizeLinear.
+    Source: docs/semantics.md, 1; ONNX operator QuantizeLinear.
     """
     _check_broadcast(x, qparams)
     scaled = torch.round(x / qparams.scale)

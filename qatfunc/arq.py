@@ -23,7 +23,7 @@ def symmetric_scale(high: Tensor, low: Tensor, spec: IntSpec) -> Tensor:
         spec: the grid.
     Returns:
         float32 of high's shape, positive.
-    Source: SEMANTICS 2.
+    Source: docs/semantics.md, 2.
     """
     high, low = high.abs(), low.abs()
     scale = torch.where(high >= low, high / spec.qmax, low / -spec.qmin)
@@ -45,7 +45,7 @@ def arq_qparams(
     Raises:
         ValueError: weight has no elements, or groups does not divide a transposed weight.
     Gradient: none; the scale is a constant of the step.
-    Source: SEMANTICS 2; AMCT arq_retrain.
+    Source: docs/semantics.md, 2; AMCT arq_retrain.
 
     >>> weight = torch.tensor([[1.27, -1.0], [0.5, -1.28]])
     >>> arq_qparams(weight, WeightSpec()).scale.flatten()
@@ -82,7 +82,7 @@ def arq_quantize(
     Raises:
         ValueError: as arq_qparams.
     Gradient: with respect to q * scale it is straight through; scale is a constant.
-    Source: SEMANTICS 2.
+    Source: docs/semantics.md, 2.
     """
     qparams = arq_qparams(weight, spec, transposed=transposed, groups=groups)
     integers = quantize_centered(weight.detach(), qparams, spec)

@@ -139,7 +139,7 @@ def finish(
         float32 scalars. With spec.fixed_min the lower end is 0.
     Raises:
         ValueError: nothing was seen yet.
-    Source: SEMANTICS 4.
+    Source: docs/semantics.md, 4.
 
     >>> state = update(init(), torch.linspace(-1.0, 2.0, 1000))
     >>> finish(state)

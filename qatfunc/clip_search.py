@@ -90,7 +90,7 @@ def search_clip(data: DataSummary, spec: ActivationSpec, how: SearchSpec) -> Cli
         how: candidates and percentiles.
     Returns:
         the winner.
-    Source: SEMANTICS 4; AMCT ifmr.
+    Source: docs/semantics.md, 4; AMCT ifmr.
     """
     high = torch.clamp(_kth(data.largest, data.total, how.max_percentile), min=0.0)
     low = torch.clamp(_kth(data.smallest, data.total, how.min_percentile), max=0.0)

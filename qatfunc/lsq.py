@@ -31,7 +31,7 @@ def lsq_quantize(
         weight: g;  scale: sum(g * r) / sqrt(elements * qmax), where r is
         round(w/s) - w/s inside the grid, qmax above it and qmin below it, and elements is
         the size of one output channel, for one scale a tensor too (as recorded).
-    Source: SEMANTICS 5; Esser et al. 2020, arXiv:1902.08153; AMCT ulq_retrain.
+    Source: docs/semantics.md, 5; Esser et al. 2020, arXiv:1902.08153; AMCT ulq_retrain.
     """
     fixed = scale.detach()
     qparams = QParams(fixed, torch.zeros_like(fixed))

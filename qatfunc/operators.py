@@ -47,7 +47,7 @@ def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
         TypeError: x or weight is not float32.
         ValueError: a rank does not fit.
     Gradient: ULQ's for x and clip, ARQ's (or LSQ's) for weight, g for bias.
-    Source: SEMANTICS 7.
+    Source: docs/semantics.md, 7.
     """
     _check(x, params, weight_rank=2, x_ranks=range(2, 65), name="linear")
     return _quantized(F.linear, x, params, spec, channel_axis=-1)
@@ -79,7 +79,7 @@ def conv2d(
         TypeError: x or weight is not float32.
         ValueError: a rank does not fit.
     Gradient: as linear.
-    Source: SEMANTICS 7.
+    Source: docs/semantics.md, 7.
     """
     op = partial(F.conv2d, stride=stride, dilation=dilation, groups=groups)
     return _conv(op, x, params, spec, padding=padding, dilation=dilation, spatial=2)
@@ -111,7 +111,7 @@ def conv3d(
         TypeError: x or weight is not float32.
         ValueError: a rank does not fit.
     Gradient: as linear.
-    Source: SEMANTICS 7.
+    Source: docs/semantics.md, 7.
     """
     op = partial(F.conv3d, stride=stride, dilation=dilation, groups=groups)
     return _conv(op, x, params, spec, padding=padding, dilation=dilation, spatial=3)
@@ -145,7 +145,7 @@ def conv_transpose2d(
         TypeError: x or weight is not float32.
         ValueError: a rank does not fit.
     Gradient: as linear.
-    Source: SEMANTICS 7.
+    Source: docs/semantics.md, 7.
     """
     _check(x, params, weight_rank=4, x_ranks=(4,), name="conv_transpose2d")
     op = partial(

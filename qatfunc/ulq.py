@@ -28,7 +28,7 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
     Returns:
         a valid range, which is the next call's previous.
     Gradient: straight through to clip, also where an end was replaced.
-    Source: SEMANTICS 3.
+    Source: docs/semantics.md, 3.
     """
     high = clip.max.detach()
     low = torch.zeros_like(clip.min) if spec.fixed_min else clip.min.detach()
@@ -54,7 +54,7 @@ def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:
     Returns:
         float32 scalars.
     Gradient: none; ulq_quantize carries the gradients of the range.
-    Source: SEMANTICS 3.
+    Source: docs/semantics.md, 3.
 
     >>> ulq_qparams(Clip(torch.tensor(3.0), torch.tensor(-1.25)), ActivationSpec())
     QParams(scale=tensor(0.0167), zero_point=tensor(-53.))
@@ -89,7 +89,7 @@ def ulq_quantize(x: Tensor, clip: Clip, spec: ActivationSpec) -> tuple[Tensor, Q
         e = (round(v) - v) / (2^n - 1):
         x: g where neither upper nor lower; clip.max: sum(g * (e + upper));
         clip.min: sum(g * (lower - e)).
-    Source: SEMANTICS 3; AMCT ulq_quantize.
+    Source: docs/semantics.md, 3; AMCT ulq_quantize.
     """
     qparams = ulq_qparams(clip, spec)
     integers = quantize_centered(x.detach(), qparams, spec)

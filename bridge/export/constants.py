@@ -12,7 +12,7 @@ def constant(value: ir.Value | None) -> Array | None:
     """Return the array a value always has, or None if it depends on the model's input.
 
     Args:
-        value: an initializer, the output of a Constant, or an Identity of one.
+        value: an initializer, the output of a Constant, or what shape operators make of one.
     Returns:
         the array, or None.
     """
@@ -22,9 +22,11 @@ def constant(value: ir.Value | None) -> Array | None:
     if tensor is not None:
         return tensor.numpy()
     node = value.producer()
-    if node is not None and node.op_type == "Identity":
-        return constant(node.inputs[0])
-    return None
+    inner = None if node is None or node.op_type not in RESHAPES else constant(node.inputs[0])
+    if node is None or inner is None:
+        return None
+    move = RESHAPES[node.op_type](node)
+    return None if move is None else move(inner)
 
 
 def root(value: ir.Value) -> ir.Value:

@@ -145,7 +145,7 @@ def convert_qat_model(
         ValueError: the target is unknown, or save_path names no file.
         ConversionError: the model cannot be converted; names the node or layer. Nothing is
             written then.
-    Source: SEMANTICS 6 to 8.
+    Source: docs/semantics.md, 6 to 8.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")

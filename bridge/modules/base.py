@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
 from bridge.naming import layer_path, siblings
-from bridge.targets import Operator
+from bridge.targets import Operator, autocasting
 from qatfunc import Clip, arq_qparams, calibration, resolve_clip, ulq_qparams
 from qatfunc.channels import per_output
 from qatfunc.operators import Params
@@ -35,7 +35,8 @@ class QATLayer(nn.Module):
 
     State: acts_clip_max, acts_clip_min (trained range of the input), acts_clip_max_pre,
     acts_clip_min_pre (the last valid range), cur_batch (batches calibrated), wts_scales (with
-    ulq_retrain), and while calibration is under way what it has seen.
+    ulq_retrain; ARQ's scales hold until cur_batch counts a batch), and while calibration is under
+    way what it has seen.
     """
 
     operator: ClassVar[Operator]
@@ -71,7 +72,8 @@ class QATLayer(nn.Module):
     @property
     def calibrated(self) -> bool:
         """Whether the input's range is known, so that forwards quantize the input."""
-        return self.config.clip is not None or self._batches >= self.config.search.batch_num
+        # Not by comparison with batch_num: a checkpoint may come from a layer with another one.
+        return self.config.clip is not None or (self._batches > 0 and self._calibration is None)
 
     def extra_repr(self) -> str:
         """Return the float layer's description and the quantization's."""
@@ -97,19 +99,22 @@ class QATLayer(nn.Module):
 
     def _quantized_forward(self, x: Tensor, **geometry: Any) -> Tensor:
         """Compute the layer; geometry is what the operator takes beside its tensors."""
-        if torch.is_autocast_enabled(x.device.type):
+        if autocasting(x):
             with torch.autocast(x.device.type, enabled=False):
                 return self._quantized_forward(x.to(torch.float32), **geometry)
         try:
-            self.operator.check_input(x, type(self).__name__)
+            self.operator.check_tensors(x, self.weight, type(self).__name__)
         except (RuntimeError, ValueError):
-            self.operator.check_input(x, layer_path(self))  # now with the path, which takes long
+            # Again with the path, which takes long to find.
+            self.operator.check_tensors(x, self.weight, layer_path(self))
         if torch.onnx.is_in_onnx_export():
             return self._export_forward(x, **geometry)
-        if self._export_refusal and torch.compiler.is_exporting():
-            # The default exporter tries again in a way that hides that it is an export; without
-            # this the layer would be exported as what it is made of.
-            raise RuntimeError(self._export_refusal)
+        if self._export_refusal:
+            if torch.compiler.is_exporting():
+                # The default exporter tries again in a way that hides that it is an export;
+                # without this the layer would be exported as what it is made of.
+                raise RuntimeError(self._export_refusal)
+            self._export_refusal = ""
         clip = self._current_clip(x)
         return self.operator.function(x, self._params(clip), self.config.layer, **geometry)
 
@@ -119,9 +124,13 @@ class QATLayer(nn.Module):
             params["bias"] = self.bias
         if clip is not None:
             params["clip"] = clip
-        if self.config.learned_scale:
+        if self._scales_started:
             params["weight_scale"] = self._learned_scale(self.wts_scales)
         return params
+
+    @property
+    def _scales_started(self) -> bool:
+        return self.config.learned_scale and self._batches > 0
 
     def _learned_scale(self, stored: Tensor) -> Tensor:
         return 1.0 / stored if self.config.reciprocal_scale else stored
@@ -129,7 +138,12 @@ class QATLayer(nn.Module):
     def _current_clip(self, x: Tensor) -> Clip | None:
         """Return the range to quantize x by, None while it is not known; calibrate if due."""
         if self.calibrated:
-            return self._commit() if self.training else self._resolve()
+            if not self.training:
+                return self._resolve()
+            if self.config.learned_scale and not self._scales_started:
+                self._start_scales()  # the range was given, so no batch is calibrated
+                self._count_batch()
+            return self._commit()
         if self.training or self.calibrating_in_eval:
             self._calibrate(x)
         elif not self._warned:
@@ -165,13 +179,17 @@ class QATLayer(nn.Module):
         """Take a batch into account; after the last one, set the range."""
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{layer_path(self)}: calibration input has NaN or infinite values")
-        if self._batches == 0:
+        if x.numel() == 0:
+            raise ValueError(
+                f"{layer_path(self)}: calibration input has no elements, its shape is "
+                f"{tuple(x.shape)}"
+            )
+        if self.config.learned_scale and not self._scales_started:
             self._start_scales()
         state = self._calibration or calibration.init(x.device)
         self._calibration = calibration.update(state, x)
-        self._batches += 1
-        self.cur_batch.fill_(self._batches)
-        if self.calibrated:
+        self._count_batch()
+        if self._batches >= self.config.search.batch_num:
             config = self.config
             clip = calibration.finish(self._calibration, config.layer.activation, config.search)
             for name, value in (("max", clip.max), ("min", clip.min)):
@@ -179,9 +197,13 @@ class QATLayer(nn.Module):
                 getattr(self, f"acts_clip_{name}_pre").copy_(value)
             self._calibration = None
 
+    def _count_batch(self) -> None:
+        self._batches += 1
+        self.cur_batch.fill_(self._batches)
+
+    @torch.no_grad()
     def _start_scales(self) -> None:
-        if self.config.learned_scale:
-            self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
+        self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
 
     def _arq_scale(self, weight: Tensor | None = None) -> Tensor:
         """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""
@@ -208,7 +230,10 @@ class QATLayer(nn.Module):
         start = prefix + _CALIBRATION_PREFIX
         seen = {k: state_dict.pop(k) for k in list(state_dict) if k.startswith(start)}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if f"{prefix}cur_batch" not in state_dict:
+            return  # a float layer's checkpoint says nothing about calibration
         self._batches = int(self.cur_batch)
+        self._export_refusal = ""
         self._calibration = None
         if seen:
             fields = {k.removeprefix(start): v.to(self.weight.device) for k, v in seen.items()}
@@ -253,7 +278,7 @@ class QATLayer(nn.Module):
             Clip(real["acts_clip_max_pre"], real["acts_clip_min_pre"]),
             spec.activation,
         )
-        if self.config.learned_scale:
+        if self._scales_started:
             weight_scale = self._learned_scale(real["wts_scales"])
         else:
             weight_scale = self._arq_scale(real["weight"])

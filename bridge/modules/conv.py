@@ -209,10 +209,7 @@ class ConvTranspose2dQAT(QATLayer, nn.ConvTranspose2d):
             TypeError: mod is of another class, or config is not a dict.
             ValueError: as the constructor.
         """
-        arguments = _conv_arguments(mod)
-        if arguments:
-            arguments["output_padding"] = mod.output_padding
-        return cls._copy_float(mod, config, **arguments)
+        return cls._copy_float(mod, config, **_conv_arguments(mod, "output_padding"))
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the transposed convolution of x, (N, C, H, W) float32.
@@ -238,9 +235,9 @@ _GEOMETRY = ("stride", "padding", "dilation", "groups")
 _ARGUMENTS = ("in_channels", "out_channels", "kernel_size", *_GEOMETRY, "padding_mode")
 
 
-def _conv_arguments(mod: nn.Module) -> dict[str, Any]:
-    """Read a convolution's hyperparameters; nothing for another class, which is refused later."""
-    return {name: getattr(mod, name) for name in _ARGUMENTS if hasattr(mod, name)}
+def _conv_arguments(mod: nn.Module, *more: str) -> dict[str, Any]:
+    """Read a convolution's hyperparameters, as far as mod has them: others are refused later."""
+    return {name: getattr(mod, name) for name in (*_ARGUMENTS, *more) if hasattr(mod, name)}
 
 
 def _conv_geometry(layer: Any) -> dict[str, Any]:
