@@ -8,6 +8,7 @@ One pair of functions serves both of torch's exporters: the default one takes a 
 with an opset version, the TorchScript one an autograd Function with a `symbolic` method.
 """
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ def export_quantized(
         # then stays next to the operator, where every reader looks for it.
         x = F.pad(x, outer) if outer else x
         geometry["padding"] = inner
-    scale_x = torch.tensor(constants.scale_x)
-    x = _fake_quantize(x, scale_x, torch.tensor(constants.zero_point_x, dtype=integer), axis=0)
+    scale_x = _constant(constants.scale_x, torch.float32)
+    x = _fake_quantize(x, scale_x, _constant(constants.zero_point_x, integer), axis=0)
     weight = _fake_quantize_weight(operator, weight, constants, geometry.get("groups", 1))
     float_op: Callable[..., Tensor] = getattr(F, operator.name)
     return float_op(x, weight, bias, **geometry)
@@ -101,9 +102,9 @@ def _fake_quantize_weight(
 ) -> Tensor:
     values = constants.scale_w
     if len(values) == 1:
-        scale, zero = torch.tensor(values[0]), torch.tensor(0, dtype=torch.int8)
+        scale, zero = _constant(values[0], torch.float32), _constant(0, torch.int8)
         return _fake_quantize(weight, scale, zero, axis=0)
-    scale, zero = torch.tensor(values), torch.tensor([0] * len(values), dtype=torch.int8)
+    scale, zero = _constant(values, torch.float32), _constant([0] * len(values), torch.int8)
     if not operator.transposed or groups == 1:
         return _fake_quantize(weight, scale, zero, axis=1 if operator.transposed else 0)
     # One scale for each (group, channel) pair: no single axis of (in, out/groups, ...) has it.
@@ -114,6 +115,13 @@ def _fake_quantize_weight(
     rows = _fake_quantize(rows, scale, zero, axis=0)
     back = rows.reshape(groups, per_group, in_per_group, *kernel).transpose(1, 2)
     return back.reshape(constants.weight_shape)
+
+
+def _constant(value: float | list[float] | list[int], dtype: torch.dtype) -> Tensor:
+    """Make a tensor that the trace holds as a constant, which is what it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return torch.tensor(value, dtype=dtype)
 
 
 def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int) -> Tensor:

@@ -1,0 +1,63 @@
+"""Equality of every bit between torch, the fake-quant model and the deploy model."""
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
+
+from bridge.export.convert import LayerSummary, convert_model
+from bridge.export.runtime import ASCEND_OPERATORS
+
+Array = np.ndarray
+
+LEVELS = {
+    name: getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{name}")
+    for name in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
+}
+
+
+def assert_same_bits(actual: Array, expected: Array, what: str) -> None:
+    """Compare float32 arrays as integers; signs of zero count."""
+    assert actual.dtype == expected.dtype == np.float32, what
+    assert actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}"
+    a, b = (np.ascontiguousarray(array).view(np.int32) for array in (actual, expected))
+    wrong = np.argwhere(a != b)
+    if len(wrong):
+        where = tuple(wrong[0])
+        raise AssertionError(
+            f"{what}: {len(wrong)} of {a.size} values differ, first at {where}: "
+            f"{actual[where]!r} is not {expected[where]!r}"
+        )
+
+
+def run_at(model: bytes, x: Array, level: str) -> Array:
+    """Run a model in ONNX Runtime at an optimization level."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options)
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def assert_fake_equals_deploy(source: ir.Model, x: Array) -> tuple[Array, list[LayerSummary]]:
+    """Convert for ONNX Runtime and compare at every level; return the values and the layers."""
+    fake, deploy, layers, floats, _ = convert_model(source)
+    assert not floats
+    models = [ir.to_proto(model).SerializeToString() for model in (fake, deploy)]
+    expected = run_at(models[0], x, "DISABLE_ALL")
+    for level in LEVELS:
+        assert_same_bits(run_at(models[0], x, level), expected, f"fake-quant at {level}")
+        assert_same_bits(run_at(models[1], x, level), expected, f"deploy at {level}")
+    return expected, layers
+
+
+def assert_fake_equals_ascend(source: ir.Model, x: Array) -> None:
+    """Convert for Ascend; compare the dialect, evaluated, with its twin at every level."""
+    fake, deploy, _, floats, _ = convert_model(source, target="ascend")
+    assert not floats
+    evaluator = ReferenceEvaluator(ir.to_proto(deploy), new_ops=ASCEND_OPERATORS)
+    expected = evaluator.run(None, {"x": x})[0]
+    twin = ir.to_proto(fake).SerializeToString()
+    for level in LEVELS:
+        assert_same_bits(run_at(twin, x, level), expected, f"fake-quant at {level}")
