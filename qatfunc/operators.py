@@ -14,24 +14,16 @@ params is a dict, a pytree that can be differentiated, optimised and saved as it
     "weight_scale"  float32 (out,) or (1,), optional; a trained scale (LSQ) instead of ARQ's
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qatfunc.arq import arq_quantize
-from qatfunc.channels import per_output, to_full_rank
-from qatfunc.lsq import lsq_quantize
-from qatfunc.params import QParams
-from qatfunc.spec import LayerSpec
-from qatfunc.ste import straight_through
-from qatfunc.ulq import ulq_quantize
-
-Params = Mapping[str, Any]
-Ints = int | Sequence[int]
+from qatfunc.exact import Params, quantized_matmul, quantized_op
+from qatfunc.padding import Ints, resolve_padding
+from qatfunc.spec import ActivationSpec, LayerSpec
 
 
 def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
@@ -50,7 +42,39 @@ def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
     Source: docs/semantics.md, 7.
     """
     _check(x, params, weight_rank=2, x_ranks=range(2, 65), name="linear")
-    return _quantized(F.linear, x, params, spec, channel_axis=-1)
+    return quantized_op(F.linear, x, params, spec, channel_axis=-1)
+
+
+def conv1d(
+    x: Tensor,
+    params: Params,
+    spec: LayerSpec,
+    *,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Quantized torch.nn.functional.conv1d.
+
+    Args:
+        x: float32 (N, in, L).
+        params: weight (out, in/groups, kL) and the rest, see the module.
+        spec: the grids.
+        stride: as torch's.
+        padding: as torch's, "same" and "valid" too; padding counts as the integer 0.
+        dilation: as torch's.
+        groups: as torch's.
+    Returns:
+        float32 (N, out, L').
+    Raises:
+        TypeError: x or weight is not float32.
+        ValueError: a rank does not fit.
+    Gradient: as linear.
+    Source: docs/semantics.md, 7.
+    """
+    op = partial(F.conv1d, stride=stride, dilation=dilation, groups=groups)
+    return _conv(op, x, params, spec, padding=padding, dilation=dilation, spatial=1)
 
 
 def conv2d(
@@ -117,6 +141,48 @@ def conv3d(
     return _conv(op, x, params, spec, padding=padding, dilation=dilation, spatial=3)
 
 
+def conv_transpose1d(
+    x: Tensor,
+    params: Params,
+    spec: LayerSpec,
+    *,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    """Quantized torch.nn.functional.conv_transpose1d.
+
+    Args:
+        x: float32 (N, in, L).
+        params: weight (in, out/groups, kL) and the rest, see the module.
+        spec: the grids.
+        stride: as torch's.
+        padding: as torch's.
+        output_padding: as torch's.
+        groups: as torch's.
+        dilation: as torch's.
+    Returns:
+        float32 (N, out, L').
+    Raises:
+        TypeError: x or weight is not float32.
+        ValueError: a rank does not fit.
+    Gradient: as linear.
+    Source: docs/semantics.md, 7.
+    """
+    _check(x, params, weight_rank=3, x_ranks=(3,), name="conv_transpose1d")
+    op = partial(
+        F.conv_transpose1d,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        groups=groups,
+        dilation=dilation,
+    )
+    return quantized_op(op, x, params, spec, channel_axis=1, transposed=True, groups=groups)
+
+
 def conv_transpose2d(
     x: Tensor,
     params: Params,
@@ -156,50 +222,33 @@ def conv_transpose2d(
         groups=groups,
         dilation=dilation,
     )
-    return _quantized(op, x, params, spec, channel_axis=1, transposed=True, groups=groups)
+    return quantized_op(op, x, params, spec, channel_axis=1, transposed=True, groups=groups)
 
 
-def same_padding(kernel_size: Sequence[int], dilation: Ints) -> list[tuple[int, int]]:
-    """Padding before and after each spatial axis for padding="same", torch's convention.
-
-    Args:
-        kernel_size: one size an axis.
-        dilation: one for all axes or one an axis.
-    Returns:
-        (before, after) an axis; after is the larger one where they differ.
-
-    >>> same_padding([4, 3], 1)
-    [(1, 2), (1, 1)]
-    """
-    dilations = [dilation] * len(kernel_size) if isinstance(dilation, int) else list(dilation)
-    totals = [d * (k - 1) for k, d in zip(kernel_size, dilations, strict=True)]
-    return [(total // 2, total - total // 2) for total in totals]
-
-
-def resolve_padding(
-    padding: Ints | str, kernel_size: Sequence[int], dilation: Ints
-) -> tuple[Ints, list[int]]:
-    """Split padding into what a convolution takes and what has to be padded before it.
+def matmul(input: Tensor, other: Tensor, params: Params, spec: ActivationSpec) -> Tensor:  # noqa: A002
+    """Quantized torch.matmul of two activations.
 
     Args:
-        padding: ints, "same" or "valid".
-        kernel_size: one size an axis.
-        dilation: one for all axes or one an axis.
+        input: float32 (*, m, k), rank 2 to 6.
+        other: float32 (*, k, n), rank 2 to 6.
+        params: "input_clip" and "other_clip", Clips; without them nothing is quantized.
+        spec: the grid of both.
     Returns:
-        padding for the operator, and a list for torch.nn.functional.pad (empty if none).
+        float32 (*, m, n).
     Raises:
-        ValueError: padding is another string.
+        TypeError: an operand is not float32.
+        ValueError: a rank does not fit.
+    Gradient: ULQ's for both operands and clips.
+    Source: docs/semantics.md, 7.
     """
-    if not isinstance(padding, str):
-        return padding, []
-    if padding == "valid":
-        return 0, []
-    if padding != "same":
-        raise ValueError(f'padding must be ints, "same" or "valid", got {padding!r}')
-    pairs = same_padding(kernel_size, dilation)
-    if all(before == after for before, after in pairs):
-        return [before for before, _ in pairs], []
-    return 0, [amount for pair in reversed(pairs) for amount in pair]
+    for name, operand in (("input", input), ("other", other)):
+        if operand.dtype != torch.float32:
+            raise TypeError(f"matmul: {name} must be float32, got {operand.dtype}")
+        if not 2 <= operand.ndim <= 6:
+            raise ValueError(f"matmul: {name} must have rank 2 to 6, got {tuple(operand.shape)}")
+    if params.get("input_clip") is None:
+        return torch.matmul(input, other)
+    return quantized_matmul(input, other, (params["input_clip"], params["other_clip"]), spec)
 
 
 def _conv(
@@ -219,59 +268,7 @@ def _conv(
     def padded(x: Tensor, weight: Tensor) -> Tensor:
         return op(F.pad(x, outer) if outer else x, weight, padding=inner)
 
-    return _quantized(padded, x, params, spec, channel_axis=1)
-
-
-def _quantized(
-    op: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    params: Params,
-    spec: LayerSpec,
-    *,
-    channel_axis: int,
-    transposed: bool = False,
-    groups: int = 1,
-) -> Tensor:
-    q_weight, w_qparams = _quantize_weight(params, spec, transposed=transposed, groups=groups)
-    trailing = (1,) * (x.ndim - 2) if channel_axis == 1 else ()
-    scale_w = per_output(w_qparams.scale, transposed=transposed, groups=groups)
-    scale_w = scale_w.reshape(-1, *trailing)
-    bias = params.get("bias")
-    bias = None if bias is None else bias.reshape(-1, *trailing)
-
-    if params.get("clip") is None:
-        y = op(x, q_weight * w_qparams.scale)
-        return y if bias is None else y + bias
-
-    q_x, x_qparams = ulq_quantize(x, params["clip"], spec.activation)
-    rescale = x_qparams.scale * scale_w
-    if spec.wide:
-        q_x, q_weight = q_x.to(torch.float64), q_weight.to(torch.float64)
-    acc = op(q_x, q_weight)
-    return _add_bias(acc, bias, rescale).to(torch.float32) * rescale
-
-
-def _add_bias(acc: Tensor, bias: Tensor | None, rescale: Tensor) -> Tensor:
-    # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
-    # integers (Winograd forms). Adding +0.0 where there is no bias turns -0.0 into +0.0.
-    exact = torch.round(acc.detach())
-    if bias is None:
-        return straight_through(exact + 0.0, acc)
-    ratio = bias / rescale
-    rounded = torch.round(ratio.detach()) + 0.0
-    return straight_through(exact + rounded.to(acc.dtype), acc + ratio.to(acc.dtype))
-
-
-def _quantize_weight(
-    params: Params, spec: LayerSpec, *, transposed: bool, groups: int
-) -> tuple[Tensor, QParams]:
-    weight = params["weight"]
-    scale = params.get("weight_scale")
-    if scale is None:
-        return arq_quantize(weight, spec.weight, transposed=transposed, groups=groups)
-    full = to_full_rank(scale, weight, transposed=transposed, groups=groups)
-    channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    return lsq_quantize(weight, full, spec.weight, channels=channels)
+    return quantized_op(padded, x, params, spec, channel_axis=1)
 
 
 def _check(

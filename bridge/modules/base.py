@@ -14,7 +14,7 @@ from bridge.naming import layer_path, siblings
 from bridge.targets import Operator, autocasting
 from qatfunc import Clip, arq_qparams, calibration, resolve_clip, ulq_qparams
 from qatfunc.channels import per_output
-from qatfunc.operators import Params
+from qatfunc.exact import Params
 
 _CALIBRATION_PREFIX = "calibration."
 _EXPORTED = (

@@ -1,0 +1,48 @@
+"""What padding="same" and "valid" mean in numbers."""
+
+from collections.abc import Sequence
+
+Ints = int | Sequence[int]
+
+
+def same_padding(kernel_size: Sequence[int], dilation: Ints) -> list[tuple[int, int]]:
+    """Padding before and after each spatial axis for padding="same", torch's convention.
+
+    Args:
+        kernel_size: one size an axis.
+        dilation: one for all axes or one an axis.
+    Returns:
+        (before, after) an axis; after is the larger one where they differ.
+
+    >>> same_padding([4, 3], 1)
+    [(1, 2), (1, 1)]
+    """
+    dilations = [dilation] * len(kernel_size) if isinstance(dilation, int) else list(dilation)
+    totals = [d * (k - 1) for k, d in zip(kernel_size, dilations, strict=True)]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def resolve_padding(
+    padding: Ints | str, kernel_size: Sequence[int], dilation: Ints
+) -> tuple[Ints, list[int]]:
+    """Split padding into what a convolution takes and what has to be padded before it.
+
+    Args:
+        padding: ints, "same" or "valid".
+        kernel_size: one size an axis.
+        dilation: one for all axes or one an axis.
+    Returns:
+        padding for the operator, and a list for torch.nn.functional.pad (empty if none).
+    Raises:
+        ValueError: padding is another string.
+    """
+    if not isinstance(padding, str):
+        return padding, []
+    if padding == "valid":
+        return 0, []
+    if padding != "same":
+        raise ValueError(f'padding must be ints, "same" or "valid", got {padding!r}')
+    pairs = same_padding(kernel_size, dilation)
+    if all(before == after for before, after in pairs):
+        return [before for before, _ in pairs], []
+    return 0, [amount for pair in reversed(pairs) for amount in pair]
