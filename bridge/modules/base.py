@@ -54,7 +54,6 @@ class QATLayer(nn.Module):
         self.operator.check_layer(self, per_channel=per_channel)
         self.calibrating_in_eval = False
         self._warned = False
-        self._export_refusal = ""
         self._calibration: calibration.CalibrationState | None = None
         self._batches = 0
         high, low = self.config.clip or (1.0, -1.0)
@@ -107,14 +106,8 @@ class QATLayer(nn.Module):
         except (RuntimeError, ValueError):
             # Again with the path, which takes long to find.
             self.operator.check_tensors(x, self.weight, layer_path(self))
-        if torch.onnx.is_in_onnx_export():
+        if _in_onnx_export():
             return self._export_forward(x, **geometry)
-        if self._export_refusal:
-            if torch.compiler.is_exporting():
-                # The default exporter tries again in a way that hides that it is an export;
-                # without this the layer would be exported as what it is made of.
-                raise RuntimeError(self._export_refusal)
-            self._export_refusal = ""
         clip = self._current_clip(x)
         return self.operator.function(x, self._params(clip), self.config.layer, **geometry)
 
@@ -233,7 +226,6 @@ class QATLayer(nn.Module):
         if f"{prefix}cur_batch" not in state_dict:
             return  # a float layer's checkpoint says nothing about calibration
         self._batches = int(self.cur_batch)
-        self._export_refusal = ""
         self._calibration = None
         if seen:
             fields = {k.removeprefix(start): v.to(self.weight.device) for k, v in seen.items()}
@@ -246,6 +238,14 @@ class QATLayer(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute and remember the tensors the export needs."""
         super().__setattr__(name, value)
+        self._remember(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter and remember it; removing a parametrization comes this way."""
+        super().register_parameter(name, param)
+        self._remember(name, param)
+
+    def _remember(self, name: str, value: Any) -> None:
         if name in _EXPORTED and isinstance(value, Tensor):
             self.__dict__.setdefault("_real", {})[name] = value
 
@@ -262,9 +262,13 @@ class QATLayer(nn.Module):
         return self
 
     def _export_forward(self, x: Tensor, **geometry: Any) -> Tensor:
-        self._export_refusal = self._why_not_exported()
-        if self._export_refusal:
-            raise RuntimeError(self._export_refusal)
+        if torch.compiler.is_dynamo_compiling():
+            # Where the default exporter fails it tries again in torch.export's strict mode, which
+            # would take the layer apart into what it is made of. The first error is what counts.
+            raise RuntimeError("a quantized layer cannot be exported in torch.export's strict mode")
+        refusal = self._why_not_exported()
+        if refusal:
+            raise RuntimeError(refusal)
         constants = run_untraced(self._export_constants)
         return export_quantized(self.operator, x, self.weight, self.bias, constants, **geometry)
 
@@ -308,6 +312,13 @@ class QATLayer(nn.Module):
             f"cannot export: not calibrated: {', '.join(names)}. Train for batch_num batches or "
             "call bridge.calibrate(model, batches) first"
         )
+
+
+@torch.compiler.assume_constant_result
+def _in_onnx_export() -> bool:
+    # The decorator lets torch.export's strict mode see the truth; it takes torch's function to
+    # be False.
+    return torch.onnx.is_in_onnx_export()
 
 
 def qat_layers(model: nn.Module) -> Iterator[tuple[str, QATLayer]]:
