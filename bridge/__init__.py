@@ -4,15 +4,26 @@ from bridge.calibrate import calibrate
 from bridge.export.convert import Conversion, convert_qat_model
 from bridge.export.errors import ConversionError
 from bridge.export.verify import Verification, verify
-from bridge.modules import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
+from bridge.modules import (
+    Conv1dQAT,
+    Conv2dQAT,
+    Conv3dQAT,
+    ConvTranspose1dQAT,
+    ConvTranspose2dQAT,
+    LinearQAT,
+    MatMulQAT,
+)
 
 __all__ = [
+    "Conv1dQAT",
     "Conv2dQAT",
     "Conv3dQAT",
+    "ConvTranspose1dQAT",
     "ConvTranspose2dQAT",
     "Conversion",
     "ConversionError",
     "LinearQAT",
+    "MatMulQAT",
     "Verification",
     "calibrate",
     "convert_qat_model",

@@ -26,7 +26,7 @@ def conversion_table(conversion: Conversion) -> Table:
             layer.op,
             layer.form,
             f"int{layer.bits} {layer.scale_x:.3g} zp {layer.zero_point_x}",
-            "per tensor" if layer.channels == 1 else f"{layer.channels} channels",
+            {0: "-", 1: "per tensor"}.get(layer.channels, f"{layer.channels} channels"),
             _exactness(layer.bound, proven=layer.proven),
         )
     for operator in conversion.left_in_float:
@@ -62,7 +62,11 @@ def verification_table(verification: Verification) -> Table:
     return table
 
 
-def _exactness(bound: int, *, proven: bool, measured: int | None = None) -> RenderableType:
+def _exactness(bound: int | None, *, proven: bool, measured: int | None = None) -> RenderableType:
+    if bound is None:
+        bound, proven = 0, False
+        if measured is None:
+            return "to be measured (depth not in the file)"
     if proven:
         return f"proven ({bound / _EXACT_FLOAT32:.1%} of 2^24)"
     if measured is None:

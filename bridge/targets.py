@@ -37,13 +37,13 @@ class Operator:
     error: type[Exception] = ValueError
     from_float_error: type[Exception] = TypeError
 
-    def check_tensors(self, x: Tensor, weight: Tensor, layer: str) -> None:
+    def check_tensors(self, x: Tensor, weight: Tensor, layer: Callable[[], str]) -> None:
         """Raise unless a layer's tensors are what the targets can run.
 
         Args:
             x: the input of a forward.
             weight: the layer's weight.
-            layer: what to call the layer in the message.
+            layer: gives what to call the layer in a message; finding out takes long.
         Raises:
             RuntimeError: x has another rank.
             ValueError: x (already cast, within autocast) or weight is not float32.
@@ -52,11 +52,11 @@ class Operator:
         if (x.ndim != wanted) if self.spatial else (x.ndim < wanted):
             more = "" if self.spatial else " or more"
             raise RuntimeError(
-                f"{layer}: input must have rank {wanted}{more}, got shape {tuple(x.shape)}"
+                f"{layer()}: input must have rank {wanted}{more}, got shape {tuple(x.shape)}"
             )
         for name, tensor in (("input", x), ("weight", weight)):
             if tensor.dtype != torch.float32:
-                raise ValueError(f"{layer}: {name} must be float32, got {tensor.dtype}")
+                raise ValueError(f"{layer()}: {name} must be float32, got {tensor.dtype}")
 
     def check_layer(self, layer: nn.Module, *, per_channel: bool) -> None:
         """Raise unless a layer's hyperparameters are what the targets can run.
@@ -77,12 +77,40 @@ class Operator:
             raise RuntimeError(f"{kind}: channel_wise must be False, got True")
 
 
+def check_product(a: Tensor, b: Tensor, layer: Callable[[], str]) -> None:
+    """Raise unless two activations are what the targets can multiply.
+
+    Args:
+        a: first operand.
+        b: second operand.
+        layer: gives what to call the layer in a message.
+    Raises:
+        RuntimeError: a rank is not 2 to 6.
+        ValueError: an operand is not float32.
+    """
+    for name, operand in (("input", a), ("other", b)):
+        if operand.dtype != torch.float32:
+            raise ValueError(f"{layer()}: {name} must be float32, got {operand.dtype}")
+        if not 2 <= operand.ndim <= 6:
+            raise RuntimeError(
+                f"{layer()}: {name} must have rank 2 to 6, got shape {tuple(operand.shape)}"
+            )
+
+
 def autocasting(x: Tensor) -> bool:
     """Return whether autocast is on for a tensor's device; the meta device knows no autocast."""
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
+CONV1D = Operator(name="conv1d", float_class=nn.Conv1d, function=operators.conv1d, spatial=1)
 CONV2D = Operator(name="conv2d", float_class=nn.Conv2d, function=operators.conv2d, spatial=2)
+CONV_TRANSPOSE1D = Operator(
+    name="conv_transpose1d",
+    float_class=nn.ConvTranspose1d,
+    function=operators.conv_transpose1d,
+    spatial=1,
+    transposed=True,
+)
 CONV_TRANSPOSE2D = Operator(
     name="conv_transpose2d",
     float_class=nn.ConvTranspose2d,

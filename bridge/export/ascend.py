@@ -37,12 +37,53 @@ def check_layer(layer: QuantizedLayer) -> None:
             f"layer {layer.name!r}: target 'ascend' takes one weight scale a tensor for "
             f"{layer.node.op_type}, got {layer.scale_w.size}"
         )
-    producer = layer.x_q.producer()
-    if producer is None or producer.op_type != "QuantizeLinear":
-        raise ConversionError(
-            f"layer {layer.name!r}: target 'ascend' needs a QuantizeLinear just before the layer, "
-            f"got {'the graph input' if producer is None else producer.op_type}"
-        )
+
+
+def ascend_input(
+    scribe: Scribe, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
+) -> ir.Value:
+    """Write AscendQuant in the place of the QuantizeLinear of an input.
+
+    Args:
+        scribe: writes the nodes.
+        name: of the layer, for messages.
+        x_q: the quantized input.
+        scale: of the input.
+        zero_point: of the input, int8 or uint8.
+    Returns:
+        the input as the dialect quantizes it.
+    Raises:
+        ConversionError: no QuantizeLinear produces the input.
+    """
+    return scribe.op(
+        "AscendQuant",
+        _float_input(name, x_q),
+        scale=float(np.float32(1.0) / scale),
+        offset=float(_as_signed(zero_point)),
+        dst_type="INT8",
+    )
+
+
+def reciprocal_input(
+    scribe: Scribe, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
+) -> ir.Value:
+    """Write what AscendQuant computes in standard float operators, counted from the zero point.
+
+    Args:
+        scribe: writes the nodes.
+        name: of the layer, for messages.
+        x_q: the quantized input.
+        scale: of the input.
+        zero_point: of the input, int8 or uint8.
+    Returns:
+        integer-valued floats.
+    Raises:
+        ConversionError: no QuantizeLinear produces the input.
+    """
+    zero = _as_signed(zero_point)
+    x = scribe.op("Mul", _float_input(name, x_q), np.float32(1.0) / scale)
+    limits = np.float32(-128 - zero), np.float32(127 - zero)
+    return scribe.op("Clip", scribe.op("Round", x), *limits)
 
 
 def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
@@ -53,11 +94,7 @@ def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
         layer: the layer.
     """
     check_layer(layer)
-    zero_point = _signed_zero_point(layer)
-    x = scribe.op("Mul", _float_input(layer), _reciprocal(layer))
-    x = scribe.op(
-        "Clip", scribe.op("Round", x), np.float32(-128 - zero_point), np.float32(127 - zero_point)
-    )
+    x = reciprocal_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
     sums = scribe.op(layer.op, x, layer.weight.astype(np.float32), **layer.attributes)
     write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
 
@@ -70,13 +107,7 @@ def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
         layer: the layer.
     """
     check_layer(layer)
-    x = scribe.op(
-        "AscendQuant",
-        _float_input(layer),
-        scale=float(_reciprocal(layer)),
-        offset=float(_signed_zero_point(layer)),
-        dst_type="INT8",
-    )
+    x = ascend_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
     if layer.op == "MatMul" and layer.bias is not None and layer.node.op_type == "Gemm":
         sums = scribe.op("Gemm", x, layer.weight, layer.bias)
     elif layer.op == "MatMul":
@@ -149,25 +180,19 @@ def _stored_weight(node: ir.Node, scale: Array, zero_point: Array) -> Array | No
     return centered * scale.reshape(shape)
 
 
-def _float_input(layer: QuantizedLayer) -> ir.Value:
-    producer = layer.x_q.producer()
-    value = None if producer is None else producer.inputs[0]
-    if value is None:
-        raise ConversionError(f"layer {layer.name!r}: its quantizer has no input")
-    return value
-
-
-def _reciprocal(layer: QuantizedLayer) -> np.float32:
-    return np.float32(1.0) / layer.scale_x
+def _float_input(name: str, x_q: ir.Value) -> ir.Value:
+    producer = x_q.producer()
+    if producer is None or producer.op_type != "QuantizeLinear" or producer.inputs[0] is None:
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' needs a QuantizeLinear just before the layer, "
+            f"got {'the graph input' if producer is None else producer.op_type}"
+        )
+    return producer.inputs[0]
 
 
 def _as_signed(zero_point: Array) -> int:
     value = int(zero_point.ravel()[0])
     return value - 128 if zero_point.dtype == np.uint8 else value
-
-
-def _signed_zero_point(layer: QuantizedLayer) -> int:
-    return _as_signed(layer.zero_point_x)
 
 
 def _dequant_parameters(layer: QuantizedLayer) -> Array:

@@ -14,7 +14,20 @@ from bridge.export.errors import ConversionError
 from bridge.export.files import read_model, write_models
 from bridge.export.float_form import write_fake, write_float_deploy
 from bridge.export.integer_form import write_integer
-from bridge.export.reader import FloatOperator, QuantizedLayer, read_layers
+from bridge.export.product import (
+    QuantizedProduct,
+    read_products,
+    write_ascend_fake_product,
+    write_ascend_product,
+    write_fake_product,
+    write_integer_product,
+)
+from bridge.export.reader import (
+    FloatOperator,
+    QuantizedLayer,
+    named_operators,
+    read_layers,
+)
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
 
@@ -22,6 +35,7 @@ _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
 
 Writer = Callable[[Scribe, QuantizedLayer], None]
+ProductWriter = Callable[[Scribe, QuantizedProduct], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +47,10 @@ class LayerSummary:
         op: operator in the inter model.
         form: what it became in the deploy model.
         bits: width of the input's integers.
-        scale_x: scale of the input.
-        zero_point_x: zero point of the input, signed.
-        channels: weight scales, 1 for one a tensor.
-        bound: largest |accumulator| any input can cause, bias included.
+        scale_x: scale of the input, the first one of a product of two activations.
+        zero_point_x: zero point of that input, signed.
+        channels: weight scales, 1 for one a tensor; 0 where there is no weight.
+        bound: largest |accumulator| any input can cause, bias included; None if not known.
         proven: bound < 2^24, so float32 sums are exact for every input.
     """
 
@@ -47,7 +61,7 @@ class LayerSummary:
     scale_x: float
     zero_point_x: int
     channels: int
-    bound: int
+    bound: int | None
     proven: bool
 
 
@@ -85,11 +99,15 @@ class Target:
     Args:
         fake: writes a layer of the fake-quant model.
         choose: picks the form of a layer of the deploy model.
+        fake_product: writes a product of two activations of the fake-quant model.
+        product: writes one of the deploy model.
         finish: last changes to the deploy model.
     """
 
     fake: Writer
     choose: Callable[[QuantizedLayer], Form]
+    fake_product: ProductWriter
+    product: ProductWriter
     finish: Callable[[ir.Graph], None]
 
 
@@ -111,11 +129,19 @@ def choose_ort_form(layer: QuantizedLayer) -> Form:
 
 
 TARGETS: Mapping[str, Target] = {
-    "ort": Target(write_fake, choose_ort_form, lambda graph: None),  # noqa: ARG005
+    "ort": Target(
+        fake=write_fake,
+        choose=choose_ort_form,
+        fake_product=write_fake_product,
+        product=write_integer_product,
+        finish=lambda graph: None,  # noqa: ARG005
+    ),
     "ascend": Target(
-        ascend.write_ascend_fake,
-        lambda layer: _ASCEND,  # noqa: ARG005
-        ascend.rewrite_remaining_pairs,
+        fake=ascend.write_ascend_fake,
+        choose=lambda layer: _ASCEND,  # noqa: ARG005
+        fake_product=write_ascend_fake_product,
+        product=write_ascend_product,
+        finish=ascend.rewrite_remaining_pairs,
     ),
 }
 
@@ -184,23 +210,64 @@ def convert_model(
         ConversionError: the model cannot be converted.
     """
     how = TARGETS[target]
-    fake = source.clone()
-    for layer in read_layers(fake.graph)[0]:
+    fake, deploy = source.clone(), source.clone()
+    layers, products, _ = read_quantized(fake.graph)
+    for layer in layers:
         how.fake(Scribe(fake.graph, layer), layer)
-    deploy = source.clone()
-    layers, floats = read_layers(deploy.graph)
-    summaries, record = [], record_text(layers)
+    for product in products:
+        how.fake_product(Scribe(fake.graph, product), product)
+    layers, products, floats = read_quantized(deploy.graph)
+    record = record_text(layers)
+    order = [name for name, _ in named_operators(deploy.graph)]
+    summaries = [_summarize_product(product, target) for product in products]
     for layer in layers:
         form = how.choose(layer)
         summaries.append(_summarize(layer, form))
         form.write(Scribe(deploy.graph, layer), layer)
+    for product in products:
+        how.product(Scribe(deploy.graph, product), product)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
         if any(layer.wide for layer in layers):
             _raise_opset(model)
     how.finish(deploy.graph)
     passes.RemoveUnusedNodesPass()(deploy)
+    summaries.sort(key=lambda summary: order.index(summary.name))
     return fake, deploy, summaries, floats, record
+
+
+def read_quantized(
+    graph: ir.Graph,
+) -> tuple[list[QuantizedLayer], list[QuantizedProduct], list[FloatOperator]]:
+    """Find everything quantized in a graph.
+
+    Args:
+        graph: the main graph of a QDQ model.
+    Returns:
+        weighted layers, products of two activations, and the operators that stay float.
+    Raises:
+        ConversionError: something cannot be converted.
+    """
+    layers, floats = read_layers(graph)
+    products = read_products(graph)
+    names = {product.name for product in products}
+    return layers, products, [operator for operator in floats if operator.name not in names]
+
+
+def _summarize_product(product: QuantizedProduct, target: str) -> LayerSummary:
+    first = product.operands[0]
+    unsigned = 128 if first.zero_point.dtype.kind == "u" else 0
+    return LayerSummary(
+        name=product.name,
+        op=product.node.op_type,
+        form="MatMulInteger" if target == "ort" else _ASCEND.name,
+        bits=8,
+        scale_x=float(first.scale),
+        zero_point_x=int(first.zero_point) - unsigned,
+        channels=0,
+        bound=product.accumulator_bound,
+        proven=product.proven,
+    )
 
 
 def _summarize(layer: QuantizedLayer, form: Form) -> LayerSummary:

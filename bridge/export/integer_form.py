@@ -10,6 +10,7 @@ keeps the weight as int8; the shift by 128 is folded when the model is loaded.
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.constants import Array, constant
 from bridge.export.reader import QuantizedLayer
 from bridge.export.scribe import Scribe
 from bridge.export.tail import write_tail
@@ -43,27 +44,39 @@ def _inputs(scribe: Scribe, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]
     if layer.wide:
         halves = split_input(scribe, layer)
         return [(scribe.op("Cast", half, to=ir.DataType.UINT8), zero) for half, zero in halves]
-    zero_point = int(layer.zero_point_x)
-    if layer.zero_point_x.dtype == np.uint8:
-        return [(layer.x_q, zero_point)]
+    return [unsigned_input(scribe, layer.x_q, layer.zero_point_x)]
+
+
+def unsigned_input(scribe: Scribe, x_q: ir.Value, zero: Array) -> tuple[ir.Value, int]:
+    """Write an 8-bit quantized value as uint8.
+
+    Args:
+        scribe: writes the nodes.
+        x_q: int8 or uint8.
+        zero: its zero point, a scalar of its dtype.
+    Returns:
+        the value and its zero point as uint8.
+    """
+    zero_point = int(zero)
+    if zero.dtype == np.uint8:
+        return x_q, zero_point
     zero_point += _SHIFT
-    quantize = layer.x_q.producer()
+    quantize = x_q.producer()
     if quantize is None or quantize.op_type != "QuantizeLinear":
-        return [(_unsigned(scribe, layer.x_q), zero_point)]
+        return _unsigned(scribe, x_q), zero_point
     # Quantizing with a zero point 128 higher gives the same codes, 128 higher.
     x, scale = quantize.inputs[0], quantize.inputs[1]
-    if x is None or scale is None or not _same_zero_point(quantize, layer):
-        return [(_unsigned(scribe, layer.x_q), zero_point)]
-    return [(scribe.op("QuantizeLinear", x, scale, np.uint8(zero_point)), zero_point)]
+    if x is None or scale is None or not _same_zero_point(quantize, zero):
+        return _unsigned(scribe, x_q), zero_point
+    return scribe.op("QuantizeLinear", x, scale, np.uint8(zero_point)), zero_point
 
 
-def _same_zero_point(quantize: ir.Node, layer: QuantizedLayer) -> bool:
-    """Whether the quantizer counts from the zero point that the layer reads by."""
-    value = quantize.inputs[2] if len(quantize.inputs) > 2 else None
-    stored = None if value is None else ir.convenience.get_const_tensor(value)
-    return stored is not None and bool((stored.numpy() == layer.zero_point_x).all())
+def _same_zero_point(quantize: ir.Node, zero: Array) -> bool:
+    """Whether a quantizer counts from the zero point that its reader reads by."""
+    stored = constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
+    return stored is not None and bool((stored == zero).all())
 
 
-def _unsigned(scribe: Scribe, integers: ir.Value | np.ndarray) -> ir.Value:
+def _unsigned(scribe: Scribe, integers: ir.Value | Array) -> ir.Value:
     wide = scribe.op("Cast", integers, to=ir.DataType.INT32)
     return scribe.op("Cast", scribe.op("Add", wide, np.int32(_SHIFT)), to=ir.DataType.UINT8)

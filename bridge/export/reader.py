@@ -7,6 +7,7 @@
 The dots are reshapes and transpositions. An Add of a constant after MatMul is its bias.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,21 +118,30 @@ def read_layers(graph: ir.Graph) -> tuple[list[QuantizedLayer], list[FloatOperat
     """
     layers: list[QuantizedLayer] = []
     floats: list[FloatOperator] = []
-    names: dict[str, int] = {}
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-            continue
-        name = _name(node)
-        names[name] = names.get(name, 0) + 1
-        if names[name] > 1:
-            name = f"{name}#{names[name]}"
+    for name, node in named_operators(graph):
         try:
             if node.graph is not graph:
-                raise _NotQuantizedError("it is inside the subgraph of a control-flow operator")
+                raise NotQuantizedError("it is inside the subgraph of a control-flow operator")
             layers.append(_read_layer(node, name))
-        except _NotQuantizedError as reason:
+        except NotQuantizedError as reason:
             floats.append(FloatOperator(name, node.op_type, str(reason)))
     return layers, floats
+
+
+def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
+    """Iterate over the operators that can be quantized, subgraphs included, with unique names.
+
+    Args:
+        graph: the main graph.
+    Returns:
+        (name, node) pairs in topological order; the second use of a name is NAME#2.
+    """
+    names: dict[str, int] = {}
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
+            name = _name(node)
+            names[name] = names.get(name, 0) + 1
+            yield name if names[name] == 1 else f"{name}#{names[name]}", node
 
 
 def channels_first(weight: Array, op: str, groups: int) -> Array:
@@ -152,8 +162,8 @@ def channels_first(weight: Array, op: str, groups: int) -> Array:
     return per_group.transpose(0, 2, 1, 3).reshape(groups * weight.shape[1], -1)
 
 
-class _NotQuantizedError(Exception):
-    """Control flow inside this module: the operator stays float, with the reason."""
+class NotQuantizedError(Exception):
+    """Control flow between the readers: the operator stays float, with the reason."""
 
 
 def _name(node: ir.Node) -> str:
@@ -176,7 +186,7 @@ def _behind_pairs(value: ir.Value) -> ir.Value:
 
 
 def _read_layer(node: ir.Node, name: str) -> QuantizedLayer:
-    x_q, scale_x, zero_point_x = _read_activation(node, name)
+    x_q, scale_x, zero_point_x = read_activation(node, 0, name)
     weight, scales = _read_weight(node.inputs[1], name)
     op = "MatMul" if node.op_type == "Gemm" else node.op_type
     groups = _int_attribute(node, "group", 1)
@@ -185,7 +195,7 @@ def _read_layer(node: ir.Node, name: str) -> QuantizedLayer:
         if _int_attribute(node, "transB", 0):
             weight, scales = weight.T, scales.T
     if op == "MatMul" and weight.ndim != 2:
-        raise _NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
+        raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
     scale_w = _per_channel(scales, op, groups)
     output, bias = _read_bias(node, len(channels_first(weight, op, groups)))
     layer = QuantizedLayer(
@@ -211,19 +221,31 @@ def _read_layer(node: ir.Node, name: str) -> QuantizedLayer:
     return layer
 
 
-def _read_activation(node: ir.Node, name: str) -> tuple[ir.Value, np.float32, Array]:
-    value = node.inputs[0]
+def read_activation(node: ir.Node, index: int, name: str) -> tuple[ir.Value, np.float32, Array]:
+    """Read the pair on an operator's input.
+
+    Args:
+        node: the operator.
+        index: which input.
+        name: what to call the operator in a message.
+    Returns:
+        the quantized value, its scale and its zero point.
+    Raises:
+        NotQuantizedError: the input is not quantized in a form that can be converted.
+        ConversionError: its scale is not positive and finite.
+    """
+    value = node.inputs[index]
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
-        raise _NotQuantizedError("its input is not dequantized")
+        raise NotQuantizedError("its input is not dequantized")
     x_q = producer.inputs[0]
     scale, zero_point = _scale_and_zero_point(producer, name)
     if x_q is None or scale.size != 1:
-        raise _NotQuantizedError("its input is not quantized per tensor")
+        raise NotQuantizedError("its input is not quantized per tensor")
     if constant(x_q) is not None:
-        raise _NotQuantizedError("its input is a constant")
+        raise NotQuantizedError("its input is a constant")
     if zero_point.dtype.kind not in "iu" or zero_point.dtype.itemsize > 2:
-        raise _NotQuantizedError(f"its input is quantized to {zero_point.dtype}, not 8 or 16 bits")
+        raise NotQuantizedError(f"its input is quantized to {zero_point.dtype}, not 8 or 16 bits")
     return x_q, np.float32(scale.reshape(())), zero_point.reshape(())
 
 
@@ -231,24 +253,24 @@ def _read_weight(value: ir.Value | None, name: str) -> tuple[Array, Array]:
     """Return the int8 weight and its scale, broadcast to the weight's shape."""
     producer = None if value is None else value.producer()
     if producer is None:
-        raise _NotQuantizedError("its weight is not quantized")
+        raise NotQuantizedError("its weight is not quantized")
     if producer.op_type != "DequantizeLinear":
         move = reshaper(producer)
         if move is None:
-            raise _NotQuantizedError("its weight is not quantized")
+            raise NotQuantizedError("its weight is not quantized")
         weight, scales = _read_weight(producer.inputs[0], name)
         return move(weight), move(np.broadcast_to(scales, weight.shape))
     scale, zero_point = _scale_and_zero_point(producer, name)
     if _int_attribute(producer, "block_size", 0):
-        raise _NotQuantizedError("its weight is quantized in blocks")
+        raise NotQuantizedError("its weight is quantized in blocks")
     axis = _int_attribute(producer, "axis", 1)
     integers = _integer_weight(producer.inputs[0], name)
     if zero_point.dtype == np.uint8 and (zero_point == 128).all():
         integers, zero_point = (integers.astype(np.int16) - 128).astype(np.int8), zero_point * 0
     if integers.dtype != np.int8:
-        raise _NotQuantizedError(f"its weight is quantized to {integers.dtype}, not int8")
+        raise NotQuantizedError(f"its weight is quantized to {integers.dtype}, not int8")
     if (zero_point != 0).any():
-        raise _NotQuantizedError("its weight has a zero point")
+        raise NotQuantizedError("its weight has a zero point")
     return integers, np.broadcast_to(_on_axis(scale, axis, integers.ndim), integers.shape)
 
 
@@ -258,10 +280,10 @@ def _integer_weight(value: ir.Value | None, name: str) -> Array:
         return stored
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "QuantizeLinear":
-        raise _NotQuantizedError("its weight is not constant")
+        raise NotQuantizedError("its weight is not constant")
     weight = constant(producer.inputs[0])
     if weight is None:
-        raise _NotQuantizedError("its weight is not constant")
+        raise NotQuantizedError("its weight is not constant")
     if not np.isfinite(weight).all():
         raise ConversionError(f"layer {name!r}: its weight has NaN or infinite values")
     scale, zero_point = _scale_and_zero_point(producer, name)
@@ -275,9 +297,9 @@ def _integer_weight(value: ir.Value | None, name: str) -> Array:
 def _scale_and_zero_point(node: ir.Node, name: str) -> tuple[Array, Array]:
     scale = constant(node.inputs[1])
     if scale is None:
-        raise _NotQuantizedError(f"the scale of {node.op_type} {node.name!r} is not constant")
+        raise NotQuantizedError(f"the scale of {node.op_type} {node.name!r} is not constant")
     if scale.dtype != np.float32:
-        raise _NotQuantizedError(f"the scale of {node.name!r} is {scale.dtype}, not float32")
+        raise NotQuantizedError(f"the scale of {node.name!r} is {scale.dtype}, not float32")
     if not (np.isfinite(scale) & (scale > 0)).all():
         raise ConversionError(
             f"layer {name!r}: the scale of {node.op_type} {node.name!r} must be positive and "
@@ -288,7 +310,7 @@ def _scale_and_zero_point(node: ir.Node, name: str) -> tuple[Array, Array]:
         return scale, np.zeros(scale.shape, dtype)
     zero_point = constant(node.inputs[2])
     if zero_point is None:
-        raise _NotQuantizedError(f"the zero point of {node.op_type} {node.name!r} is not constant")
+        raise NotQuantizedError(f"the zero point of {node.op_type} {node.name!r} is not constant")
     return scale, zero_point
 
 
@@ -313,7 +335,7 @@ def _on_axis(values: Array, axis: int, rank: int) -> Array:
 def _per_channel(scales: Array, op: str, groups: int) -> Array:
     rows = channels_first(scales, op, groups)
     if (rows != rows[:, :1]).any():
-        raise _NotQuantizedError("its weight scale varies within an output channel")
+        raise NotQuantizedError("its weight scale varies within an output channel")
     per_channel = np.ascontiguousarray(rows[:, 0])
     return per_channel[:1] if (per_channel == per_channel[0]).all() else per_channel
 
@@ -322,9 +344,9 @@ def _check_gemm(node: ir.Node) -> None:
     for name in ("alpha", "beta"):
         attribute = node.attributes.get(name)
         if attribute is not None and attribute.as_float() != 1.0:
-            raise _NotQuantizedError(f"its {name} is {attribute.as_float()}, not 1")
+            raise NotQuantizedError(f"its {name} is {attribute.as_float()}, not 1")
     if _int_attribute(node, "transA", 0):
-        raise _NotQuantizedError("its input is transposed (transA)")
+        raise NotQuantizedError("its input is transposed (transA)")
 
 
 def _read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
@@ -336,9 +358,9 @@ def _read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
             return output, None
         bias = _float_bias(value)
         if bias is None:
-            raise _NotQuantizedError("its bias is not constant")
+            raise NotQuantizedError("its bias is not constant")
         if bias.size not in (1, channels) or (bias.ndim > 1 and bias.shape[-1] != bias.size):
-            raise _NotQuantizedError(f"its bias has shape {bias.shape}, not one value a channel")
+            raise NotQuantizedError(f"its bias has shape {bias.shape}, not one value a channel")
         return output, np.broadcast_to(bias.ravel(), (channels,))
     uses = list(output.uses())
     if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":

@@ -1,6 +1,6 @@
 """Writing nodes into a graph in place of a layer's operator."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +12,26 @@ LAYER_KEY = "qatfunc.layer"
 """Metadata of every written node: the layer it belongs to."""
 
 
+class Written(Protocol):
+    """What a scribe writes nodes for: a layer, or a product of two activations."""
+
+    @property
+    def name(self) -> str:
+        """Module path."""
+
+    @property
+    def node(self) -> ir.Node:
+        """The float operator."""
+
+    @property
+    def output(self) -> ir.Value:
+        """The value it produces."""
+
+
 class Scribe:
     """Writes the nodes of one layer just before its operator, named after the layer."""
 
-    def __init__(self, graph: ir.Graph, layer: QuantizedLayer) -> None:
+    def __init__(self, graph: ir.Graph, layer: Written) -> None:
         self._graph = graph
         self._layer = layer
         self._count = 0

@@ -97,6 +97,23 @@ def export_quantized(
     return float_op(x, weight, bias, **geometry)
 
 
+def export_product(a: Tensor, b: Tensor, constants: list[tuple[float, int]]) -> Tensor:
+    """Trace a product of two activations as a Q/DQ pair on each.
+
+    Args:
+        a: first operand.
+        b: second operand.
+        constants: scale and zero point of each.
+    Returns:
+        the product; its values are of no use, only the trace is.
+    """
+    operands = []
+    for x, (scale, zero_point) in zip((a, b), constants, strict=True):
+        zero = torch.tensor(zero_point, dtype=torch.int8)
+        operands.append(_fake_quantize(x, torch.tensor(scale), zero, axis=0))
+    return torch.matmul(*operands)
+
+
 def _fake_quantize_weight(
     operator: Operator, weight: Tensor, constants: ExportConstants, groups: int
 ) -> Tensor:

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from bridge.export.constants import Array
+from bridge.export.convert import read_quantized
 from bridge.export.files import read_model
 from bridge.export.layer_names import module_path, scope_of_name
-from bridge.export.reader import EXACT_FLOAT32, QuantizedLayer, read_layers
+from bridge.export.product import Operand, QuantizedProduct
+from bridge.export.reader import QuantizedLayer
 from bridge.export.runtime import Feeds, run_model
 from bridge.export.scribe import per_output_shape
+
+Quantized = QuantizedLayer | QuantizedProduct
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class LayerCheck:
         codes_fake_deploy: the same, fake-quant against deploy.
         output_torch_fake: the layer's output, in steps of its accumulator.
         output_fake_deploy: the same, fake-quant against deploy.
-        bound: largest |accumulator| any input can cause.
+        bound: largest |accumulator| any input can cause, None if not known.
         measured: largest |accumulator| the data caused.
         proven: bound < 2^24: exact for every input; otherwise exactness is what was measured.
     None stands for a value that one of the models does not have.
@@ -57,7 +61,7 @@ class LayerCheck:
     codes_fake_deploy: Difference | None
     output_torch_fake: Difference | None
     output_fake_deploy: Difference | None
-    bound: int
+    bound: int | None
     measured: int
     proven: bool
 
@@ -117,8 +121,8 @@ def verify(
     """
     arguments = tuple(data) if isinstance(data, tuple | list) else (data,)
     graph = read_model(Path(inter)).graph
-    layers, _ = read_layers(graph)
-    modules = _values_of_modules(graph, layers)
+    layers, products, _ = read_quantized(graph)
+    modules = _values_of_modules(graph, [*layers, *products])
     names = [name for node in graph for v in node.outputs if (name := _float_name(v))]
     names += [name for value in graph.inputs if (name := _float_name(value))]
     feeds = [argument.detach().cpu().numpy() for argument in arguments]
@@ -127,7 +131,12 @@ def verify(
     for values in inner:
         values.update(zip([v.name or "" for v in graph.inputs], feeds, strict=True))
     recorded = _run_torch(model, arguments)
-    checks = tuple(_check_layer(layer, modules, recorded, *inner) for layer in layers)
+    quantized: list[Quantized] = [*layers, *products]
+    checks = tuple(
+        _check(what, operand, modules, recorded, *inner)
+        for what in quantized
+        for operand in range(len(_operands(what)))
+    )
     return Verification(
         layers=checks,
         outputs=_check_outputs(recorded.outputs, *plain),
@@ -138,9 +147,9 @@ def verify(
 
 @dataclass(slots=True)
 class _Recorded:
-    """What a torch forward computed: each module's first input and output, in order of calls."""
+    """What a torch forward computed: each module's first inputs and output, in order of calls."""
 
-    inputs: dict[str, Array]
+    inputs: dict[str, tuple[Array, ...]]
     results: dict[str, Array]
     calls: dict[str, int]
     outputs: list[Array]
@@ -152,8 +161,9 @@ def _run_torch(model: nn.Module, arguments: Sequence[Tensor]) -> _Recorded:
 
     def hook(path: str, inputs: tuple[Any, ...], output: Any) -> None:
         recorded.calls[path] = recorded.calls.get(path, 0) + 1
-        if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
-            recorded.inputs.setdefault(path, inputs[0].detach().cpu().numpy())
+        if isinstance(output, Tensor):
+            tensors = tuple(x.detach().cpu().numpy() for x in inputs if isinstance(x, Tensor))
+            recorded.inputs.setdefault(path, tensors)
             recorded.results.setdefault(path, output.detach().cpu().numpy())
 
     handles = [
@@ -180,7 +190,7 @@ def _flatten(output: Any) -> list[Tensor]:
     return [tensor for item in items for tensor in _flatten(item)]
 
 
-def _values_of_modules(graph: ir.Graph, layers: list[QuantizedLayer]) -> dict[str, str]:
+def _values_of_modules(graph: ir.Graph, layers: Sequence[Quantized]) -> dict[str, str]:
     """Map a module's path to the value it returns: the last one written in its scope."""
     found: dict[str, str] = {}
     for node in graph:
@@ -200,35 +210,55 @@ def _present(path: str | PathLike[str], names: Sequence[str]) -> list[str]:
     return [name for name in names if name in present]
 
 
-def _check_layer(
-    layer: QuantizedLayer, modules: dict[str, str], recorded: _Recorded, fake: Feeds, deploy: Feeds
+def _accumulator_step(what: Quantized) -> Array:
+    if isinstance(what, QuantizedProduct):
+        return np.asarray(what.rescale)
+    return per_output_shape(what.rescale, what)
+
+
+def _operands(what: Quantized) -> tuple[Operand, ...]:
+    if isinstance(what, QuantizedProduct):
+        return what.operands
+    return (Operand(what.x_q, what.scale_x, what.zero_point_x),)
+
+
+def _check(
+    what: Quantized,
+    index: int,
+    modules: dict[str, str],
+    recorded: _Recorded,
+    fake: Feeds,
+    deploy: Feeds,
 ) -> LayerCheck:
-    producer = layer.x_q.producer()
+    operands = _operands(what)
+    operand, product = operands[index], len(operands) > 1
+    producer = operand.x_q.producer()
     source = None if producer is None or not producer.inputs else producer.inputs[0]
     x_name = source.name if source is not None and source.name else ""
-    y_name = modules[layer.name]
-    once = recorded.calls.get(layer.name) == 1
-    x = [recorded.inputs.get(layer.name) if once else None, fake.get(x_name), deploy.get(x_name)]
-    y = [recorded.results.get(layer.name) if once else None, fake.get(y_name), deploy.get(y_name)]
-    codes = [None if value is None else _codes(value, layer) for value in x]
-    steps = per_output_shape(layer.rescale, layer)
+    y_name = modules[what.name]
+    once = recorded.calls.get(what.name) == 1
+    inputs = recorded.inputs.get(what.name, ()) if once else ()
+    x = [inputs[index] if index < len(inputs) else None, fake.get(x_name), deploy.get(x_name)]
+    y = [recorded.results.get(what.name) if once else None, fake.get(y_name), deploy.get(y_name)]
+    codes = [None if value is None else _codes(value, operand) for value in x]
+    steps = _accumulator_step(what)
     computed = [value for value in y if value is not None]
     return LayerCheck(
-        name=layer.name,
-        op=layer.node.op_type,
+        name=f"{what.name}.{'other' if index else 'input'}" if product else what.name,
+        op=what.node.op_type,
         codes_torch_fake=_compare(codes[0], codes[1]),
         codes_fake_deploy=_compare(codes[1], codes[2]),
         output_torch_fake=_compare(y[0], y[1], steps),
         output_fake_deploy=_compare(y[1], y[2], steps),
-        bound=layer.accumulator_bound,
+        bound=what.accumulator_bound,
         measured=int(max((np.rint(np.abs(v) / steps).max(initial=0) for v in computed), default=0)),
-        proven=layer.accumulator_bound < EXACT_FLOAT32,
+        proven=what.proven,
     )
 
 
-def _codes(x: Array, layer: QuantizedLayer) -> Array:
-    info = np.iinfo(layer.zero_point_x.dtype)
-    return np.clip(np.rint(x / layer.scale_x) + int(layer.zero_point_x), info.min, info.max)
+def _codes(x: Array, operand: Operand) -> Array:
+    info = np.iinfo(operand.zero_point.dtype)
+    return np.clip(np.rint(x / operand.scale) + int(operand.zero_point), info.min, info.max)
 
 
 def _check_outputs(torch_: list[Array], fake: Feeds, deploy: Feeds) -> tuple[OutputCheck, ...]:

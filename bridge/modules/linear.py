@@ -1,7 +1,7 @@
 """The quantized linear layer in the shape of torch's own."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
     """
 
     operator = LINEAR
+    arguments = ("in_features", "out_features")
 
     def __init__(
         self,
@@ -35,23 +36,6 @@ class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self._init_quantization(config)
-
-    @classmethod
-    def from_float(cls, mod: nn.Module, config: Mapping[str, Any] | None = None) -> Self:
-        """Build the layer on a float layer's own parameters, device and mode.
-
-        Args:
-            mod: a torch.nn.Linear.
-            config: the configuration dict.
-        Returns:
-            the layer; its weight and bias are mod's very Parameter objects.
-        Raises:
-            RuntimeError: mod is of another class, or as the constructor.
-            TypeError, ValueError: as the constructor.
-        """
-        names = ("in_features", "out_features")
-        sizes = {name: getattr(mod, name) for name in names if hasattr(mod, name)}
-        return cls._copy_float(mod, config, **sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the linear map of x, (*, in_features) float32 of rank 2 or more."""

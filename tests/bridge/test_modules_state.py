@@ -86,7 +86,7 @@ def test_a_checkpoint_holds_calibration_only_while_it_is_under_way(name):
     layer(KINDS[name].batch())
     extra = set(layer.state_dict()) - names
     assert extra == {
-        f"calibration.{field}"
+        f"calibration.acts.{field}"
         for field in (
             "batches",
             "values",
@@ -121,7 +121,7 @@ def test_loading_into_a_model_of_layers():
     model, other = make(), make()
     model["a"](torch.randn(4, 3))
     saved = through_a_file(model.state_dict())
-    assert "a.1.calibration.values" in saved
+    assert "a.1.calibration.acts.values" in saved
     other.load_state_dict(saved, strict=True)
     assert [layer.calibrated for layer in other["a"]] == [True, False]
     assert same_state(state(model), state(other))

@@ -1,0 +1,203 @@
+"""Products of two quantized activations: reading them, and their forms.
+
+a -> QuantizeLinear -> DequantizeLinear -\
+                                              MatMul -> y
+b -> QuantizeLinear -> DequantizeLinear -/
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.ascend import ascend_input, reciprocal_input
+from bridge.export.constants import Array
+from bridge.export.errors import ConversionError
+from bridge.export.integer_form import unsigned_input
+from bridge.export.reader import (
+    EXACT_FLOAT32,
+    NotQuantizedError,
+    named_operators,
+    read_activation,
+)
+from bridge.export.scribe import Scribe
+
+_INT32_MAX = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A quantized activation.
+
+    Args:
+        x_q: int8 or uint8.
+        scale: float32 scalar.
+        zero_point: scalar of x_q's dtype.
+    """
+
+    x_q: ir.Value
+    scale: np.float32
+    zero_point: Array
+
+    @property
+    def reach(self) -> int:
+        """Largest |x_q - zero_point|."""
+        info, zero = np.iinfo(self.zero_point.dtype), int(self.zero_point)
+        return max(info.max - zero, zero - info.min)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedProduct:
+    """What a product of two quantized activations computes.
+
+        y = float32((a - zero_point_a) @ (b - zero_point_b)) * (scale_a * scale_b)
+
+    Args:
+        name: module path.
+        node: the float MatMul.
+        output: the value it produces.
+        operands: a and b.
+        depth: elements in one sum, None where the file does not say.
+    """
+
+    name: str
+    node: ir.Node
+    output: ir.Value
+    operands: tuple[Operand, Operand]
+    depth: int | None
+
+    @property
+    def rescale(self) -> np.float32:
+        """Product of the scales, float32."""
+        return np.float32(self.operands[0].scale * self.operands[1].scale)
+
+    @property
+    def accumulator_bound(self) -> int | None:
+        """Largest |sum| any input can cause, None where the depth is not known."""
+        if self.depth is None:
+            return None
+        return self.depth * self.operands[0].reach * self.operands[1].reach
+
+    @property
+    def proven(self) -> bool:
+        """Whether float32 sums are exact for every input."""
+        bound = self.accumulator_bound
+        return bound is not None and bound < EXACT_FLOAT32
+
+
+def read_products(graph: ir.Graph) -> list[QuantizedProduct]:
+    """Find the products of two quantized activations in a graph.
+
+    Args:
+        graph: the main graph of a QDQ model.
+    Returns:
+        the products, in topological order.
+    Raises:
+        ConversionError: a scale is not positive and finite, or sums can leave int32.
+    """
+    products = []
+    for name, node in named_operators(graph):
+        if node.op_type != "MatMul" or node.graph is not graph:
+            continue
+        try:
+            operands = (_operand(node, 0, name), _operand(node, 1, name))
+        except NotQuantizedError:
+            continue
+        product = QuantizedProduct(
+            name=name,
+            node=node,
+            output=node.outputs[0],
+            operands=operands,
+            depth=_depth(node),
+        )
+        if (product.accumulator_bound or 0) > _INT32_MAX:
+            raise ConversionError(
+                f"layer {name!r}: sums of {product.depth} products can leave int32"
+            )
+        products.append(product)
+    return products
+
+
+def write_fake_product(scribe: Scribe, product: QuantizedProduct) -> None:
+    """Write a product on integer-valued floats.
+
+    The integers are counted from the zero point by a subtraction: a DequantizeLinear on both
+    sides would be fused with the MatMul into an operator that is not exact everywhere.
+
+    Args:
+        scribe: writes the nodes.
+        product: the product.
+    """
+    counted = [
+        scribe.op(
+            "Sub",
+            scribe.op("Cast", operand.x_q, to=ir.DataType.FLOAT),
+            np.float32(operand.zero_point),
+        )
+        for operand in product.operands
+    ]
+    sums = scribe.op("MatMul", *counted)
+    _write_tail(scribe, product, scribe.op("Cast", sums, to=ir.DataType.INT32))
+
+
+def write_integer_product(scribe: Scribe, product: QuantizedProduct) -> None:
+    """Write a product as MatMulInteger on unsigned bytes.
+
+    Args:
+        scribe: writes the nodes.
+        product: the product.
+    """
+    (a, zero_a), (b, zero_b) = (
+        unsigned_input(scribe, operand.x_q, operand.zero_point) for operand in product.operands
+    )
+    sums = scribe.op("MatMulInteger", a, b, np.uint8(zero_a), np.uint8(zero_b))
+    _write_tail(scribe, product, sums)
+
+
+def write_ascend_fake_product(scribe: Scribe, product: QuantizedProduct) -> None:
+    """Write the fake-quant twin of a product in the Ascend dialect.
+
+    Args:
+        scribe: writes the nodes.
+        product: the product.
+    """
+    counted = [
+        reciprocal_input(scribe, product.name, operand.x_q, operand.scale, operand.zero_point)
+        for operand in product.operands
+    ]
+    sums = scribe.op("MatMul", *counted)
+    _write_tail(scribe, product, scribe.op("Cast", sums, to=ir.DataType.INT32))
+
+
+def write_ascend_product(scribe: Scribe, product: QuantizedProduct) -> None:
+    """Write a product in the Ascend dialect.
+
+    Args:
+        scribe: writes the nodes.
+        product: the product.
+    """
+    quantized = [
+        ascend_input(scribe, product.name, operand.x_q, operand.scale, operand.zero_point)
+        for operand in product.operands
+    ]
+    scale = np.array([product.rescale], np.float32).view(np.uint32).astype(np.uint64)
+    y = scribe.op("AscendDequant", scribe.op("MatMul", *quantized), scale, dtype=0)
+    scribe.replace_output(y)
+
+
+def _write_tail(scribe: Scribe, product: QuantizedProduct, sums: ir.Value) -> None:
+    y = scribe.op("Cast", sums, to=ir.DataType.FLOAT)
+    scribe.replace_output(scribe.op("Mul", y, product.rescale))
+
+
+def _operand(node: ir.Node, index: int, name: str) -> Operand:
+    x_q, scale, zero_point = read_activation(node, index, name)
+    if zero_point.dtype.itemsize > 1:
+        raise NotQuantizedError(f"its operand has {8 * zero_point.dtype.itemsize} bits, not 8")
+    return Operand(x_q, scale, zero_point)
+
+
+def _depth(node: ir.Node) -> int | None:
+    shapes = [value.shape for value in node.inputs if value is not None]
+    sizes = [shape[axis] for shape, axis in zip(shapes, (-1, -2), strict=True) if shape is not None]
+    return next((size for size in sizes if isinstance(size, int)), None)

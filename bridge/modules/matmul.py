@@ -1,0 +1,71 @@
+"""The quantized product of two activations."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.config import read_config
+from bridge.export.symbolic import export_product, run_untraced
+from bridge.modules.ranges import RangedModule, in_onnx_export
+from bridge.naming import layer_path
+from bridge.targets import autocasting, check_product
+from qatfunc import Clip, operators
+
+
+class MatMulQAT(RangedModule):
+    """torch.matmul of two activations, both quantized symmetrically (qatfunc.operators.matmul).
+
+    State, for NAME in input and other: NAME_clip_max, NAME_clip_min, NAME_clip_max_pre,
+    NAME_clip_min_pre; cur_batch.
+
+    Args:
+        device: of the parameters.
+        config: the configuration dict, see bridge.config.read_config; its weight part is not used.
+    Raises:
+        TypeError: config is not a dict.
+        ValueError: a configuration value is wrong, or dst_type is not INT8.
+    """
+
+    ranges = ("input", "other")
+
+    def __init__(
+        self,
+        device: torch.device | str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        read = read_config(config, channel_wise=False)
+        if read.layer.activation.bits != 8:
+            raise ValueError(
+                "MatMulQAT: retrain_data_config['dst_type'] must be 'INT8', "
+                f"got 'INT{read.layer.activation.bits}'"
+            )
+        layer = replace(read.layer, activation=replace(read.layer.activation, symmetric=True))
+        self._init_ranges(replace(read, layer=layer), device)
+
+    def forward(self, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+        """Return input @ other, float32 of rank 2 to 6."""
+        if autocasting(input):
+            with torch.autocast(input.device.type, enabled=False):
+                return self.forward(input.to(torch.float32), other.to(torch.float32))
+        check_product(input, other, lambda: layer_path(self))
+        spec = self.config.layer.activation
+        if not self.config.enabled:
+            return torch.matmul(input, other)
+        if in_onnx_export():
+            self._check_exportable()
+            return export_product(input, other, run_untraced(self._export_constants))
+        clips: dict[str, Clip] = self._current_clips(input=input, other=other) or {}
+        params = {f"{name}_clip": clip for name, clip in clips.items()}
+        return operators.matmul(input, other, params, spec)
+
+    def extra_repr(self) -> str:
+        """Return the quantization's description."""
+        how = "calibrated" if self.calibrated else f"{self._batches} batches calibrated"
+        return f"int8 x int8, {how}" if self.config.enabled else "not quantized"
+
+    def _export_constants(self) -> list[tuple[float, int]]:
+        return [self._exported_range(name) for name in self.ranges]

@@ -1,0 +1,230 @@
+"""Learned input ranges of a module: their state, calibration, checkpoints and export."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from bridge.config import QATConfig
+from bridge.naming import layer_path, siblings
+from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
+
+_CALIBRATION_PREFIX = "calibration."
+_ENDS = ("max", "min")
+
+
+class RangedModule(nn.Module):
+    """A module whose inputs are quantized within learned ranges.
+
+    It writes state back in `_calibrate` and `_commit` alone.
+
+    State, for each name in `ranges`: NAME_clip_max, NAME_clip_min (trained) and NAME_clip_max_pre,
+    NAME_clip_min_pre (the last valid range); cur_batch (batches calibrated); and while
+    calibration is under way what it has seen.
+    """
+
+    ranges: ClassVar[tuple[str, ...]] = ("acts",)
+    exported: ClassVar[tuple[str, ...]] = ()
+    """Other tensors that the export reads numbers off."""
+
+    config: QATConfig
+    cur_batch: Tensor
+
+    def _init_ranges(self, config: QATConfig, device: torch.device | str | None) -> None:
+        self.config = config
+        self.calibrating_in_eval = False
+        self._warned = False
+        self._calibration: dict[str, calibration.CalibrationState] = {}
+        self._batches = 0
+        high, low = config.clip or (1.0, -1.0)
+        for name in self.ranges:
+            for end, value in (("max", high), ("min", low)):
+                scalar = torch.tensor(value, dtype=torch.float32, device=device)
+                setattr(self, f"{name}_clip_{end}", nn.Parameter(scalar))
+                self.register_buffer(f"{name}_clip_{end}_pre", scalar.clone())
+        self.register_buffer("cur_batch", torch.zeros((), dtype=torch.int64, device=device))
+        self._remember_tensors()
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the input's range is known, so that forwards quantize the input."""
+        # Not by comparison with batch_num: a checkpoint may come from a layer with another one.
+        return self.config.clip is not None or (self._batches > 0 and not self._calibration)
+
+    def _current_clips(self, **inputs: Tensor) -> dict[str, Clip] | None:
+        """Return the ranges to quantize inputs by, None while unknown; calibrate if due."""
+        if self.calibrated:
+            if not self.training:
+                return {name: self._resolve(name) for name in inputs}
+            return {name: self._commit(name) for name in inputs}
+        if self.training or self.calibrating_in_eval:
+            self._calibrate(inputs)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{layer_path(self)} is not calibrated: its input passes unquantized "
+                f"({self._batches} of {self.config.search.batch_num} batches seen)",
+                stacklevel=2,
+            )
+        return None
+
+    def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
+        """Return a range and the last valid one."""
+
+        def pair(suffix: str) -> Clip:
+            names = [f"{name}_clip_{end}{suffix}" for end in _ENDS]
+            values = (getattr(self, n) if tensors is None else tensors[n] for n in names)
+            return Clip(*values)
+
+        return pair(""), pair("_pre")
+
+    def _resolve(self, name: str) -> Clip:
+        return resolve_clip(*self._range(name), self.config.layer.activation)
+
+    def _commit(self, name: str) -> Clip:
+        """Replace a range that training made meaningless by the last valid one, for good."""
+        clip = self._resolve(name)
+        current, previous = self._range(name)
+        with torch.no_grad():
+            for stored, value in zip(previous, clip, strict=True):
+                stored.copy_(value)
+            # Under functional_call the range belongs to the caller, who gets it unchanged.
+            if isinstance(current.max, nn.Parameter):
+                for stored, value in zip(current, clip, strict=True):
+                    stored.copy_(value)
+        return self._resolve(name)
+
+    @torch.no_grad()
+    def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
+        """Take a batch into account; after the last one, set the ranges."""
+        for name, x in inputs.items():
+            if not bool(torch.isfinite(x).all()):
+                raise ValueError(
+                    f"{layer_path(self)}: calibration input has NaN or infinite values"
+                )
+            if x.numel() == 0:
+                raise ValueError(
+                    f"{layer_path(self)}: calibration input has no elements, its shape is "
+                    f"{tuple(x.shape)}"
+                )
+            state = self._calibration.get(name) or calibration.init(x.device)
+            self._calibration[name] = calibration.update(state, x)
+        self._count_batch()
+        if self._batches >= self.config.search.batch_num:
+            for name in inputs:
+                self._finish(name, self._calibration.pop(name))
+
+    def _finish(self, name: str, state: calibration.CalibrationState) -> None:
+        clip = calibration.finish(state, self.config.layer.activation, self.config.search)
+        for stored in self._range(name):
+            stored.max.copy_(clip.max)
+            stored.min.copy_(clip.min)
+
+    def _count_batch(self) -> None:
+        self._batches += 1
+        self.cur_batch.fill_(self._batches)
+
+    # Checkpoints: what an unfinished calibration has seen is part of the state, so that saving,
+    # loading and continuing equals not having stopped.
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, state in self._calibration.items():
+            for field, value in state._asdict().items():
+                destination[f"{prefix}{_CALIBRATION_PREFIX}{name}.{field}"] = value
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        start = prefix + _CALIBRATION_PREFIX
+        seen = {
+            k.removeprefix(start): state_dict.pop(k)
+            for k in list(state_dict)
+            if k.startswith(start)
+        }
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if f"{prefix}cur_batch" not in state_dict:
+            return  # a float layer's checkpoint says nothing about calibration
+        self._batches = int(self.cur_batch)
+        self._calibration = {}
+        for name in {key.partition(".")[0] for key in seen}:
+            fields = {f: seen[f"{name}.{f}"] for f in calibration.CalibrationState._fields}
+            self._calibration[name] = _moved(calibration.CalibrationState(**fields), self.cur_batch)
+
+    # Export: torch.export runs forward on tensors without data, yet the scales in the file have
+    # to be constants that belong to the weights as they are. So the tensors themselves are kept
+    # beside the parameter table that torch.export replaces.
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute and remember the tensors the export needs."""
+        super().__setattr__(name, value)
+        self._remember(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter and remember it; removing a parametrization comes this way."""
+        super().register_parameter(name, param)
+        self._remember(name, param)
+
+    @classmethod
+    def _is_exported(cls, name: str) -> bool:
+        return name in cls.exported or any(name.startswith(f"{r}_clip_") for r in cls.ranges)
+
+    def _remember(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and self._is_exported(name):
+            self.__dict__.setdefault("_real", {})[name] = value
+
+    def _remember_tensors(self) -> None:
+        tensors = {**self._parameters, **self._buffers}
+        self.__dict__["_real"] = {n: t for n, t in tensors.items() if self._is_exported(n)}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._remember_tensors()
+        for name, state in self._calibration.items():
+            self._calibration[name] = _moved(state, self.cur_batch)
+        return self
+
+    @torch.no_grad()
+    def _exported_range(self, name: str) -> tuple[float, int]:
+        """Return the scale and zero point of an input as plain numbers, for run_untraced."""
+        spec = self.config.layer.activation
+        clip = resolve_clip(*self._range(name, self.__dict__["_real"]), spec)
+        scale, zero_point = ulq_qparams(clip, spec)
+        return scale.item(), int(zero_point.item())
+
+    def _check_exportable(self) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            # Where the default exporter fails it tries again in torch.export's strict mode, which
+            # would take the layer apart into what it is made of. The first error is what counts.
+            raise RuntimeError("a quantized layer cannot be exported in torch.export's strict mode")
+        if self.calibrated:
+            return
+        names = [
+            path or type(module).__name__
+            for path, module in siblings(self).items()
+            if isinstance(module, RangedModule) and module.config.enabled and not module.calibrated
+        ]
+        raise RuntimeError(
+            f"cannot export: not calibrated: {', '.join(names)}. Train for batch_num batches or "
+            "call bridge.calibrate(model, batches) first"
+        )
+
+
+@torch.compiler.assume_constant_result
+def in_onnx_export() -> bool:
+    """Return whether torch.onnx.export is running, also inside torch.export's strict mode.
+
+    The decorator lets strict mode see the truth; it takes torch's own function to be False.
+
+    Returns:
+        True during an export.
+    """
+    return torch.onnx.is_in_onnx_export()
+
+
+def _moved(state: calibration.CalibrationState, like: Tensor) -> calibration.CalibrationState:
+    return calibration.CalibrationState(*(value.to(like.device) for value in state))
