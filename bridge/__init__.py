@@ -13,6 +13,7 @@ from bridge.modules import (
     LinearQAT,
     MatMulQAT,
 )
+from bridge.prepare import LayerPlan, float_model, plan_qat, prepare_qat
 
 __all__ = [
     "Conv1dQAT",
@@ -22,10 +23,14 @@ __all__ = [
     "ConvTranspose2dQAT",
     "Conversion",
     "ConversionError",
+    "LayerPlan",
     "LinearQAT",
     "MatMulQAT",
     "Verification",
     "calibrate",
     "convert_qat_model",
+    "float_model",
+    "plan_qat",
+    "prepare_qat",
     "verify",
 ]

@@ -1,8 +1,6 @@
 """Products of two quantized activations: reading them, and their forms.
 
-a -> QuantizeLinear -> DequantizeLinear -\
-                                              MatMul -> y
-b -> QuantizeLinear -> DequantizeLinear -/
+Both operands of the MatMul come out of a Q/DQ pair: y = MatMul(DQ(Q(a)), DQ(Q(b))).
 """
 
 from dataclasses import dataclass
