@@ -1,0 +1,151 @@
+"""Modules as pure functions: a prepared model becomes a qatfunc Model, and parameters go back."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bridge.modules.base import qat_layers
+from bridge.modules.ranges import RangedModule
+from qatfunc import calibration
+from qatfunc.model import Model
+
+Params = dict[str, Tensor]
+
+
+class ModuleState(NamedTuple):
+    """What a model carries beside its parameters."""
+
+    buffers: dict[str, Tensor]
+    """The module's buffers by name."""
+    seen: dict[str, calibration.CalibrationState]
+    """What calibration has seen of each quantized input; empty once the ranges are set."""
+
+
+def functional(model: nn.Module) -> Model:
+    """Return a model as pure functions over pytrees.
+
+    params is {name: tensor} of the module's parameters, ranges included; state is a ModuleState.
+    apply runs in the mode (train or eval) the model is in now, and BatchNorm's and the ranges'
+    new state is what update returns. All of it works under torch.func.
+
+    Args:
+        model: any module with QAT layers; it is copied, and not changed by any function.
+    Returns:
+        init() -> (params, state) with the model's own values, calibrate, finish, apply, update.
+    """
+    template = copy.deepcopy(model)
+    layers = dict(qat_layers(template))
+    training = template.training
+
+    def init() -> tuple[Params, ModuleState]:
+        params = {n: p.detach().clone() for n, p in model.named_parameters()}
+        buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
+        seen = {
+            f"{path}.{name}": layer._calibration.get(name) or calibration.init(b.device)
+            for path, layer in qat_layers(model)
+            if not layer.calibrated
+            for name, b in ((name, layer.cur_batch) for name in layer.ranges)
+        }
+        return params, ModuleState(buffers, seen)
+
+    def run(
+        params: Params, state: ModuleState, inputs: tuple[Any, ...]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        buffers = {name: buffer.clone() for name, buffer in state.buffers.items()}
+        with _phase(layers, state):
+            output = torch.func.functional_call(template, (params, buffers), inputs)
+        return output, buffers
+
+    def calibrate(params: Params, state: ModuleState, *inputs: Any) -> ModuleState:
+        seen = dict(state.seen)
+
+        def hook(path: str, layer: RangedModule, arguments: tuple[Any, ...]) -> None:
+            for name, x in zip(layer.ranges, arguments, strict=False):
+                if f"{path}.{name}" in seen:
+                    seen[f"{path}.{name}"] = calibration.update(seen[f"{path}.{name}"], x)
+
+        handles = [
+            layer.register_forward_pre_hook(lambda m, a, path=path: hook(path, m, a))
+            for path, layer in layers.items()
+        ]
+        try:
+            template.eval()
+            run(params, state, inputs)
+        finally:
+            template.train(training)
+            for handle in handles:
+                handle.remove()
+        return state._replace(seen=seen)
+
+    def finish(params: Params, state: ModuleState) -> tuple[Params, ModuleState]:
+        params, buffers = dict(params), dict(state.buffers)
+        for key, seen in state.seen.items():
+            path, _, name = key.rpartition(".")
+            config = layers[path].config
+            clip = calibration.finish(seen, config.layer.activation, config.search)
+            for end, value in clip._asdict().items():
+                params[_join(path, f"{name}_clip_{end}")] = value
+                buffers[_join(path, f"{name}_clip_{end}_pre")] = value.clone()
+            buffers[_join(path, "cur_batch")] = seen.batches
+        return params, ModuleState(buffers, {})
+
+    def apply(params: Params, state: ModuleState, *inputs: Any) -> Any:
+        return run(params, state, inputs)[0]
+
+    def update(params: Params, state: ModuleState, *inputs: Any) -> tuple[Any, ModuleState]:
+        output, buffers = run(params, state, inputs)
+        return output, state._replace(buffers=buffers)
+
+    return Model(init, calibrate, finish, apply, update)
+
+
+def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState) -> nn.Module:
+    """Return a copy of a model that holds functional parameters and state.
+
+    Args:
+        model: the model that functional was called on, or one of its shape.
+        params: from the functional form.
+        state: from the functional form.
+    Returns:
+        the copy; functional(copy).init() gives the same pytrees back.
+    """
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            parameter.copy_(params[name])
+        for name, buffer in copied.named_buffers():
+            buffer.copy_(state.buffers[name])
+    for path, layer in qat_layers(copied):
+        layer._batches = int(layer.cur_batch)
+        layer._calibration = _seen_by(path, layer, state)
+    return copied
+
+
+@contextmanager
+def _phase(layers: Mapping[str, RangedModule], state: ModuleState) -> Iterator[None]:
+    """Let the template's layers be calibrated, or not, as the state is."""
+    before = {path: (layer._batches, layer._calibration) for path, layer in layers.items()}
+    for path, layer in layers.items():
+        layer._calibration = _seen_by(path, layer, state)
+        layer._batches = 0 if layer._calibration else 1
+        layer._warned = True
+    try:
+        yield
+    finally:
+        for path, layer in layers.items():
+            layer._batches, layer._calibration = before[path]
+
+
+def _seen_by(
+    path: str, layer: RangedModule, state: ModuleState
+) -> dict[str, calibration.CalibrationState]:
+    keys = {name: f"{path}.{name}" for name in layer.ranges}
+    return {name: state.seen[key] for name, key in keys.items() if key in state.seen}
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

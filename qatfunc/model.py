@@ -1,0 +1,126 @@
+"""Whole models as pure functions: init, calibrate, finish, apply over explicit pytrees.
+
+A network is a function of `quantized` and its inputs, where `quantized(name, operator, x, ...)`
+computes the operator with the parameters of that name:
+
+    def net(quantized, x):
+        x = torch.relu(quantized("conv", operators.conv2d, x, padding=1))
+        return quantized("fc", operators.linear, x.flatten(1))
+
+    model = transform(net, LayerSpec())
+    params, state = model.init({"conv": {"weight": w1, "bias": b1}, "fc": {"weight": w2}})
+    for batch in batches:
+        state = model.calibrate(params, state, batch)
+    params, state = model.finish(params, state)
+    y = model.apply(params, state, batch)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qatfunc import calibration
+from qatfunc.params import Clip
+from qatfunc.spec import LayerSpec, SearchSpec
+from qatfunc.ulq import resolve_clip
+
+Pytree = Any
+
+
+class LayerState(NamedTuple):
+    """What a quantized operator carries beside its parameters."""
+
+    previous: Clip
+    """The last valid range of its input."""
+    seen: calibration.CalibrationState
+    """What calibration has seen of its input."""
+
+
+class Model(NamedTuple):
+    """A network as pure functions; none of them changes an argument."""
+
+    init: Callable[..., tuple[Pytree, Pytree]]
+    """init(...) -> (params, state)."""
+    calibrate: Callable[..., Pytree]
+    """calibrate(params, state, *inputs) -> state: take a batch into account."""
+    finish: Callable[[Pytree, Pytree], tuple[Pytree, Pytree]]
+    """finish(params, state) -> (params, state): ranges become trained parameters."""
+    apply: Callable[..., Any]
+    """apply(params, state, *inputs) -> output."""
+    update: Callable[..., tuple[Any, Pytree]]
+    """update(params, state, *inputs) -> (output, state): apply, and the state it leaves."""
+
+
+def transform(
+    net: Callable[..., Any],
+    spec: LayerSpec | Mapping[str, LayerSpec],
+    search: SearchSpec | None = None,
+) -> Model:
+    """Turn a function over quantized operators into a Model.
+
+    Args:
+        net: net(quantized, *inputs) -> output, pure.
+        spec: the grids of every operator, or of each by name.
+        search: how ranges are found.
+    Returns:
+        the model; its params are {name: operator's params}, its state {name: LayerState}.
+    Raises:
+        KeyError: net uses a name that params or spec do not have.
+    """
+    how = search or SearchSpec()
+
+    def grids(name: str) -> LayerSpec:
+        return spec if isinstance(spec, LayerSpec) else spec[name]
+
+    def init(params: Pytree) -> tuple[Pytree, Pytree]:
+        return dict(params), {name: _fresh(layer["weight"]) for name, layer in params.items()}
+
+    def run(params: Pytree, state: Pytree, inputs: tuple[Any, ...]) -> tuple[Any, Pytree, Pytree]:
+        seen: dict[str, Tensor] = {}
+        after = dict(state)
+
+        def quantized(name: str, operator: Callable[..., Any], x: Tensor, **geometry: Any) -> Any:
+            layer, seen[name] = dict(params[name]), x
+            if "clip" in layer:
+                activation = grids(name).activation
+                layer["clip"] = resolve_clip(layer["clip"], state[name].previous, activation)
+                previous = Clip(*(end.detach() for end in layer["clip"]))
+                after[name] = state[name]._replace(previous=previous)
+            return operator(x, layer, grids(name), **geometry)
+
+        return net(quantized, *inputs), after, seen
+
+    def calibrate(params: Pytree, state: Pytree, *inputs: Any) -> Pytree:
+        unquantized = {name: _without_clip(layer) for name, layer in params.items()}
+        _, _, seen = run(unquantized, state, inputs)
+        return state | {
+            name: state[name]._replace(seen=calibration.update(state[name].seen, x))
+            for name, x in seen.items()
+        }
+
+    def finish(params: Pytree, state: Pytree) -> tuple[Pytree, Pytree]:
+        clips = {
+            name: calibration.finish(layer.seen, grids(name).activation, how)
+            for name, layer in state.items()
+        }
+        trained = {name: {**layer, "clip": clips[name]} for name, layer in params.items()}
+        return trained, {name: _fresh(clip.max, clip) for name, clip in clips.items()}
+
+    def apply(params: Pytree, state: Pytree, *inputs: Any) -> Any:
+        return run(params, state, inputs)[0]
+
+    def update(params: Pytree, state: Pytree, *inputs: Any) -> tuple[Any, Pytree]:
+        return run(params, state, inputs)[:2]
+
+    return Model(init, calibrate, finish, apply, update)
+
+
+def _fresh(like: Tensor, previous: Clip | None = None) -> LayerState:
+    ones = torch.ones((), device=like.device)
+    return LayerState(previous or Clip(ones, -ones), calibration.init(like.device))
+
+
+def _without_clip(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in layer.items() if key != "clip"}
