@@ -86,7 +86,7 @@ def functional(model: nn.Module) -> Model:
         for key, seen in state.seen.items():
             path, _, name = key.rpartition(".")
             config = layers[path].config
-            clip = calibration.finish(seen, config.layer.activation, config.search)
+            clip = calibration.finish(seen, config.activation, config.search)
             for end, value in clip._asdict().items():
                 params[_join(path, f"{name}_clip_{end}")] = value
                 buffers[_join(path, f"{name}_clip_{end}_pre")] = value.clone()

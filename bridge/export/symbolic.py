@@ -33,16 +33,14 @@ class ExportConstants:
     """Scales and zero points as plain numbers.
 
     Args:
-        scale_x: of the input.
-        zero_point_x: of the input.
-        scale_w: of the weight, one number or one an output channel.
+        x: scale and zero point of the input, None if it is not quantized.
+        scale_w: of the weight, one number or one an output channel; None if it is not quantized.
         bits_x: width of the input's integers.
         weight_shape: of the weight; read off a traced weight it would become part of the trace.
     """
 
-    scale_x: float
-    zero_point_x: int
-    scale_w: list[float]
+    x: tuple[float, int] | None
+    scale_w: list[float] | None
     bits_x: int
     weight_shape: tuple[int, ...]
 
@@ -115,9 +113,8 @@ def export_product(a: Tensor, b: Tensor, constants: list[tuple[float, int]]) -> 
 
 
 def _fake_quantize_weight(
-    operator: Operator, weight: Tensor, constants: ExportConstants, groups: int
+    operator: Operator, weight: Tensor, values: list[float], shape: tuple[int, ...], groups: int
 ) -> Tensor:
-    values = constants.scale_w
     if len(values) == 1:
         scale, zero = _constant(values[0], torch.float32), _constant(0, torch.int8)
         return _fake_quantize(weight, scale, zero, axis=0)
@@ -125,13 +122,13 @@ def _fake_quantize_weight(
     if not operator.transposed or groups == 1:
         return _fake_quantize(weight, scale, zero, axis=1 if operator.transposed else 0)
     # One scale for each (group, channel) pair: no single axis of (in, out/groups, ...) has it.
-    in_channels, per_group, *kernel = constants.weight_shape
+    in_channels, per_group, *kernel = shape
     in_per_group = in_channels // groups
     rows = weight.reshape(groups, in_per_group, per_group, *kernel).transpose(1, 2)
     rows = rows.reshape(groups * per_group, in_per_group, *kernel)
     rows = _fake_quantize(rows, scale, zero, axis=0)
     back = rows.reshape(groups, per_group, in_per_group, *kernel).transpose(1, 2)
-    return back.reshape(constants.weight_shape)
+    return back.reshape(shape)
 
 
 def _constant(value: float | list[float] | list[int], dtype: torch.dtype) -> Tensor:
