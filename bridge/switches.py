@@ -1,8 +1,9 @@
-"""Switches: hold ranges and scales, turn quantization off, for some layers or all, or for a while."""
+"""Switches: hold ranges and scales, turn quantization off, for good or within a with block."""
 
 import fnmatch
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -131,7 +132,7 @@ def quantization(
     """
     chosen = _selected(model, layers)
     before: list[tuple[Any, Callable[[Any], Any]]] = [
-        (getattr(layer, name), lambda value, layer=layer, name=name: setattr(layer, name, value))
+        (getattr(layer, name), partial(setattr, layer, name))
         for layer in chosen
         for name in ("quantizes_input", "quantizes_weight")
         if hasattr(layer, name)

@@ -33,13 +33,15 @@ class ExportConstants:
     """Scales and zero points as plain numbers.
 
     Args:
-        x: scale and zero point of the input, None if it is not quantized.
+        scale_x: of the input, None if it is not quantized.
+        zero_point_x: of the input.
         scale_w: of the weight, one number or one an output channel; None if it is not quantized.
         bits_x: width of the input's integers.
         weight_shape: of the weight; read off a traced weight it would become part of the trace.
     """
 
-    x: tuple[float, int] | None
+    scale_x: float | None
+    zero_point_x: int
     scale_w: list[float] | None
     bits_x: int
     weight_shape: tuple[int, ...]
@@ -88,9 +90,12 @@ def export_quantized(
         # then stays next to the operator, where every reader looks for it.
         x = F.pad(x, outer) if outer else x
         geometry["padding"] = inner
-    scale_x = _constant(constants.scale_x, torch.float32)
-    x = _fake_quantize(x, scale_x, _constant(constants.zero_point_x, integer), axis=0)
-    weight = _fake_quantize_weight(operator, weight, constants, geometry.get("groups", 1))
+    if constants.scale_x is not None:
+        scale_x = _constant(constants.scale_x, torch.float32)
+        x = _fake_quantize(x, scale_x, _constant(constants.zero_point_x, integer), axis=0)
+    if constants.scale_w is not None:
+        shape, groups = constants.weight_shape, geometry.get("groups", 1)
+        weight = _fake_quantize_weight(operator, weight, constants.scale_w, shape, groups)
     float_op: Callable[..., Tensor] = getattr(F, operator.name)
     return float_op(x, weight, bias, **geometry)
 
@@ -107,8 +112,8 @@ def export_product(a: Tensor, b: Tensor, constants: list[tuple[float, int]]) -> 
     """
     operands = []
     for x, (scale, zero_point) in zip((a, b), constants, strict=True):
-        zero = torch.tensor(zero_point, dtype=torch.int8)
-        operands.append(_fake_quantize(x, torch.tensor(scale), zero, axis=0))
+        zero = _constant(zero_point, torch.int8)
+        operands.append(_fake_quantize(x, _constant(scale, torch.float32), zero, axis=0))
     return torch.matmul(*operands)
 
 

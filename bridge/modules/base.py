@@ -183,8 +183,10 @@ class QATLayer(RangedModule):
             weight_scale = self._learned_scale(real["wts_scales"])
         else:
             weight_scale = self._arq_scale(real["weight"])
+        scale_x, zero_point_x = self._exported_range("acts")
         return ExportConstants(
-            x=self._exported_range("acts") if self.quantizes_input else None,
+            scale_x=scale_x if self.quantizes_input else None,
+            zero_point_x=zero_point_x,
             scale_w=weight_scale.tolist() if self.quantizes_weight else None,
             bits_x=self.config.activation.bits,
             weight_shape=tuple(real["weight"].shape),
