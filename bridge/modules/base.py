@@ -77,6 +77,23 @@ class QATLayer(RangedModule):
         layer._init_quantization(config)
         return layer.train(mod.training)
 
+    def share(self) -> Self:
+        """Return a second layer on this layer's parameters, with an input range of its own.
+
+        For a layer that is called twice with inputs of different ranges: one weight, one weight
+        quantizer, a range for each call.
+
+        Returns:
+            a layer with the very same weight, bias and trained weight scale, uncalibrated.
+        """
+        kwargs = {name: getattr(self, name) for name in self.arguments}
+        twin = type(self)(bias=self.bias is not None, device="meta", config=None, **kwargs)
+        twin.weight, twin.bias = self.weight, self.bias
+        twin._init_ranges(self.config, self.weight.device)
+        if self.config.learned_scale:
+            twin.wts_scales = self.wts_scales
+        return twin.train(self.training)
+
     def to_float(self) -> nn.Module:
         """Return a float layer on this layer's own parameters, device and mode."""
         kwargs = {name: getattr(self, name) for name in self.arguments}
