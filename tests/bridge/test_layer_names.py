@@ -1,0 +1,157 @@
+"""Layer names from what each exporter leaves in a file, in order of how much it says."""
+
+import json
+
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from bridge import ConvTranspose2dQAT, LinearQAT
+from bridge.export.layer_names import module_path, scope_of_name
+from tests.bridge.exporting import EXPORTERS, export, read
+from tests.bridge.graphs import BIAS, GEMM, INTEGERS, X, model, the_layer
+from tests.bridge.layers import config
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def named(folder, *, node="", scopes=None, **renamed):
+    """The name the reader gives to a layer whose node, weight (w) or bias (b) have these names."""
+    proto = model(GEMM, b=BIAS)
+    operator = proto.graph.node[-1]
+    operator.name = node
+    if scopes is not None:  # what the default exporter writes beside every node
+        operator.metadata_props.add(key=SCOPES, value=scopes)
+    for old, new in renamed.items():
+        (tensor,) = (t for t in proto.graph.initializer if t.name == old)
+        tensor.name = new
+        for each in proto.graph.node:
+            each.input[:] = [new if name == old else name for name in each.input]
+    return the_layer(proto, folder).name
+
+
+SCOPE = json.dumps(["", "layer1", "layer1.0", "layer1.0.conv1", "conv2d"]).replace('"', "'")
+
+
+def test_the_module_scope_comes_first(tmp_path):
+    assert named(tmp_path, node="/x/Gemm", w="b.weight", scopes=SCOPE) == "layer1.0.conv1"
+
+
+@pytest.mark.parametrize(
+    "scopes", [None, "", "not a list", "[]", "['', 'linear']", "{'a': 1}", "7"]
+)
+def test_then_the_weights_path(tmp_path, scopes):
+    assert named(tmp_path, node="/x/Gemm", w="net.0.weight", scopes=scopes) == "net.0"
+    assert named(tmp_path, w="net.0.weight", b="net.1.bias", scopes=scopes) == "net.0"
+
+
+def test_the_weights_path_is_found_behind_its_pair_and_reshapes(tmp_path):
+    body = X + (
+        't = Transpose ("head.fc.weight") i = Identity (t) '
+        "wq = QuantizeLinear <axis = 1> (i, sw, zw) "
+        "wd = DequantizeLinear <axis = 1> (wq, sw, zw) y = MatMul (xd, wd)"
+    )
+    weight = INTEGERS.T.astype("float32").copy()
+    proto = model(body, **{"head.fc.weight": weight})
+    assert the_layer(proto, tmp_path).name == "head.fc"
+
+
+def test_then_the_path_of_the_bias(tmp_path):
+    assert named(tmp_path, node="/x/y/Gemm", b="net.3.bias") == "net.3"
+
+
+def test_then_the_scopes_in_the_nodes_name(tmp_path):
+    assert named(tmp_path, node="/layer1/layer1.0/conv1/Conv") == "layer1.0.conv1"
+
+
+def test_then_the_nodes_name_and_last_its_output(tmp_path):
+    assert named(tmp_path, node="fc") == "fc"
+    assert named(tmp_path, node="/Gemm") == "/Gemm"
+    assert named(tmp_path) == "y"
+
+
+@pytest.mark.parametrize("weight", [".weight", "weight", "weights", "a.weight.x", "a.bias"])
+def test_what_is_no_path_of_a_weight(tmp_path, weight):
+    assert named(tmp_path, node="fc", w=weight) == "fc"
+
+
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        ("/layer1/layer1.0/conv1/Conv", "layer1.0.conv1"),
+        ("/conv/Conv", "conv"),
+        ("/stem/stem.0/Conv", "stem.0"),
+        ("/a/b/c/Gemm_3", "a.b.c"),
+        ("/net/net.1/net.1.0/MatMul", "net.1.0"),
+        ("/a/ab/Conv", "a.ab"),
+        ("/Conv", ""),
+        ("Conv_7", ""),
+        ("node_conv2d", ""),
+        ("", ""),
+    ],
+)
+def test_scopes_in_a_node_name(name, scope):
+    assert scope_of_name(name) == scope
+
+
+def test_the_module_path_of_a_node():
+    for scopes, path in ((SCOPE, "layer1.0.conv1"), ("['', 'relu']", ""), ("['relu']", "")):
+        node = ir.node("Relu", [], metadata_props={SCOPES: scopes})
+        assert module_path(node) == path
+    assert module_path(ir.node("Relu", [])) == ""
+
+
+class Branches(nn.Module):
+    """Layers of one name in different branches."""
+
+    def __init__(self):
+        super().__init__()
+        given = config({"clip_max": 1.0})
+        self.branches = nn.ModuleDict(
+            {
+                name: nn.ModuleList([nn.Sequential(LinearQAT(3, 3, config=given))])
+                for name in ("left", "right")
+            }
+        )
+        self.ups = nn.ModuleList(
+            ConvTranspose2dQAT(2, 2, 1, groups=2, config=given) for _ in range(2)
+        )
+
+    def forward(self, x):
+        for name in ("left", "right"):
+            x = self.branches[name][0](x)
+        x = x.reshape(1, 2, 1, 3)
+        for up in self.ups:
+            x = up(x)
+        return x
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_paths_through_containers(tmp_path, exporter):
+    path = export(Branches().eval(), torch.ones(2, 3), tmp_path / "m.onnx", exporter)
+    assert [layer.name for layer in read(path)] == [
+        "branches.left.0.0",
+        "branches.right.0.0",
+        "ups.0",
+        "ups.1",
+    ]
+
+
+def test_what_torchscript_leaves_of_a_name(tmp_path):
+    # Its scopes hold the last part of a path only. Where the weight is laid out anew, which
+    # folds its name away, and there is no bias to tell, that part is the name.
+    given = config({"clip_max": 1.0})
+    up = ConvTranspose2dQAT(2, 2, 1, groups=2, bias=False, config=given)
+    holder = nn.ModuleDict({"up": up})
+
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = holder
+
+        def forward(self, x):
+            return self.parts["up"](x)
+
+    path = export(Root().eval(), torch.ones(1, 2, 1, 1), tmp_path / "m.onnx", "torchscript")
+    assert [layer.name for layer in read(path)] == ["up"]
