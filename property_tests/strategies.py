@@ -327,8 +327,8 @@ def _params(draw: DrawFn, *, shape: Shape, channels: int) -> dict[str, Any]:
     return params
 
 
-def _step(params: dict[str, Any]) -> float:
-    return float(params["clip"].max - params["clip"].min) / 255
+def _step(clip: Clip) -> float:
+    return float(clip.max - clip.min) / 255
 
 
 @st.composite
@@ -336,7 +336,7 @@ def linear_layers(draw: DrawFn) -> QuantizedLayer:
     out, inputs = draw(st.integers(1, 5)), draw(st.integers(1, 40))
     leading = draw(shapes(min_dims=1, max_dims=3, max_side=3))
     params = _params(draw, shape=(out, inputs), channels=out)
-    x = draw(dense_tensors(shape=(*leading, inputs))) * _step(params)
+    x = draw(dense_tensors(shape=(*leading, inputs))) * _step(params["clip"])
     return QuantizedLayer(x, params, draw(layer_specs()), {})
 
 
@@ -364,32 +364,34 @@ _channels = shapes(min_dims=4, max_dims=4, max_side=2).map(lambda s: (*s[:1], 2 
 def conv_layers(draw: DrawFn, *, axes: int) -> QuantizedLayer:
     """Convolutions over every option; padding "same" too, with even kernels."""
     batch, groups, ins, outs = draw(_channels)
-    kernel = draw(shapes(min_dims=axes, max_dims=axes, max_side=4 if axes == 2 else 3))
+    kernel = draw(shapes(min_dims=axes, max_dims=axes, max_side=3 if axes == 3 else 4))
     dilation = draw(_per_axis(low=1, high=2, axes=axes))
     padding = draw(st.sampled_from(["same", "valid"]) | _per_axis(low=0, high=2, axes=axes))
     stride = 1 if padding == "same" else draw(_per_axis(low=1, high=3, axes=axes))
     more = draw(shapes(min_dims=axes, max_dims=axes, max_side=4))
     sizes = [a + b for a, b in zip(_reach(kernel, dilation), more, strict=True)]
     params = _params(draw, shape=(groups * outs, ins, *kernel), channels=groups * outs)
-    x = draw(dense_tensors(shape=(batch, groups * ins, *sizes))) * _step(params)
+    x = draw(dense_tensors(shape=(batch, groups * ins, *sizes))) * _step(params["clip"])
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return QuantizedLayer(x, params, draw(layer_specs()), options)
 
 
 @st.composite
-def conv_transpose_layers(draw: DrawFn) -> QuantizedLayer:
+def conv_transpose_layers(draw: DrawFn, *, axes: int) -> QuantizedLayer:
     """Transposed convolutions; output_padding below stride or dilation, as torch wants it."""
     batch, groups, ins, outs = draw(_channels)
-    kernel = draw(shapes(min_dims=2, max_dims=2, max_side=4))
-    stride = draw(_per_axis(low=1, high=3, axes=2))
-    dilation = draw(_per_axis(low=1, high=2, axes=2))
-    widest = [max(pair) - 1 for pair in zip(_each(stride, 2), _each(dilation, 2), strict=True)]
+    kernel = draw(shapes(min_dims=axes, max_dims=axes, max_side=4))
+    stride = draw(_per_axis(low=1, high=3, axes=axes))
+    dilation = draw(_per_axis(low=1, high=2, axes=axes))
+    widest = [
+        max(pair) - 1 for pair in zip(_each(stride, axes), _each(dilation, axes), strict=True)
+    ]
     output_padding = tuple(draw(st.integers(0, most)) for most in widest)
     halves = [min(2, reach // 2) for reach in _reach(kernel, dilation)]
     padding = tuple(draw(st.integers(0, most)) for most in halves)
-    sizes = draw(shapes(min_dims=2, max_dims=2, max_side=4))
+    sizes = draw(shapes(min_dims=axes, max_dims=axes, max_side=4))
     params = _params(draw, shape=(groups * ins, outs, *kernel), channels=groups * outs)
-    x = draw(dense_tensors(shape=(batch, groups * ins, *sizes))) * _step(params)
+    x = draw(dense_tensors(shape=(batch, groups * ins, *sizes))) * _step(params["clip"])
     options = {
         "stride": stride,
         "padding": padding,
@@ -398,3 +400,22 @@ def conv_transpose_layers(draw: DrawFn) -> QuantizedLayer:
         "dilation": dilation,
     }
     return QuantizedLayer(x, params, draw(layer_specs()), options)
+
+
+class Product(NamedTuple):
+    a: Tensor
+    b: Tensor
+    params: dict[str, Clip]
+    spec: ActivationSpec
+
+
+@st.composite
+def products(draw: DrawFn) -> Product:
+    """Two activations to multiply, perhaps a batch of either."""
+    rows, inner, columns = draw(shapes(min_dims=3, max_dims=3, max_side=3))
+    batch, shared = draw(st.sampled_from([((), ()), ((2,), (2,)), ((2,), ()), ((2, 1), (3,))]))
+    clip_a, clip_b = draw(clips(extreme=False)), draw(clips(extreme=False))
+    params = {"input_clip": clip_a, "other_clip": clip_b}
+    a = draw(dense_tensors(shape=(*batch, rows, 7 * inner))) * _step(clip_a)
+    b = draw(dense_tensors(shape=(*shared, 7 * inner, columns))) * _step(clip_b)
+    return Product(a, b, params, draw(activation_specs(bits=(8, 16))))

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from property_tests.strategies import (
+    Product,
     QuantizedLayer,
     conv_layers,
     conv_transpose_layers,
     linear_layers,
     permutations,
+    products,
 )
 from qatfunc import Clip, operators
 from tests.qatfunc import integer_reference
@@ -33,6 +35,12 @@ def test_linear_equals_integers(layer: QuantizedLayer):
     assert_equals_integers(layer, operators.linear, integer_reference.linear)
 
 
+@given(conv_layers(axes=1))
+def test_conv1d_equals_integers(layer: QuantizedLayer):
+    """It is float32(integer sum + rounded bias) * scale, in every bit."""
+    assert_equals_integers(layer, operators.conv1d, integer_reference.convolution)
+
+
 @given(conv_layers(axes=2))
 def test_conv2d_equals_integers(layer: QuantizedLayer):
     """It is float32(integer sum + rounded bias) * scale, in every bit."""
@@ -45,12 +53,29 @@ def test_conv3d_equals_integers(layer: QuantizedLayer):
     assert_equals_integers(layer, operators.conv3d, integer_reference.convolution)
 
 
-@given(conv_transpose_layers())
+@given(conv_transpose_layers(axes=1))
+def test_conv_transpose1d_equals_integers(layer: QuantizedLayer):
+    """It is float32(integer sum + rounded bias) * scale, in every bit."""
+    assert_equals_integers(
+        layer, operators.conv_transpose1d, integer_reference.transposed_convolution
+    )
+
+
+@given(conv_transpose_layers(axes=2))
 def test_conv_transpose2d_equals_integers(layer: QuantizedLayer):
     """It is float32(integer sum + rounded bias) * scale, in every bit."""
     assert_equals_integers(
         layer, operators.conv_transpose2d, integer_reference.transposed_convolution
     )
+
+
+@given(products())
+def test_matmul_equals_integers(case: Product):
+    """It is float32(integer sum) * scales, in every bit."""
+    a, b, params, spec = case
+    y = operators.matmul(a, b, params, spec)
+    assert same_bits(y, integer_reference.matmul(a, b, list(params.values()), spec))
+    assert not has_negative_zero(y)
 
 
 @given(conv_layers(axes=2))
@@ -84,7 +109,7 @@ def test_inputs_commute(layer: QuantizedLayer, data: st.DataObject):
     assert same_bits(operators.linear(x[..., order], permuted, spec), y)
 
 
-@given(conv_transpose_layers())
+@given(conv_transpose_layers(axes=2))
 def test_inputs_are_unchanged(layer: QuantizedLayer):
     """Nothing writes to x or to a parameter."""
     x, params, spec, options = layer

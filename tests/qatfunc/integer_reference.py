@@ -74,6 +74,16 @@ def linear(x: Tensor, params: Mapping[str, Any], spec: Any) -> Tensor:
     return _quantized(lambda a, w: a @ w.T, x, params, spec, channel_axis=-1)
 
 
+def matmul(a: Tensor, b: Tensor, clips: Sequence[Any], spec: Any) -> Tensor:
+    """Two activations."""
+    codes, scales = [], []
+    for x, clip in zip((a, b), clips, strict=True):
+        scale, zero_point = activation_grid(*(end.numpy()[()] for end in clip), spec)
+        codes.append(centered_codes(x.numpy(), scale, zero_point, spec.bits))
+        scales.append(scale)
+    return torch.from_numpy((codes[0] @ codes[1]).astype(F32) * (scales[0] * scales[1]))
+
+
 def convolution(
     x: Tensor,
     params: Mapping[str, Any],
@@ -84,7 +94,7 @@ def convolution(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """conv2d and conv3d."""
+    """Convolutions over any number of axes."""
     axes = x.ndim - 2
     kernel = params["weight"].shape[2:]
     steps, gaps = _each(stride, axes), _each(dilation, axes)
@@ -115,7 +125,7 @@ def transposed_convolution(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
-    """conv_transpose2d: every input scatters its kernel over the output."""
+    """Transposed convolutions: every input scatters its kernel over the output."""
     axes = x.ndim - 2
     kernel = params["weight"].shape[2:]
     steps, gaps = _each(stride, axes), _each(dilation, axes)

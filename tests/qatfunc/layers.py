@@ -20,9 +20,24 @@ class Kind(NamedTuple):
     channels: int
     options: dict[str, Any]
 
+    @property
+    def layout(self) -> dict[str, Any]:
+        """Where the weight's output channels are, as qatfunc asks for it."""
+        transposed = self.reference is integer_reference.transposed_convolution
+        return {"transposed": transposed, "groups": self.options.get("groups", 1)}
+
 
 KINDS = {
     "linear": Kind(operators.linear, F.linear, integer_reference.linear, (3, 5), (4, 5), 4, {}),
+    "conv1d": Kind(
+        operators.conv1d,
+        F.conv1d,
+        integer_reference.convolution,
+        (2, 4, 9),
+        (6, 2, 3),
+        6,
+        {"stride": 2, "padding": 1, "dilation": 2, "groups": 2},
+    ),
     "conv2d": Kind(
         operators.conv2d,
         F.conv2d,
@@ -40,6 +55,15 @@ KINDS = {
         (3, 2, 2, 2, 3),
         3,
         {"padding": 1, "stride": (1, 2, 1)},
+    ),
+    "conv_transpose1d": Kind(
+        operators.conv_transpose1d,
+        F.conv_transpose1d,
+        integer_reference.transposed_convolution,
+        (2, 4, 5),
+        (4, 3, 3),
+        6,
+        {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2},
     ),
     "conv_transpose2d": Kind(
         operators.conv_transpose2d,

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.qatfunc.bits import same_bits
-from tests.qatfunc.layers import NAMES, Layer, layer
+from tests.qatfunc.layers import Layer, layer
 
 Params = dict[str, Any]
+NAMES = ["linear", "conv2d", "conv3d", "conv_transpose2d"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from torch import Tensor
@@ -117,7 +116,8 @@ def test_the_references_codes_are_quantizes(spec: LayerSpec):
 
 
 @pytest.mark.parametrize(
-    ("name", "kernel"), [("conv2d", (2, 3)), ("conv2d", (4, 1)), ("conv3d", (1, 2, 3))]
+    ("name", "kernel"),
+    [("conv1d", (4,)), ("conv2d", (2, 3)), ("conv2d", (4, 1)), ("conv3d", (1, 2, 3))],
 )
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_padding_by_name(name: str, kernel: tuple[int, ...], padding: str):
@@ -173,14 +173,31 @@ def test_no_negative_zero_comes_out(name: str, bias: float | None, bits: int):
 def test_without_a_clip_the_input_passes_unquantized(name: str):
     one = layer(name)
     params = {key: value for key, value in one.params.items() if key != "clip"}
-    layout = {"transposed": name == "conv_transpose2d", "groups": one.kind.options.get("groups", 1)}
-    weight = params["weight"]
+    layout, weight = one.kind.layout, params["weight"]
     quantized = fake_quantize(weight, arq_qparams(weight, WeightSpec(), **layout), WeightSpec())
     want = one.kind.plain(one.x, quantized, params["bias"], **one.kind.options)
     torch.testing.assert_close(one(one.x, params), want)
     assert not torch.equal(one(one.x, params), one(one.x, one.params))
     del params["bias"]
     want = one.kind.plain(one.x, quantized, **one.kind.options)
+    torch.testing.assert_close(one(one.x, params), want)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float_weight_meets_a_quantized_input(name: str):
+    one = layer(name, LayerSpec(weight=None))
+    activation = one.spec.activation
+    x = fake_quantize(one.x, ulq_qparams(one.params["clip"], activation), activation)
+    want = one.kind.plain(x, one.params["weight"], one.params["bias"], **one.kind.options)
+    torch.testing.assert_close(one(one.x, one.params), want)
+    assert not torch.equal(one(one.x, one.params), layer(name)(one.x, one.params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_quantized_is_the_plain_operator(name: str):
+    one = layer(name, LayerSpec(weight=None))
+    params = {"weight": one.params["weight"], "bias": one.params["bias"]}
+    want = one.kind.plain(one.x, *params.values(), **one.kind.options)
     torch.testing.assert_close(one(one.x, params), want)
 
 
@@ -206,11 +223,7 @@ class Float64Gradients:
     """The plain operator in float64 on the quantized input and weight, and the rules of ULQ."""
 
     def __init__(self, one: Layer, upstream: Tensor):
-        kind, options = one.kind, one.kind.options
-        layout = {
-            "transposed": kind is KINDS["conv_transpose2d"],
-            "groups": options.get("groups", 1),
-        }
+        kind, options, layout = one.kind, one.kind.options, one.kind.layout
         spec, weight = one.spec, one.params["weight"]
         grid = ulq_qparams(one.params["clip"], spec.activation)
         x = fake_quantize(one.x, grid, spec.activation).double().requires_grad_()
@@ -289,7 +302,7 @@ def test_an_input_of_another_rank_is_refused(name: str):
         one(x, one.params)
 
 
-@pytest.mark.parametrize("name", ["conv2d", "conv3d"])
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d"])
 def test_padding_of_another_name_is_refused(name: str):
     one = layer(name)
     with pytest.raises(ValueError, match=r'padding must be ints, "same" or "valid", got \'full\''):
