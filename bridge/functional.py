@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bridge.modules.base import qat_layers
+from bridge.modules.base import QATLayer, qat_layers
 from bridge.modules.ranges import RangedModule
 from qatfunc import calibration
 from qatfunc.model import Model
@@ -30,20 +30,22 @@ def functionalize(model: nn.Module) -> Model:
 
     params is {name: tensor} of the module's parameters, ranges included; state is a ModuleState.
     apply runs in the mode (train or eval) the model is in now, and BatchNorm's and the ranges'
-    new state is what update returns. All of it works under torch.func.
+    new state is what update returns. All of it works under torch.func. Trained weight scales start
+    from the weights as they are at init.
 
     Args:
         model: any module with QAT layers; it is copied, and not changed by any function.
     Returns:
-        init() -> (params, state) with the model's own values, calibrate, finish, apply, update.
+        init() -> (params, state) with the model's own values; calibrate, finish, apply, update.
     """
     template = copy.deepcopy(model)
     layers = dict(qat_layers(template))
-    training = template.training
+    modes = {module: module.training for module in template.modules()}
 
     def init() -> tuple[Params, ModuleState]:
         params = {n: p.detach().clone() for n, p in model.named_parameters()}
         buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
+        _start_scales(model, params, buffers)
         seen = {
             f"{path}.{name}": layer._calibration.get(name) or calibration.init(b.device)
             for path, layer in qat_layers(model)
@@ -61,12 +63,14 @@ def functionalize(model: nn.Module) -> Model:
         return output, buffers
 
     def calibrate(params: Params, state: ModuleState, *inputs: Any) -> ModuleState:
-        seen = dict(state.seen)
+        seen, buffers = dict(state.seen), dict(state.buffers)
 
         def hook(path: str, layer: RangedModule, arguments: tuple[Any, ...]) -> None:
             for name, x in zip(layer.ranges, arguments, strict=False):
                 if f"{path}.{name}" in seen:
-                    seen[f"{path}.{name}"] = calibration.update(seen[f"{path}.{name}"], x)
+                    taken = calibration.update(seen[f"{path}.{name}"], x)
+                    seen[f"{path}.{name}"] = taken
+                    buffers[_join(path, "cur_batch")] = taken.batches
 
         handles = [
             layer.register_forward_pre_hook(lambda m, a, path=path: hook(path, m, a))
@@ -76,10 +80,11 @@ def functionalize(model: nn.Module) -> Model:
             template.eval()
             run(params, state, inputs)
         finally:
-            template.train(training)
+            for module, training in modes.items():
+                module.training = training
             for handle in handles:
                 handle.remove()
-        return state._replace(seen=seen)
+        return ModuleState(buffers, seen)
 
     def finish(params: Params, state: ModuleState) -> tuple[Params, ModuleState]:
         params, buffers = dict(params), dict(state.buffers)
@@ -90,7 +95,6 @@ def functionalize(model: nn.Module) -> Model:
             for end, value in clip._asdict().items():
                 params[_join(path, f"{name}_clip_{end}")] = value
                 buffers[_join(path, f"{name}_clip_{end}_pre")] = value.clone()
-            buffers[_join(path, "cur_batch")] = seen.batches
         return params, ModuleState(buffers, {})
 
     def apply(params: Params, state: ModuleState, *inputs: Any) -> Any:
@@ -121,23 +125,38 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
             buffer.copy_(state.buffers[name])
     for path, layer in qat_layers(copied):
         layer._batches = int(layer.cur_batch)
-        layer._calibration = _seen_by(path, layer, state)
+        seen = _seen_by(path, layer, state)
+        layer._calibration = {name: one for name, one in seen.items() if int(one.batches)}
     return copied
+
+
+@torch.no_grad()
+def _start_scales(model: nn.Module, params: Params, buffers: dict[str, Tensor]) -> None:
+    """Start trained weight scales, as a module does with its first batch."""
+    for path, layer in qat_layers(model):
+        if not isinstance(layer, QATLayer) or not layer.config.learned_scale or layer._batches:
+            continue
+        params[_join(path, "wts_scales")] = layer._learned_scale(layer._arq_scale())
+        if layer.calibrated:
+            buffers[_join(path, "cur_batch")] += 1  # a given range: no batch will be calibrated
 
 
 @contextmanager
 def _phase(layers: Mapping[str, RangedModule], state: ModuleState) -> Iterator[None]:
     """Let the template's layers be calibrated, or not, as the state is."""
-    before = {path: (layer._batches, layer._calibration) for path, layer in layers.items()}
+    before = {
+        path: (layer._batches, layer._calibration, layer.training) for path, layer in layers.items()
+    }
     for path, layer in layers.items():
-        layer._calibration = _seen_by(path, layer, state)
-        layer._batches = 0 if layer._calibration else 1
+        layer._batches, layer._calibration = 1, _seen_by(path, layer, state)
+        # In training mode the forward would calibrate, and write into the caller's tensors.
+        layer.training = layer.training and not layer._calibration
         layer._warned = True
     try:
         yield
     finally:
         for path, layer in layers.items():
-            layer._batches, layer._calibration = before[path]
+            layer._batches, layer._calibration, layer.training = before[path]
 
 
 def _seen_by(

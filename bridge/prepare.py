@@ -37,6 +37,18 @@ _WITHOUT_OPERATOR = (
 )
 
 
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
     """What prepare_qat does to one layer.
@@ -266,11 +278,9 @@ def _to_qat(layer: nn.Module, config: Config) -> nn.Module:
 
 
 def _take_over(new: nn.Module, old: nn.Module) -> nn.Module:
-    """Give a replacement the hooks of what it replaces."""
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        getattr(new, name).update(getattr(old, name))
-    for name in ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
-        getattr(new, name).update(getattr(old, name))
+    """Give a replacement the hooks of what it replaces: the very dicts, so that handles work."""
+    for name in _HOOKS:
+        setattr(new, name, getattr(old, name))
     return new
 
 

@@ -107,7 +107,7 @@ class RangedModule(nn.Module):
     @torch.no_grad()
     def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
         """Take a batch into account; after the last one, set the ranges."""
-        for name, x in inputs.items():
+        for x in inputs.values():
             if not bool(torch.isfinite(x).all()):
                 raise ValueError(
                     f"{layer_path(self)}: calibration input has NaN or infinite values"
@@ -117,6 +117,7 @@ class RangedModule(nn.Module):
                     f"{layer_path(self)}: calibration input has no elements, its shape is "
                     f"{tuple(x.shape)}"
                 )
+        for name, x in inputs.items():
             state = self._calibration.get(name) or calibration.init(x.device)
             self._calibration[name] = calibration.update(state, x)
         self._count_batch()
@@ -159,7 +160,7 @@ class RangedModule(nn.Module):
             return  # a float layer's checkpoint says nothing about calibration
         self._batches = int(self.cur_batch)
         self._calibration = {}
-        for name in {key.partition(".")[0] for key in seen}:
+        for name in dict.fromkeys(key.partition(".")[0] for key in seen):
             fields = {f: seen[f"{name}.{f}"] for f in calibration.CalibrationState._fields}
             self._calibration[name] = _moved(calibration.CalibrationState(**fields), self.cur_batch)
 

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
+from bridge import (
+    Conv1dQAT,
+    Conv2dQAT,
+    Conv3dQAT,
+    ConvTranspose1dQAT,
+    ConvTranspose2dQAT,
+    LinearQAT,
+)
 from qatfunc import operators
 
 
@@ -31,6 +38,24 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "conv1d": Kind(
+        Conv1dQAT,
+        nn.Conv1d,
+        operators.conv1d,
+        F.conv1d,
+        (4, 6, 3),
+        {"stride": 2, "padding": 1, "dilation": 2, "groups": 2},
+        (2, 4, 8),
+    ),
+    "conv_transpose1d": Kind(
+        ConvTranspose1dQAT,
+        nn.ConvTranspose1d,
+        operators.conv_transpose1d,
+        F.conv_transpose1d,
+        (4, 6, 3),
+        {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 2},
+        (2, 4, 5),
+    ),
     "conv2d": Kind(
         Conv2dQAT,
         nn.Conv2d,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bridge import Conv2dQAT, LinearQAT, calibrate
+from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate
 from tests.bridge.layers import config, same_state, state
 
 
@@ -154,6 +154,16 @@ def test_input_that_is_not_finite_names_the_layer(value):
     with pytest.raises(ValueError, match=message):
         calibrate(model, [batch])
     assert model[1][0].cur_batch == 0, "the batch does not count"
+
+
+def test_a_batch_counts_for_both_operands_or_for_none():
+    product = MatMulQAT(config=config({"batch_num": 2}))
+    fine, bad = torch.ones(2, 2), torch.full((2, 2), float("nan"))
+    names = list(product.state_dict())
+    with pytest.raises(ValueError, match=r"^MatMulQAT: calibration input has NaN"):
+        product(fine, bad)
+    assert product.cur_batch == 0
+    assert list(product.state_dict()) == names
 
 
 def test_a_terminal_sees_a_progress_bar_and_a_file_does_not(monkeypatch, capsys):

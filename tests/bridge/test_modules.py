@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
+from bridge import (
+    Conv1dQAT,
+    Conv2dQAT,
+    Conv3dQAT,
+    ConvTranspose1dQAT,
+    ConvTranspose2dQAT,
+    LinearQAT,
+)
 from bridge.modules.base import qat_layers
 from tests.bridge.layers import KINDS, NAMES, config
 
@@ -30,8 +37,10 @@ CONVOLUTION = {
 @pytest.mark.parametrize(
     ("qat", "positional", "keyword_only"),
     [
+        (Conv1dQAT, CONVOLUTION, {}),
         (Conv2dQAT, CONVOLUTION, {}),
         (Conv3dQAT, CONVOLUTION, {}),
+        (ConvTranspose1dQAT, CONVOLUTION, {"output_padding": 0}),
         (ConvTranspose2dQAT, CONVOLUTION, {"output_padding": 0}),
         (
             LinearQAT,
@@ -70,8 +79,9 @@ def test_arguments_arrive_by_position():
     assert (layer.in_features, layer.out_features, layer.bias) == (5, 4, None)
 
 
-def test_forward_of_a_transposed_convolution_takes_an_output_size():
-    parameters = inspect.signature(ConvTranspose2dQAT.forward).parameters
+@pytest.mark.parametrize("qat", [ConvTranspose1dQAT, ConvTranspose2dQAT])
+def test_forward_of_a_transposed_convolution_takes_an_output_size(qat):
+    parameters = inspect.signature(qat.forward).parameters
     assert [(p.name, p.default) for p in parameters.values()][1:] == [
         ("x", REQUIRED),
         ("output_size", None),
@@ -144,6 +154,8 @@ HYPERPARAMETERS = [
 
 
 FLOAT_LAYERS = {
+    "conv1d": lambda: nn.Conv1d(4, 6, 3, 2, 1, 2, 2),
+    "conv_transpose1d": lambda: nn.ConvTranspose1d(4, 6, 3, 3, 1, 2, 2, False, 2),
     "conv2d": lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), 2),
     "conv2d-same": lambda: nn.Conv2d(4, 6, 3, padding="same", bias=False),
     "conv2d-valid": lambda: nn.Conv2d(4, 6, 3, padding="valid"),
