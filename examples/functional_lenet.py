@@ -17,10 +17,10 @@ from bridge.sensitivity import sensitivity, sensitivity_table
 from qatfunc.model import Model
 
 BATCH = 50
-LEARNING_RATE = 0.05
+LEARNING_RATE = 0.3
 MOMENTUM = 0.9
 MEMBERS = 4
-STEPS = 40
+STEPS = 80
 
 
 def sgd(params: Any, velocity: Any, gradients: Any) -> tuple[Any, Any]:
