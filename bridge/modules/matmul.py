@@ -53,7 +53,7 @@ class MatMulQAT(RangedModule):
                 return self.forward(input.to(torch.float32), other.to(torch.float32))
         check_product(input, other, lambda: layer_path(self))
         spec = self.config.activation
-        if not self.config.enabled:
+        if not (self.config.enabled and self.quantizes_input):
             return torch.matmul(input, other)
         if in_onnx_export():
             self._check_exportable()

@@ -11,7 +11,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
+from bridge import (
+    Conv1dQAT,
+    Conv2dQAT,
+    Conv3dQAT,
+    ConvTranspose1dQAT,
+    ConvTranspose2dQAT,
+    LinearQAT,
+)
 from bridge.modules.base import QATLayer
 from property_tests.bridge.numbers import Random, fill, fillings, inputs, mixtures
 
@@ -45,6 +52,12 @@ class Case:
 
 
 @st.composite
+def conv1d_cases(draw: Draw, *, bits: int = 8) -> Case:
+    """Any Conv1dQAT with up to 3 x 3 channels a group and kernels of 5."""
+    return _conv_case(draw, Conv1dQAT, spatial=1, largest=5, bits=bits)
+
+
+@st.composite
 def conv2d_cases(draw: Draw, *, bits: int = 8) -> Case:
     """Any Conv2dQAT with up to 3 x 3 channels a group and 4 x 4 kernels."""
     return _conv_case(draw, Conv2dQAT, spatial=2, largest=4, bits=bits)
@@ -57,45 +70,15 @@ def conv3d_cases(draw: Draw, *, bits: int = 8) -> Case:
 
 
 @st.composite
+def conv_transpose1d_cases(draw: Draw, *, bits: int = 8) -> Case:
+    """Any ConvTranspose1dQAT whose output_padding ONNX Runtime takes: less than the stride."""
+    return _conv_transpose_case(draw, ConvTranspose1dQAT, spatial=1, bits=bits)
+
+
+@st.composite
 def conv_transpose2d_cases(draw: Draw, *, bits: int = 8) -> Case:
     """Any ConvTranspose2dQAT whose output_padding ONNX Runtime takes: less than the stride."""
-    groups, channels_in, channels_out = draw(_channels())
-    kernel, stride = draw(_sizes(2, 1, 4)), draw(_sizes(2, 1, 3))
-    dilation, padding = draw(_sizes(2, 1, 2)), draw(_sizes(2, 0, 2))
-    size, smallest = [], []
-    for k, s, d, p in zip(kernel, stride, dilation, padding, strict=True):
-        reach = d * (k - 1) + 1
-        # (n - 1) * s + reach - 2 * p >= 1
-        needed = max(1, -((reach - 2 * p - 1) // s) + 1)
-        size.append(needed + draw(st.integers(0, 3)))
-        smallest.append((size[-1] - 1) * s + reach - 2 * p)
-    output_padding = tuple(draw(st.integers(0, s - 1)) for s in stride)
-    output_size = None
-    if draw(st.booleans()):
-        output_size = [n + p for n, p in zip(smallest, output_padding, strict=True)]
-    given = (0, 0) if output_size else output_padding
-    layer = ConvTranspose2dQAT(
-        channels_in,
-        channels_out,
-        kernel,
-        stride,
-        padding,
-        dilation,
-        groups,
-        bias=draw(st.booleans()),
-        output_padding=given,
-        config=draw(configs(bits=bits)),
-    )
-    random = draw(randoms())
-    fill(layer, draw(fillings()), random)
-    x = inputs(layer, (draw(st.integers(1, 2)), channels_in, *size), draw(mixtures()), random)
-    return Case(
-        layer=layer.eval(),
-        x=x,
-        output_padding=output_padding,
-        output_size=output_size,
-        other_form=draw(st.booleans()),
-    )
+    return _conv_transpose_case(draw, ConvTranspose2dQAT, spatial=2, bits=bits)
 
 
 @st.composite
@@ -137,6 +120,46 @@ def _conv_case(draw: Draw, kind: type, *, spatial: int, largest: int, bits: int)
     fill(layer, draw(fillings()), random)
     x = inputs(layer, (draw(st.integers(1, 2)), channels_in, *size), draw(mixtures()), random)
     return Case(layer=layer.eval(), x=x)
+
+
+def _conv_transpose_case(draw: Draw, kind: type, *, spatial: int, bits: int) -> Case:
+    groups, channels_in, channels_out = draw(_channels())
+    kernel, stride = draw(_sizes(spatial, 1, 4)), draw(_sizes(spatial, 1, 3))
+    dilation, padding = draw(_sizes(spatial, 1, 2)), draw(_sizes(spatial, 0, 2))
+    size, smallest = [], []
+    for k, s, d, p in zip(kernel, stride, dilation, padding, strict=True):
+        reach = d * (k - 1) + 1
+        # (n - 1) * s + reach - 2 * p >= 1
+        needed = max(1, -((reach - 2 * p - 1) // s) + 1)
+        size.append(needed + draw(st.integers(0, 3)))
+        smallest.append((size[-1] - 1) * s + reach - 2 * p)
+    output_padding = tuple(draw(st.integers(0, s - 1)) for s in stride)
+    output_size = None
+    if draw(st.booleans()):
+        output_size = [n + p for n, p in zip(smallest, output_padding, strict=True)]
+    given = (0,) * spatial if output_size else output_padding
+    layer = kind(
+        channels_in,
+        channels_out,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        bias=draw(st.booleans()),
+        output_padding=given,
+        config=draw(configs(bits=bits)),
+    )
+    random = draw(randoms())
+    fill(layer, draw(fillings()), random)
+    x = inputs(layer, (draw(st.integers(1, 2)), channels_in, *size), draw(mixtures()), random)
+    return Case(
+        layer=layer.eval(),
+        x=x,
+        output_padding=output_padding,
+        output_size=output_size,
+        other_form=draw(st.booleans()),
+    )
 
 
 @st.composite

@@ -135,6 +135,15 @@ def test_a_histograms_winner_is_certified_and_exact():
     assert found.clip.max < values.abs().max()
 
 
+def test_a_winner_that_is_not_exact_is_not_certified():
+    # A 16-bit step is narrower than a bin, and candidates 0.2% apart are almost equally good.
+    values = torch.rand(EXACT_VALUES + 1, generator=torch.Generator().manual_seed(0))
+    spec, how = ActivationSpec(bits=16), SearchSpec(start=0.98, end=1.02, step=0.002)
+    found = calibration.search(seen(values), spec, how)
+    assert found.clip.max != search_clip(summarize_values(values), spec, how).clip.max
+    assert not found.certified
+
+
 def test_a_percentile_beyond_the_tail_is_not_certified():
     values = normal(EXACT_VALUES + 1)
     for name in ("max_percentile", "min_percentile"):

@@ -55,6 +55,13 @@ def test_no_negative_zero_comes_out(spec: ActivationSpec):
         assert not has_negative_zero(y)
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_sum_of_one_negative_zero_is_zero(spec: ActivationSpec):
+    params = {"input_clip": clip(1.0, -1.0), "other_clip": clip(1.0, -1.0)}
+    y = operators.matmul(torch.zeros(2, 1), torch.tensor([[-0.5, 0.5]]), params, spec)
+    assert same_bits(y, torch.zeros(2, 2))
+
+
 def test_without_clips_it_is_the_plain_product():
     left, right, _ = operands((3, 5), (5, 2))
     assert torch.equal(operators.matmul(left, right, {}, ActivationSpec()), left @ right)

@@ -169,6 +169,14 @@ def test_no_negative_zero_comes_out(name: str, bias: float | None, bits: int):
         assert not has_negative_zero(y)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_sum_of_one_negative_zero_is_zero(bits: int):
+    spec = LayerSpec(activation=ActivationSpec(bits=bits))
+    params = {"weight": torch.tensor([[-1.0], [-1.0]]), "clip": clip(1.0, -1.0)}
+    y = operators.linear(torch.tensor([[0.0], [-0.0], [1e-9]]), params, spec)
+    assert same_bits(y, torch.zeros(3, 2))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_clip_the_input_passes_unquantized(name: str):
     one = layer(name)

@@ -1,0 +1,239 @@
+"""Folding BatchNorm: the same function, the pairs that may be folded, and trained folds."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bridge import (
+    Conv2dQAT,
+    LinearQAT,
+    bake_batch_norm,
+    calibrate,
+    convert_qat_model,
+    fold_batch_norm,
+    prepare_qat,
+    verify,
+)
+from bridge.batch_norm import find_pairs
+from tests.bridge.exporting import EXPORTERS, export
+from tests.bridge.layers import same_state, state
+
+
+def randomized(model):
+    """Give every BatchNorm statistics and parameters of its own."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.2, 3.0)
+    return model.eval()
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.detach().abs().max()))
+
+
+LAYERS = {
+    "conv1d": (nn.Conv1d(4, 6, 3, groups=2), nn.BatchNorm1d(6), (2, 4, 7)),
+    "conv2d": (nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), (2, 4, 5, 5)),
+    "conv3d": (nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), (2, 1, 3, 3, 3)),
+    "transposed1d": (nn.ConvTranspose1d(4, 6, 3, groups=2), nn.BatchNorm1d(6), (2, 4, 5)),
+    "transposed2d": (
+        nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, bias=False),
+        nn.BatchNorm2d(6),
+        (2, 4, 5, 5),
+    ),
+    "transposed3d": (nn.ConvTranspose3d(2, 4, 2, groups=2), nn.BatchNorm3d(4), (2, 2, 3, 3, 3)),
+    "linear": (nn.Linear(4, 6), nn.BatchNorm1d(6), (5, 4)),
+    "linear without bias": (nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6), (5, 4)),
+}
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_folded_layer_computes_the_same(name, trainable):
+    layer, norm, shape = LAYERS[name]
+    model, x = randomized(nn.Sequential(layer, norm, nn.ReLU())), torch.randn(shape)
+    before, y = state(model), model(x)
+    folded = fold_batch_norm(model, trainable=trainable)
+    assert type(folded[1]) is nn.Identity
+    close(folded(x), y)
+    assert not torch.equal(folded[0].weight, layer.weight)
+    assert same_state(state(model), before), "the model itself stays"
+    assert parametrize.is_parametrized(folded[0]) == trainable
+
+
+def test_inplace_folds_the_model_itself():
+    layer, norm, _ = LAYERS["conv2d"]
+    model = nn.Sequential(layer, norm)
+    copied = fold_batch_norm(model)
+    assert model[1] is norm
+    inner = nn.Sequential(copied[0], nn.BatchNorm2d(6))
+    assert fold_batch_norm(inner, inplace=True) is inner
+    assert type(inner[1]) is nn.Identity
+
+
+class Paths(nn.Module):
+    """What may be folded, and what looks like it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.used_twice, self.after = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.called_twice, self.one, self.two = (
+            nn.Conv2d(4, 4, 1),
+            *(nn.BatchNorm2d(4) for _ in "12"),
+        )
+        self.left, self.right, self.both = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.late, self.activated = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.quantized, self.norm = Conv2dQAT(4, 4, 1), nn.BatchNorm2d(4)
+        self.first = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.first(x))
+        y = self.used_twice(x)
+        x = self.after(y) + y
+        x = self.two(self.called_twice(self.one(self.called_twice(x))))
+        x = self.both(self.left(x)) + self.both(self.right(x))
+        x = self.activated(torch.relu(self.late(x)))
+        return self.norm(self.quantized(x))
+
+
+def test_pairs_are_found_where_folding_is_right():
+    model = randomized(Paths())
+    assert find_pairs(model) == [("stem.0", "stem.1"), ("quantized", "norm")]
+    x = torch.randn(2, 3, 4, 4)
+    calibrate(model, [x])
+    folded = fold_batch_norm(model)
+    left = [n for n, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert left == ["after", "one", "two", "both", "activated", "first"]
+    assert type(folded.quantized) is Conv2dQAT
+    # What is quantized is another weight; so about the same.
+    assert (folded(x) - model(x)).abs().max() < 0.05 * model(x).abs().max()
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) if x.sum() > 0 else x
+
+
+def test_a_model_that_cannot_be_traced_needs_pairs():
+    model, x = randomized(Branching()), torch.rand(2, 1, 5, 5)
+    with pytest.raises(ValueError, match=r"^the model cannot be traced, give the pairs: "):
+        fold_batch_norm(model)
+    folded = fold_batch_norm(model, pairs=[("conv", "norm")])
+    close(folded(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "message"),
+    [
+        (
+            nn.ReLU(),
+            nn.BatchNorm2d(4),
+            r"^0 and 1 must be a convolution .* got ReLU and BatchNorm2d",
+        ),
+        (nn.Conv2d(1, 4, 1), nn.GroupNorm(2, 4), r"got Conv2d and GroupNorm$"),
+        (
+            nn.Conv2d(1, 4, 1),
+            nn.BatchNorm2d(4, track_running_stats=False),
+            "^1: needs running statistics and affine parameters to fold$",
+        ),
+        (nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4, affine=False), "^1: needs running statistics"),
+        (nn.Linear(1, 4), nn.BatchNorm1d(5), "^0 has 4 outputs, 1 normalizes 5$"),
+        (
+            nn.ConvTranspose2d(4, 2, 1),
+            nn.BatchNorm2d(4),
+            "^0 has 2 outputs, 1 normalizes 4$",
+        ),
+    ],
+)
+def test_pairs_that_cannot_be_folded_are_errors(layer, norm, message):
+    with pytest.raises(ValueError, match=message):
+        fold_batch_norm(nn.Sequential(layer, norm), pairs=[("0", "1")])
+
+
+def test_a_trainable_fold_trains_what_was_there():
+    model = randomized(nn.Sequential(Conv2dQAT(1, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    x = torch.randn(8, 1, 5, 5)
+    folded = fold_batch_norm(model, trainable=True)
+    calibrate(folded, [x])
+    folded.train()
+    names = {name for name, _ in folded.named_parameters() if "clip" not in name}
+    assert names == {
+        "0.parametrizations.weight.original",
+        "0.parametrizations.weight.0.norm.weight",
+        "0.parametrizations.weight.0.norm.bias",
+        "0.parametrizations.bias.original",
+    }
+    before = state(folded)
+    optimizer = torch.optim.SGD(folded.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        folded(x).square().mean().backward()
+        optimizer.step()
+    moved = {name for name, value in state(folded).items() if not torch.equal(value, before[name])}
+    assert moved >= names, "gamma and beta too"
+    assert not any("running" in name or "tracked" in name for name in moved)
+    y = folded.eval()(x)
+    assert bake_batch_norm(folded) is folded
+    assert torch.equal(folded(x), y)
+    assert {n for n, _ in folded.named_parameters() if "clip" not in n} == {"0.weight", "0.bias"}
+    assert type(folded[0]) is Conv2dQAT
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_fold_that_trains_cannot_be_exported_before_it_is_baked(tmp_path):
+    model = randomized(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    folded = fold_batch_norm(prepare_qat(model), trainable=True)
+    x = torch.randn(5, 3)
+    calibrate(folded, [x])
+    with pytest.raises(RuntimeError, match=r"^0 .*: the weight is parametrized; remove the"):
+        export(folded, (x,), tmp_path / "inter.onnx", "torchscript")
+
+
+def test_baking_leaves_other_parametrizations():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    model = nn.Sequential(layer)
+    bake_batch_norm(model)
+    assert parametrize.is_parametrized(model[0], "weight")
+
+
+class Grouped(nn.Module):
+    """A ReLU network with every kind of pair, float before it is prepared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.up, self.norm2 = nn.ConvTranspose2d(8, 6, 3, groups=2), nn.BatchNorm2d(6)
+        self.fc, self.norm3 = nn.Linear(6, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv(x)))
+        x = torch.relu(self.norm2(self.up(x)))
+        return torch.relu(self.norm3(self.fc(x.amax((2, 3)))))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("order", ["fold first", "prepare first", "trainable"])
+def test_a_folded_network_is_exact(exporter, order, tmp_path):
+    model, x = randomized(Grouped()), torch.randn(3, 3, 6, 6)
+    assert len(find_pairs(model)) == 3
+    if order == "fold first":
+        quantized = prepare_qat(fold_batch_norm(model))
+    else:
+        quantized = fold_batch_norm(prepare_qat(model), trainable=order == "trainable")
+    calibrate(quantized, [x])
+    if order == "trainable":
+        bake_batch_norm(quantized)
+    inter = export(quantized, (x,), tmp_path / "inter.onnx", exporter)
+    conversion = convert_qat_model(inter, tmp_path / "out")
+    assert [layer.name for layer in conversion.layers] == ["conv", "up", "fc"]
+    assert verify(quantized, inter, conversion.fake_quant, conversion.deploy, x).exact
+    assert type(quantized.fc) is LinearQAT
