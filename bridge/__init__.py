@@ -1,9 +1,11 @@
 """Quantization-aware training in torch, and the ONNX models that compute what training computed."""
 
+from bridge.batch_norm import bake_batch_norm, fold_batch_norm
 from bridge.calibrate import calibrate
 from bridge.export.convert import Conversion, convert_qat_model
 from bridge.export.errors import ConversionError
 from bridge.export.verify import Verification, verify
+from bridge.functional import functionalize, to_module
 from bridge.modules import (
     Conv1dQAT,
     Conv2dQAT,
@@ -14,6 +16,14 @@ from bridge.modules import (
     MatMulQAT,
 )
 from bridge.prepare import LayerPlan, float_model, plan_qat, prepare_qat
+from bridge.switches import (
+    freeze_clips,
+    freeze_weight_scales,
+    frozen_clips,
+    frozen_weight_scales,
+    quantization,
+    set_quantization,
+)
 
 __all__ = [
     "Conv1dQAT",
@@ -27,10 +37,20 @@ __all__ = [
     "LinearQAT",
     "MatMulQAT",
     "Verification",
+    "bake_batch_norm",
     "calibrate",
     "convert_qat_model",
     "float_model",
+    "fold_batch_norm",
+    "freeze_clips",
+    "freeze_weight_scales",
+    "frozen_clips",
+    "frozen_weight_scales",
+    "functionalize",
     "plan_qat",
     "prepare_qat",
+    "quantization",
+    "set_quantization",
+    "to_module",
     "verify",
 ]

@@ -50,7 +50,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
 
 
 def _missing(layers: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: layer for path, layer in layers.items() if not layer.calibrated}
+    return {path: layer for path, layer in layers.items() if layer.awaits_calibration}
 
 
 def _call(model: nn.Module, batch: Any) -> None:

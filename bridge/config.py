@@ -20,7 +20,8 @@ class QATConfig:
 
     Args:
         enabled: whether the layer is quantized at all.
-        layer: grids of weight and activation.
+        weight: grid of the weight.
+        activation: grid of the input.
         search: how the clips are found.
         clip: (max, min) given by hand, or None to search.
         learned_scale: weight scales are trained (ulq_retrain) instead of ARQ's.
@@ -28,11 +29,17 @@ class QATConfig:
     """
 
     enabled: bool
-    layer: LayerSpec
+    weight: WeightSpec
+    activation: ActivationSpec
     search: SearchSpec
     clip: tuple[float, float] | None
     learned_scale: bool
     reciprocal_scale: bool
+
+    @property
+    def layer(self) -> LayerSpec:
+        """Both grids."""
+        return LayerSpec(weight=self.weight, activation=self.activation)
 
 
 def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATConfig:
@@ -64,16 +71,14 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
     fixed_min = data.boolean("fixed_min", default=False)
     return QATConfig(
         enabled=top.boolean("retrain_enable", default=True),
-        layer=LayerSpec(
-            weight=WeightSpec(
-                bits=_BITS[weight.choice("dst_type", ("INT8",))],
-                per_channel=weight.boolean("channel_wise", default=channel_wise),
-            ),
-            activation=ActivationSpec(
-                bits=_BITS[data.choice("dst_type", tuple(_BITS))],
-                symmetric=not data.boolean("asymmetric", default=True),
-                fixed_min=fixed_min,
-            ),
+        weight=WeightSpec(
+            bits=_BITS[weight.choice("dst_type", ("INT8",))],
+            per_channel=weight.boolean("channel_wise", default=channel_wise),
+        ),
+        activation=ActivationSpec(
+            bits=_BITS[data.choice("dst_type", tuple(_BITS))],
+            symmetric=not data.boolean("asymmetric", default=True),
+            fixed_min=fixed_min,
         ),
         search=SearchSpec(batch_num=data.positive("batch_num", default=1)),
         clip=_read_clip(data, fixed_min=fixed_min),

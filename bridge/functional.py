@@ -25,7 +25,7 @@ class ModuleState(NamedTuple):
     """What calibration has seen of each quantized input; empty once the ranges are set."""
 
 
-def functional(model: nn.Module) -> Model:
+def functionalize(model: nn.Module) -> Model:
     """Return a model as pure functions over pytrees.
 
     params is {name: tensor} of the module's parameters, ranges included; state is a ModuleState.
@@ -86,7 +86,7 @@ def functional(model: nn.Module) -> Model:
         for key, seen in state.seen.items():
             path, _, name = key.rpartition(".")
             config = layers[path].config
-            clip = calibration.finish(seen, config.layer.activation, config.search)
+            clip = calibration.finish(seen, config.activation, config.search)
             for end, value in clip._asdict().items():
                 params[_join(path, f"{name}_clip_{end}")] = value
                 buffers[_join(path, f"{name}_clip_{end}_pre")] = value.clone()
@@ -107,11 +107,11 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
     """Return a copy of a model that holds functional parameters and state.
 
     Args:
-        model: the model that functional was called on, or one of its shape.
+        model: the model that functionalize was called on, or one of its shape.
         params: from the functional form.
         state: from the functional form.
     Returns:
-        the copy; functional(copy).init() gives the same pytrees back.
+        the copy; functionalize(copy).init() gives the same pytrees back.
     """
     copied = copy.deepcopy(model)
     with torch.no_grad():

@@ -212,7 +212,7 @@ def _plan(
     read = read_config(chosen, channel_wise=qat_class.operator.channel_wise)
     if not read.enabled:
         return plan(_SKIP, "retrain_enable is False")
-    if read.layer.weight.per_channel and not qat_class.operator.may_be_channel_wise:
+    if read.weight.per_channel and not qat_class.operator.may_be_channel_wise:
         weight = {**(chosen.get("retrain_weight_config") or {}), "channel_wise": False}
         chosen["retrain_weight_config"] = weight
         reason += ", one weight scale (channel_wise is not for this class)"

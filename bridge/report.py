@@ -1,6 +1,7 @@
 """Tables of what a conversion did and of what a verification saw."""
 
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from bridge.export.convert import Conversion
@@ -22,7 +23,7 @@ def conversion_table(conversion: Conversion) -> Table:
         table.add_column(column)
     for layer in conversion.layers:
         table.add_row(
-            layer.name,
+            escape(layer.name),
             layer.op,
             layer.form,
             f"int{layer.bits} {layer.scale_x:.3g} zp {layer.zero_point_x}",
@@ -30,7 +31,8 @@ def conversion_table(conversion: Conversion) -> Table:
             _exactness(layer.bound, proven=layer.proven),
         )
     for operator in conversion.left_in_float:
-        table.add_row(operator.name, operator.op, "float", operator.reason, "", "")
+        name, reason = escape(operator.name), escape(operator.reason)
+        table.add_row(name, operator.op, "float", reason, "", "")
     return table
 
 
@@ -48,14 +50,14 @@ def verification_table(verification: Verification) -> Table:
     for layer in verification.layers:
         exactness = _exactness(layer.bound, proven=layer.proven, measured=layer.measured)
         codes = _cell(layer.codes_torch_fake, "steps"), _cell(layer.codes_fake_deploy, "steps")
-        table.add_row(f"{layer.name} input", *codes, "")
+        name = escape(layer.name)
+        table.add_row(f"{name} input", *codes, "")
         outputs = _cell(layer.output_torch_fake, "acc"), _cell(layer.output_fake_deploy, "acc")
-        table.add_row(f"{layer.name} output", *outputs, exactness)
+        table.add_row(f"{name} output", *outputs, exactness)
     for output in verification.outputs:
-        table.add_row(
-            f"output {output.name}", _cell(output.torch_fake, ""), _cell(output.fake_deploy, ""), ""
-        )
-    table.caption = (
+        cells = _cell(output.torch_fake, ""), _cell(output.fake_deploy, "")
+        table.add_row(f"output {escape(output.name)}", *cells, "")
+    table.caption = escape(
         f"first difference: torch / fake-quant {verification.first_torch_fake or 'none'}, "
         f"fake-quant / deploy {verification.first_fake_deploy or 'none'}"
     )
@@ -79,4 +81,5 @@ def _cell(difference: Difference | None, unit: str) -> str:
         return "-"
     if not difference.count:
         return f"0 of {difference.total:,}"
-    return f"{difference.count:,} of {difference.total:,} ({difference.largest:.3g} {unit})".strip()
+    largest = f"{difference.largest:.3g} {unit}".strip()
+    return f"{difference.count:,} of {difference.total:,} ({largest})"

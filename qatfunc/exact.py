@@ -10,7 +10,7 @@ from qatfunc.arq import arq_quantize
 from qatfunc.channels import per_output, to_full_rank
 from qatfunc.lsq import lsq_quantize
 from qatfunc.params import Clip, QParams
-from qatfunc.spec import ActivationSpec, LayerSpec
+from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
 from qatfunc.ste import straight_through
 from qatfunc.ulq import ulq_quantize
 
@@ -40,27 +40,50 @@ def quantized_op(
         transposed: whether the operator is a transposed convolution.
         groups: groups of the operator.
     Returns:
-        float32 output; without params["clip"], op on x as it is.
+        float32 output; without params["clip"], or spec.weight, what is not quantized is float.
     Gradient: ULQ's for x and clip, ARQ's or LSQ's for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
-    q_weight, w_qparams = _quantize_weight(params, spec, transposed=transposed, groups=groups)
     trailing = (1,) * (x.ndim - 2) if channel_axis == 1 else ()
-    scale_w = per_output(w_qparams.scale, transposed=transposed, groups=groups)
-    scale_w = scale_w.reshape(-1, *trailing)
     bias = params.get("bias")
     bias = None if bias is None else bias.reshape(-1, *trailing)
-
-    if params.get("clip") is None:
-        y = op(x, q_weight * w_qparams.scale)
-        return y if bias is None else y + bias
-
-    q_x, x_qparams = ulq_quantize(x, params["clip"], spec.activation)
-    rescale = x_qparams.scale * scale_w
+    clip = params.get("clip")
+    if clip is None or spec.weight is None:
+        return _partly_quantized(op, x, params, spec, bias, transposed=transposed, groups=groups)
+    q_weight, w_qparams = _quantize_weight(
+        params, spec.weight, transposed=transposed, groups=groups
+    )
+    scale_w = per_output(w_qparams.scale, transposed=transposed, groups=groups)
+    q_x, x_qparams = ulq_quantize(x, clip, spec.activation)
+    rescale = x_qparams.scale * scale_w.reshape(-1, *trailing)
     if spec.wide:
         q_x, q_weight = q_x.to(torch.float64), q_weight.to(torch.float64)
     acc = op(q_x, q_weight)
     return _add_bias(acc, bias, rescale).to(torch.float32) * rescale
+
+
+def _partly_quantized(
+    op: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    params: Params,
+    spec: LayerSpec,
+    bias: Tensor | None,
+    *,
+    transposed: bool,
+    groups: int,
+) -> Tensor:
+    """Compute in float where the input, the weight or both are not quantized."""
+    weight = params["weight"]
+    if params.get("clip") is not None:
+        q_x, x_qparams = ulq_quantize(x, params["clip"], spec.activation)
+        x = q_x * x_qparams.scale
+    if spec.weight is not None:
+        integers, qparams = _quantize_weight(
+            params, spec.weight, transposed=transposed, groups=groups
+        )
+        weight = integers * qparams.scale
+    y = op(x, weight)
+    return y if bias is None else y + bias
 
 
 def _add_bias(acc: Tensor, bias: Tensor | None, rescale: Tensor) -> Tensor:
@@ -75,15 +98,15 @@ def _add_bias(acc: Tensor, bias: Tensor | None, rescale: Tensor) -> Tensor:
 
 
 def _quantize_weight(
-    params: Params, spec: LayerSpec, *, transposed: bool, groups: int
+    params: Params, spec: WeightSpec, *, transposed: bool, groups: int
 ) -> tuple[Tensor, QParams]:
     weight = params["weight"]
     scale = params.get("weight_scale")
     if scale is None:
-        return arq_quantize(weight, spec.weight, transposed=transposed, groups=groups)
+        return arq_quantize(weight, spec, transposed=transposed, groups=groups)
     full = to_full_rank(scale, weight, transposed=transposed, groups=groups)
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    return lsq_quantize(weight, full, spec.weight, channels=channels)
+    return lsq_quantize(weight, full, spec, channels=channels)
 
 
 def quantized_matmul(

@@ -112,11 +112,11 @@ class LayerSpec:
     """The grids of one quantized operator.
 
     Args:
-        weight: the weight's grid.
-        activation: the input's grid.
+        weight: the weight's grid, None for a float weight.
+        activation: the input's grid; whether the input is quantized is up to params["clip"].
     """
 
-    weight: WeightSpec = field(default_factory=WeightSpec)
+    weight: WeightSpec | None = field(default_factory=WeightSpec)
     activation: ActivationSpec = field(default_factory=ActivationSpec)
 
     @property
@@ -126,4 +126,4 @@ class LayerSpec:
         An 8-bit by 8-bit layer sums exactly in float32 up to 2^24; 16-bit activations pass
         that within a few elements, so their sums are carried in float64 (exact to 2^53).
         """
-        return self.activation.bits + self.weight.bits > 16
+        return self.weight is not None and self.activation.bits + self.weight.bits > 16

@@ -8,6 +8,8 @@
 The device multiplies by the reciprocal of the scale, so the fake-quant twin does too.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -37,6 +39,25 @@ def check_layer(layer: QuantizedLayer) -> None:
             f"layer {layer.name!r}: target 'ascend' takes one weight scale a tensor for "
             f"{layer.node.op_type}, got {layer.scale_w.size}"
         )
+
+
+def check_layers(layers: Sequence[QuantizedLayer]) -> None:
+    """Raise unless the target can hold all layers together.
+
+    Args:
+        layers: of one graph.
+    Raises:
+        ConversionError: two layers share a weight, or check_layer refuses one.
+    """
+    owners: dict[str, str] = {}
+    for layer in layers:
+        check_layer(layer)
+        owner = owners.setdefault(layer.weight_source, layer.name)
+        if layer.weight_source and owner != layer.name:
+            raise ConversionError(
+                f"layers {owner!r} and {layer.name!r} share a weight, which target 'ascend' does "
+                "not allow; use target 'ort', or give each a weight of its own"
+            )
 
 
 def ascend_input(
@@ -93,7 +114,6 @@ def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer.
     """
-    check_layer(layer)
     x = reciprocal_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
     sums = scribe.op(layer.op, x, layer.weight.astype(np.float32), **layer.attributes)
     write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
@@ -106,7 +126,6 @@ def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer.
     """
-    check_layer(layer)
     x = ascend_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
     if layer.op == "MatMul" and layer.bias is not None and layer.node.op_type == "Gemm":
         sums = scribe.op("Gemm", x, layer.weight, layer.bias)

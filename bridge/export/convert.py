@@ -1,6 +1,6 @@
 """convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -33,6 +33,8 @@ from bridge.export.scribe import Scribe
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
+
+_NO_LIMIT = 1 << 62
 
 Writer = Callable[[Scribe, QuantizedLayer], None]
 ProductWriter = Callable[[Scribe, QuantizedProduct], None]
@@ -101,6 +103,7 @@ class Target:
         choose: picks the form of a layer of the deploy model.
         fake_product: writes a product of two activations of the fake-quant model.
         product: writes one of the deploy model.
+        check: refuses layers that the target cannot hold.
         finish: last changes to the deploy model.
     """
 
@@ -108,6 +111,7 @@ class Target:
     choose: Callable[[QuantizedLayer], Form]
     fake_product: ProductWriter
     product: ProductWriter
+    check: Callable[[Sequence[QuantizedLayer]], None]
     finish: Callable[[ir.Graph], None]
 
 
@@ -134,6 +138,7 @@ TARGETS: Mapping[str, Target] = {
         choose=choose_ort_form,
         fake_product=write_fake_product,
         product=write_integer_product,
+        check=lambda layers: None,  # noqa: ARG005
         finish=lambda graph: None,  # noqa: ARG005
     ),
     "ascend": Target(
@@ -141,6 +146,7 @@ TARGETS: Mapping[str, Target] = {
         choose=lambda layer: _ASCEND,  # noqa: ARG005
         fake_product=write_ascend_fake_product,
         product=write_ascend_product,
+        check=ascend.check_layers,
         finish=ascend.rewrite_remaining_pairs,
     ),
 }
@@ -212,6 +218,7 @@ def convert_model(
     how = TARGETS[target]
     fake, deploy = source.clone(), source.clone()
     layers, products, _ = read_quantized(fake.graph)
+    how.check(layers)
     for layer in layers:
         how.fake(Scribe(fake.graph, layer), layer)
     for product in products:
@@ -231,7 +238,10 @@ def convert_model(
         if any(layer.wide for layer in layers):
             _raise_opset(model)
     how.finish(deploy.graph)
-    passes.RemoveUnusedNodesPass()(deploy)
+    for model in (fake, deploy):
+        passes.RemoveUnusedNodesPass()(model)
+        # Layers that share a weight share its initializer.
+        passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
     summaries.sort(key=lambda summary: order.index(summary.name))
     return fake, deploy, summaries, floats, record
 

@@ -59,7 +59,11 @@ def write_models(models: Mapping[Path, ir.Model]) -> None:
     folder = next(iter(models)).parent
     with tempfile.TemporaryDirectory(dir=folder, prefix=".qatfunc-") as scratch:
         for path, model in models.items():
-            ir.save(model, Path(scratch) / path.name, external_data=_external_name(path, model))
+            external = _external_name(path, model)
+            if external is None:
+                # What still lies in the source's data file would be looked for beside the result.
+                model = ir.external_data.load_to_model(model)
+            ir.save(model, Path(scratch) / path.name, external_data=external)
         # Data before models: a model never stands without its data.
         for made in sorted(Path(scratch).iterdir(), key=lambda p: p.suffix != ".data"):
             os.replace(made, folder / made.name)

@@ -39,6 +39,7 @@ class QuantizedLayer:
         x_q: the quantized input, int8, uint8, int16 or uint16.
         scale_x: float32 scalar.
         zero_point_x: scalar of x_q's dtype.
+        weight_source: name of the value the weight comes from; layers that share it are tied.
         weight: int8, as the operator takes it; (in, out) for MatMul.
         scale_w: float32 (out,) or (1,).
         bias: int32 (out,), or None.
@@ -53,6 +54,7 @@ class QuantizedLayer:
     x_q: ir.Value
     scale_x: np.float32
     zero_point_x: Array
+    weight_source: str
     weight: Array
     scale_w: Array
     bias: Array | None
@@ -206,6 +208,7 @@ def _read_layer(node: ir.Node, name: str) -> QuantizedLayer:
         x_q=x_q,
         scale_x=scale_x,
         zero_point_x=zero_point_x,
+        weight_source=_behind_pairs(node.inputs[1]).name or "" if node.inputs[1] else "",
         weight=np.ascontiguousarray(weight),
         scale_w=scale_w,
         bias=None if bias is None else _integer_bias(bias, scale_x * scale_w, name),

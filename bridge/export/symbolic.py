@@ -33,16 +33,16 @@ class ExportConstants:
     """Scales and zero points as plain numbers.
 
     Args:
-        scale_x: of the input.
+        scale_x: of the input, None if it is not quantized.
         zero_point_x: of the input.
-        scale_w: of the weight, one number or one an output channel.
+        scale_w: of the weight, one number or one an output channel; None if it is not quantized.
         bits_x: width of the input's integers.
         weight_shape: of the weight; read off a traced weight it would become part of the trace.
     """
 
-    scale_x: float
+    scale_x: float | None
     zero_point_x: int
-    scale_w: list[float]
+    scale_w: list[float] | None
     bits_x: int
     weight_shape: tuple[int, ...]
 
@@ -90,9 +90,12 @@ def export_quantized(
         # then stays next to the operator, where every reader looks for it.
         x = F.pad(x, outer) if outer else x
         geometry["padding"] = inner
-    scale_x = _constant(constants.scale_x, torch.float32)
-    x = _fake_quantize(x, scale_x, _constant(constants.zero_point_x, integer), axis=0)
-    weight = _fake_quantize_weight(operator, weight, constants, geometry.get("groups", 1))
+    if constants.scale_x is not None:
+        scale_x = _constant(constants.scale_x, torch.float32)
+        x = _fake_quantize(x, scale_x, _constant(constants.zero_point_x, integer), axis=0)
+    if constants.scale_w is not None:
+        shape, groups = constants.weight_shape, geometry.get("groups", 1)
+        weight = _fake_quantize_weight(operator, weight, constants.scale_w, shape, groups)
     float_op: Callable[..., Tensor] = getattr(F, operator.name)
     return float_op(x, weight, bias, **geometry)
 
@@ -109,15 +112,14 @@ def export_product(a: Tensor, b: Tensor, constants: list[tuple[float, int]]) -> 
     """
     operands = []
     for x, (scale, zero_point) in zip((a, b), constants, strict=True):
-        zero = torch.tensor(zero_point, dtype=torch.int8)
-        operands.append(_fake_quantize(x, torch.tensor(scale), zero, axis=0))
+        zero = _constant(zero_point, torch.int8)
+        operands.append(_fake_quantize(x, _constant(scale, torch.float32), zero, axis=0))
     return torch.matmul(*operands)
 
 
 def _fake_quantize_weight(
-    operator: Operator, weight: Tensor, constants: ExportConstants, groups: int
+    operator: Operator, weight: Tensor, values: list[float], shape: tuple[int, ...], groups: int
 ) -> Tensor:
-    values = constants.scale_w
     if len(values) == 1:
         scale, zero = _constant(values[0], torch.float32), _constant(0, torch.int8)
         return _fake_quantize(weight, scale, zero, axis=0)
@@ -125,13 +127,13 @@ def _fake_quantize_weight(
     if not operator.transposed or groups == 1:
         return _fake_quantize(weight, scale, zero, axis=1 if operator.transposed else 0)
     # One scale for each (group, channel) pair: no single axis of (in, out/groups, ...) has it.
-    in_channels, per_group, *kernel = constants.weight_shape
+    in_channels, per_group, *kernel = shape
     in_per_group = in_channels // groups
     rows = weight.reshape(groups, in_per_group, per_group, *kernel).transpose(1, 2)
     rows = rows.reshape(groups * per_group, in_per_group, *kernel)
     rows = _fake_quantize(rows, scale, zero, axis=0)
     back = rows.reshape(groups, per_group, in_per_group, *kernel).transpose(1, 2)
-    return back.reshape(constants.weight_shape)
+    return back.reshape(shape)
 
 
 def _constant(value: float | list[float] | list[int], dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,7 +25,7 @@ class QATLayer(RangedModule):
     (with ulq_retrain; ARQ's scales hold until cur_batch counts a batch).
     """
 
-    exported = ("weight", "wts_scales")
+    exported = ("weight", "wts_scales", "frozen_wts_scales")
     arguments: ClassVar[tuple[str, ...]]
     """Hyperparameters of the float class's constructor beside bias."""
 
@@ -34,7 +35,8 @@ class QATLayer(RangedModule):
 
     def _init_quantization(self, config: Mapping[str, Any] | None) -> None:
         read = read_config(config, channel_wise=self.operator.channel_wise)
-        self.operator.check_layer(self, per_channel=read.layer.weight.per_channel)
+        self.operator.check_layer(self, per_channel=read.weight.per_channel)
+        self.quantizes_weight = True
         self._init_ranges(read, self.weight.device)
         if read.learned_scale:
             count = self._arq_scale().numel() if self.weight.device.type != "meta" else 1
@@ -42,10 +44,11 @@ class QATLayer(RangedModule):
 
     def extra_repr(self) -> str:
         """Return the float layer's description and the quantization's."""
-        spec = self.config.layer
         how = "calibrated" if self.calibrated else f"{self._batches} batches calibrated"
-        scale = "per channel" if spec.weight.per_channel else "per tensor"
-        quantized = f"int{spec.weight.bits} {scale} x int{spec.activation.bits}, {how}"
+        scale = "per channel" if self.config.weight.per_channel else "per tensor"
+        quantized = (
+            f"int{self.config.weight.bits} {scale} x int{self.config.activation.bits}, {how}"
+        )
         return f"{super().extra_repr()}, {quantized if self.config.enabled else 'not quantized'}"
 
     @classmethod
@@ -74,6 +77,23 @@ class QATLayer(RangedModule):
         layer._init_quantization(config)
         return layer.train(mod.training)
 
+    def share(self) -> Self:
+        """Return a second layer on this layer's parameters, with an input range of its own.
+
+        For a layer that is called twice with inputs of different ranges: one weight, one weight
+        quantizer, a range for each call.
+
+        Returns:
+            a layer with the very same weight, bias and trained weight scale, uncalibrated.
+        """
+        kwargs = {name: getattr(self, name) for name in self.arguments}
+        twin = type(self)(bias=self.bias is not None, device="meta", config=None, **kwargs)
+        twin.weight, twin.bias = self.weight, self.bias
+        twin._init_ranges(self.config, self.weight.device)
+        if self.config.learned_scale:
+            twin.wts_scales = self.wts_scales
+        return twin.train(self.training)
+
     def to_float(self) -> nn.Module:
         """Return a float layer on this layer's own parameters, device and mode."""
         kwargs = {name: getattr(self, name) for name in self.arguments}
@@ -93,7 +113,10 @@ class QATLayer(RangedModule):
             self._start_scales()
         clips = self._current_clips(acts=x)
         clip = None if clips is None else clips["acts"]
-        return self.operator.function(x, self._params(clip), self.config.layer, **geometry)
+        spec = self.config.layer
+        if not self.quantizes_weight:
+            spec = replace(spec, weight=None)
+        return self.operator.function(x, self._params(clip), spec, **geometry)
 
     def _params(self, clip: Clip | None) -> Params:
         params: dict[str, Any] = {"weight": self.weight}
@@ -101,9 +124,36 @@ class QATLayer(RangedModule):
             params["bias"] = self.bias
         if clip is not None:
             params["clip"] = clip
-        if self._scales_started:
+        if "frozen_wts_scales" in self._buffers:
+            params["weight_scale"] = self.frozen_wts_scales
+        elif self._scales_started:
             params["weight_scale"] = self._learned_scale(self.wts_scales)
         return params
+
+    def freeze_weight_scales(self, *, frozen: bool = True, persistent: bool = True) -> None:
+        """Hold the weight's scales as they are now, or let them move again.
+
+        Weights that grow beyond held scales saturate.
+
+        Args:
+            frozen: hold, or let go.
+            persistent: whether a checkpoint holds them too.
+        """
+        self._buffers.pop("frozen_wts_scales", None)
+        if frozen:
+            started = self._scales_started
+            scale = self._learned_scale(self.wts_scales) if started else self._arq_scale()
+            self.register_buffer("frozen_wts_scales", scale.detach().clone(), persistent=persistent)
+        self._remember_tensors()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        held = state_dict.get(f"{prefix}frozen_wts_scales")
+        if held is not None and "frozen_wts_scales" not in self._buffers:
+            self.register_buffer("frozen_wts_scales", torch.ones_like(held))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._remember_tensors()
 
     @property
     def _changes_state(self) -> bool:
@@ -126,7 +176,7 @@ class QATLayer(RangedModule):
         """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""
         weight = self.weight if weight is None else weight
         transposed, groups = self.operator.transposed, getattr(self, "groups", 1)
-        spec = self.config.layer.weight
+        spec = self.config.weight
         qparams = arq_qparams(weight.detach(), spec, transposed=transposed, groups=groups)
         return per_output(qparams.scale, transposed=transposed, groups=groups)
 
@@ -144,16 +194,18 @@ class QATLayer(RangedModule):
     def _export_constants(self) -> ExportConstants:
         """Scales and zero points of the parameters as they are now, as plain numbers."""
         real: dict[str, Tensor] = self.__dict__["_real"]
-        if self._scales_started:
+        if "frozen_wts_scales" in real:
+            weight_scale = real["frozen_wts_scales"]
+        elif self._scales_started:
             weight_scale = self._learned_scale(real["wts_scales"])
         else:
             weight_scale = self._arq_scale(real["weight"])
         scale_x, zero_point_x = self._exported_range("acts")
         return ExportConstants(
-            scale_x=scale_x,
+            scale_x=scale_x if self.quantizes_input else None,
             zero_point_x=zero_point_x,
-            scale_w=weight_scale.tolist(),
-            bits_x=self.config.layer.activation.bits,
+            scale_w=weight_scale.tolist() if self.quantizes_weight else None,
+            bits_x=self.config.activation.bits,
             weight_shape=tuple(real["weight"].shape),
         )
 

@@ -38,13 +38,13 @@ class MatMulQAT(RangedModule):
     ) -> None:
         super().__init__()
         read = read_config(config, channel_wise=False)
-        if read.layer.activation.bits != 8:
+        if read.activation.bits != 8:
             raise ValueError(
                 "MatMulQAT: retrain_data_config['dst_type'] must be 'INT8', "
-                f"got 'INT{read.layer.activation.bits}'"
+                f"got 'INT{read.activation.bits}'"
             )
-        layer = replace(read.layer, activation=replace(read.layer.activation, symmetric=True))
-        self._init_ranges(replace(read, layer=layer), device)
+        symmetric = replace(read.activation, symmetric=True)
+        self._init_ranges(replace(read, activation=symmetric), device)
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
         """Return input @ other, float32 of rank 2 to 6."""
@@ -52,7 +52,7 @@ class MatMulQAT(RangedModule):
             with torch.autocast(input.device.type, enabled=False):
                 return self.forward(input.to(torch.float32), other.to(torch.float32))
         check_product(input, other, lambda: layer_path(self))
-        spec = self.config.layer.activation
+        spec = self.config.activation
         if not self.config.enabled:
             return torch.matmul(input, other)
         if in_onnx_export():

@@ -35,6 +35,7 @@ class RangedModule(nn.Module):
     def _init_ranges(self, config: QATConfig, device: torch.device | str | None) -> None:
         self.config = config
         self.calibrating_in_eval = False
+        self.quantizes_input = True
         self._warned = False
         self._calibration: dict[str, calibration.CalibrationState] = {}
         self._batches = 0
@@ -53,8 +54,15 @@ class RangedModule(nn.Module):
         # Not by comparison with batch_num: a checkpoint may come from a layer with another one.
         return self.config.clip is not None or (self._batches > 0 and not self._calibration)
 
+    @property
+    def awaits_calibration(self) -> bool:
+        """Whether the layer quantizes its input but has no range for it yet."""
+        return self.config.enabled and self.quantizes_input and not self.calibrated
+
     def _current_clips(self, **inputs: Tensor) -> dict[str, Clip] | None:
-        """Return the ranges to quantize inputs by, None while unknown; calibrate if due."""
+        """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
+        if not self.quantizes_input:
+            return None
         if self.calibrated:
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}
@@ -81,7 +89,7 @@ class RangedModule(nn.Module):
         return pair(""), pair("_pre")
 
     def _resolve(self, name: str) -> Clip:
-        return resolve_clip(*self._range(name), self.config.layer.activation)
+        return resolve_clip(*self._range(name), self.config.activation)
 
     def _commit(self, name: str) -> Clip:
         """Replace a range that training made meaningless by the last valid one, for good."""
@@ -117,7 +125,7 @@ class RangedModule(nn.Module):
                 self._finish(name, self._calibration.pop(name))
 
     def _finish(self, name: str, state: calibration.CalibrationState) -> None:
-        clip = calibration.finish(state, self.config.layer.activation, self.config.search)
+        clip = calibration.finish(state, self.config.activation, self.config.search)
         for stored in self._range(name):
             stored.max.copy_(clip.max)
             stored.min.copy_(clip.min)
@@ -191,7 +199,7 @@ class RangedModule(nn.Module):
     @torch.no_grad()
     def _exported_range(self, name: str) -> tuple[float, int]:
         """Return the scale and zero point of an input as plain numbers, for run_untraced."""
-        spec = self.config.layer.activation
+        spec = self.config.activation
         clip = resolve_clip(*self._range(name, self.__dict__["_real"]), spec)
         scale, zero_point = ulq_qparams(clip, spec)
         return scale.item(), int(zero_point.item())
@@ -201,12 +209,12 @@ class RangedModule(nn.Module):
             # Where the default exporter fails it tries again in torch.export's strict mode, which
             # would take the layer apart into what it is made of. The first error is what counts.
             raise RuntimeError("a quantized layer cannot be exported in torch.export's strict mode")
-        if self.calibrated:
+        if self.calibrated or not self.quantizes_input:
             return
         names = [
             path or type(module).__name__
             for path, module in siblings(self).items()
-            if isinstance(module, RangedModule) and module.config.enabled and not module.calibrated
+            if isinstance(module, RangedModule) and module.awaits_calibration
         ]
         raise RuntimeError(
             f"cannot export: not calibrated: {', '.join(names)}. Train for batch_num batches or "

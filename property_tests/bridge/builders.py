@@ -8,7 +8,6 @@ An exporter takes seconds, so properties over thousands of layers run on these m
 test_exporters.py holds a sample of them against the real ones.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from bridge.modules.base import QATLayer
-from property_tests.bridge.cases import Case, rows_of
+from property_tests.bridge.cases import Case
+from property_tests.bridge.numbers import rows_of
 
 OPSET = 20
 _IR_VERSION = 10
@@ -61,20 +61,10 @@ class Graph:
         return ir.serde.deserialize_model(made)
 
 
-def inter_model(*cases: Case, between: Sequence[str] = ()) -> ir.Model:
-    """Build the model of one layer, or of several with operators between them.
-
-    Args:
-        cases: the layers, in the order they run; the first one's x gives the rank.
-        between: operators without attributes that run after every layer but the last.
-    """
+def inter_model(case: Case) -> ir.Model:
+    """Build the model of one layer."""
     graph = Graph()
-    value = add_layer(graph, cases[0], "x", "layer0")
-    for i, case in enumerate(cases[1:], start=1):
-        for op_type in between:
-            value = graph.op(op_type, value)
-        value = add_layer(graph, case, value, f"layer{i}")
-    return graph.model(value, cases[0].x.ndim)
+    return graph.model(add_layer(graph, case, "x", "layer"), case.x.ndim)
 
 
 def add_layer(graph: Graph, case: Case, x: str, name: str) -> str:

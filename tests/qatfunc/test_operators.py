@@ -1,4 +1,3 @@
-from typing import Any
 
 import pytest
 import torch
@@ -129,28 +128,6 @@ def test_padding_by_name(name: str, kernel: tuple[int, ...], padding: str):
     y = kind.operator(x, params, LayerSpec(), **options)
     assert (y.shape[2:] == x.shape[2:]) is (padding == "same")
     assert same_bits(y, kind.reference(x, params, LayerSpec(), **options))
-
-
-def test_same_padding_puts_the_larger_half_after():
-    assert operators.same_padding([4, 3, 1], 1) == [(1, 2), (1, 1), (0, 0)]
-    assert operators.same_padding([2, 3], (3, 2)) == [(1, 2), (2, 2)]
-
-
-@pytest.mark.parametrize(
-    ("padding", "inner", "outer"),
-    [
-        (2, 2, []),
-        ((1, 2), (1, 2), []),
-        ("valid", 0, []),
-        ("same", 0, [1, 1, 1, 2]),
-    ],
-)
-def test_padding_is_split(padding: Any, inner: Any, outer: list[int]):
-    assert operators.resolve_padding(padding, [4, 3], 1) == (inner, outer)
-
-
-def test_even_padding_goes_to_the_operator():
-    assert operators.resolve_padding("same", [3, 5], 2) == ([2, 4], [])
 
 
 def test_sums_beyond_float32_are_exact_when_wide():

@@ -1,0 +1,158 @@
+"""Switches: hold ranges and scales, turn quantization off, for good or within a with block."""
+
+import fnmatch
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from bridge.modules.base import QATLayer, qat_layers
+from bridge.modules.ranges import RangedModule
+
+
+def freeze_clips(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> None:
+    """Stop training the input ranges, or go on.
+
+    Args:
+        model: any module.
+        frozen: hold, or let go.
+        layers: pattern of the layers' paths.
+    Raises:
+        ValueError: no layer matches.
+    """
+    for layer in _selected(model, layers):
+        for name in layer.ranges:
+            for end in ("max", "min"):
+                getattr(layer, f"{name}_clip_{end}").requires_grad_(not frozen)
+
+
+def freeze_weight_scales(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> None:
+    """Hold the weights' scales as they are now, or let them follow again.
+
+    Held scales are part of the checkpoint.
+
+    Args:
+        model: any module.
+        frozen: hold, or let go.
+        layers: pattern of the layers' paths.
+    Raises:
+        ValueError: no layer matches.
+    """
+    for layer in _selected(model, layers):
+        if isinstance(layer, QATLayer):
+            layer.freeze_weight_scales(frozen=frozen)
+
+
+def set_quantization(
+    model: nn.Module,
+    *,
+    weights: bool | None = None,
+    activations: bool | None = None,
+    layers: str = "*",
+) -> None:
+    """Turn the quantization of weights or activations on or off.
+
+    What is off is computed in float, and exported in float. It is no part of the checkpoint.
+
+    Args:
+        model: any module.
+        weights: on, off, or None to leave it.
+        activations: on, off, or None to leave it.
+        layers: pattern of the layers' paths.
+    Raises:
+        ValueError: no layer matches.
+    """
+    for layer in _selected(model, layers):
+        if activations is not None:
+            layer.quantizes_input = activations
+        if weights is not None and isinstance(layer, QATLayer):
+            layer.quantizes_weight = weights
+
+
+@contextmanager
+def frozen_clips(model: nn.Module, *, layers: str = "*") -> Iterator[None]:
+    """Hold the input ranges within a with block.
+
+    Args:
+        model: any module.
+        layers: pattern of the layers' paths.
+    Raises:
+        ValueError: no layer matches.
+    """
+    chosen = _selected(model, layers)
+    clips = [getattr(m, f"{n}_clip_{e}") for m in chosen for n in m.ranges for e in ("max", "min")]
+    with _restored([(clip.requires_grad, clip.requires_grad_) for clip in clips]):
+        freeze_clips(model, layers=layers)
+        yield
+
+
+@contextmanager
+def frozen_weight_scales(model: nn.Module, *, layers: str = "*") -> Iterator[None]:
+    """Hold the weights' scales within a with block.
+
+    Args:
+        model: any module.
+        layers: pattern of the layers' paths.
+    Raises:
+        ValueError: no layer matches.
+    """
+    free = [
+        layer
+        for layer in _selected(model, layers)
+        if isinstance(layer, QATLayer) and "frozen_wts_scales" not in layer._buffers
+    ]
+    for layer in free:
+        layer.freeze_weight_scales(persistent=False)
+    try:
+        yield
+    finally:
+        for layer in free:
+            layer.freeze_weight_scales(frozen=False)
+
+
+@contextmanager
+def quantization(
+    model: nn.Module,
+    *,
+    weights: bool | None = None,
+    activations: bool | None = None,
+    layers: str = "*",
+) -> Iterator[None]:
+    """Turn quantization on or off within a with block.
+
+    Args:
+        model: any module.
+        weights: on, off, or None to leave it.
+        activations: on, off, or None to leave it.
+        layers: pattern of the layers' paths.
+    Raises:
+        ValueError: no layer matches.
+    """
+    chosen = _selected(model, layers)
+    before: list[tuple[Any, Callable[[Any], Any]]] = [
+        (getattr(layer, name), partial(setattr, layer, name))
+        for layer in chosen
+        for name in ("quantizes_input", "quantizes_weight")
+        if hasattr(layer, name)
+    ]
+    with _restored(before):
+        set_quantization(model, weights=weights, activations=activations, layers=layers)
+        yield
+
+
+@contextmanager
+def _restored(values: list[tuple[Any, Callable[[Any], Any]]]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for value, put_back in values:
+            put_back(value)
+
+
+def _selected(model: nn.Module, pattern: str) -> list[RangedModule]:
+    found = [layer for path, layer in qat_layers(model) if fnmatch.fnmatchcase(path, pattern)]
+    if not found:
+        raise ValueError(f"no quantized layer matches {pattern!r}")
+    return found

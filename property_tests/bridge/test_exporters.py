@@ -1,0 +1,78 @@
+"""A sample of the layers through torch's own exporters; they take seconds, hence so few."""
+
+from collections import OrderedDict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bridge import Conversion, convert_qat_model
+from property_tests.bridge.cases import (
+    Case,
+    conv2d_cases,
+    conv3d_cases,
+    conv_transpose2d_cases,
+    linear_cases,
+)
+from property_tests.bridge.depth import share
+from property_tests.bridge.equality import LEVELS, assert_same_bits, run_at
+from tests.networks.exporting import export_any_batch
+
+_CASES = {
+    "conv2d": conv2d_cases,
+    "conv3d": conv3d_cases,
+    "conv_transpose2d": conv_transpose2d_cases,
+    "linear": linear_cases,
+}
+
+
+class Block(nn.Module):
+    """Holds a layer, and what its forward takes beside x."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.layer = case.layer
+        self.more = () if case.output_size is None else (case.output_size,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, *self.more)
+
+
+@pytest.mark.parametrize("operator", _CASES)
+@settings(share(50), phases=(Phase.generate,), suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), bits=st.sampled_from([8, 8, 16]))
+def test_exported_layers_are_exact_and_named(operator: str, data: Any, bits: int) -> None:
+    """Through both exporters: y_torch = y_fake = y_deploy for any batch; the same layers, named."""
+    case = data.draw(_CASES[operator](bits=bits))
+    model = nn.Sequential(OrderedDict(stages=nn.Sequential(Block(case)))).eval()
+    batch = torch.cat([case.x, case.x.flip(0), case.x])
+    expected = model(batch).detach().numpy()
+    summaries = []
+    with TemporaryDirectory() as folder:
+        for dynamo in (True, False):
+            path = Path(folder, f"inter_{dynamo}.onnx")
+            export_any_batch(model, batch[:2], path, dynamo=dynamo)
+            conversion = convert_qat_model(path, Path(folder, f"{dynamo}"))
+            _assert_exact(conversion, batch, expected)
+            summaries.append(conversion.layers)
+    (layer,) = summaries[0]
+    assert layer.name == "stages.0.layer"
+    assert [_facts(layer) for layer in summaries[1]] == [_facts(layer)]
+
+
+def _assert_exact(conversion: Conversion, x: Tensor, expected: Any) -> None:
+    for path in (conversion.fake_quant, conversion.deploy):
+        model = path.read_bytes()
+        for level in LEVELS:
+            assert_same_bits(run_at(model, x.numpy(), level), expected, f"{path.name} at {level}")
+
+
+def _facts(layer: Any) -> tuple[Any, ...]:
+    """Return what a summary says, save for the operator: exporters differ in Gemm or MatMul."""
+    names = ("name", "form", "bits", "scale_x", "zero_point_x", "channels", "bound", "proven")
+    return tuple(getattr(layer, name) for name in names)

@@ -1,0 +1,165 @@
+"""calibrate: ranges without training, in eval mode, from as many batches as it takes."""
+
+import pytest
+import torch
+from torch import nn
+
+from bridge import Conv2dQAT, LinearQAT, calibrate
+from tests.bridge.layers import config, same_state, state
+
+
+def layers(*batch_nums):
+    return nn.Sequential(*(LinearQAT(3, 3, config=config({"batch_num": n})) for n in batch_nums))
+
+
+class Counted:
+    """An iterable that knows how many batches were taken from it."""
+
+    def __init__(self, count):
+        self.taken, self.batches = 0, torch.randn(count, 4, 3)
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.taken += 1
+            yield batch
+
+
+def test_it_finds_what_training_would_find():
+    torch.manual_seed(1)
+    batches = list(torch.randn(3, 4, 3))
+    trained = LinearQAT(3, 3, config=config({"batch_num": 3}))
+    found = LinearQAT(3, 3, config=config({"batch_num": 3}))
+    found.load_state_dict(trained.state_dict())
+    for x in batches:
+        trained(x)
+    calibrate(found, batches)
+    assert same_state(state(trained), state(found))
+
+
+def test_it_takes_no_more_batches_than_needed():
+    model, batches = layers(2, 3, 1), Counted(10)
+    calibrate(model, batches)
+    assert batches.taken == 3
+    assert [int(layer.cur_batch) for layer in model] == [2, 3, 1]
+    calibrate(model, batches)
+    assert batches.taken == 3, "nothing is left to calibrate"
+
+
+def test_too_few_batches_name_the_layers_and_what_was_seen_is_kept():
+    model = layers(1, 5, 3)
+    message = (
+        r"^batches ran out before these layers were calibrated: "
+        r"1 \(2 of 5\), 2 \(2 of 3\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        calibrate(model, Counted(2))
+    assert [layer.calibrated for layer in model] == [True, False, False]
+    assert not any(layer.calibrating_in_eval for layer in model)
+    calibrate(model, Counted(3))
+    assert [int(layer.cur_batch) for layer in model] == [1, 5, 3]
+
+
+def test_no_batch_at_all():
+    with pytest.raises(ValueError, match=r"calibrated: 0 \(0 of 1\)$"):
+        calibrate(layers(1), [])
+
+
+def test_a_layer_the_model_never_calls():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = LinearQAT(3, 3), LinearQAT(3, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.raises(ValueError, match=r"calibrated: idle \(0 of 1\)$"):
+        calibrate(Idle(), list(torch.randn(2, 4, 3)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modes_come_back_and_nothing_else_moves(training):
+    model = nn.Sequential(Conv2dQAT(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5))
+    model.train(training)
+    model[1].train(not training)
+    before = state(model[1])
+    calibrate(model, [torch.randn(2, 1, 5, 5)])
+    assert [module.training for module in model.modules()] == [
+        training,
+        training,
+        not training,
+        training,
+    ]
+    assert same_state(state(model[1]), before)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_modes_come_back_when_the_model_fails():
+    model = layers(1)
+    with pytest.raises(RuntimeError, match="shapes"):
+        calibrate(model, [torch.randn(2, 7)])
+    assert model.training
+    assert not model[0].calibrating_in_eval
+
+
+class Added(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = LinearQAT(3, 3)
+
+    def forward(self, a, b=None):
+        return self.fc(a if b is None else a + b)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [lambda a, b: (a, b), lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}],
+    ids=["tuple", "list", "dict"],
+)
+def test_a_batch_may_be_any_arguments(pack):
+    a, b = torch.randn(2, 4, 3)
+    one, other = Added(), Added()
+    calibrate(one, [a + b])
+    calibrate(other, [pack(a, b)])
+    assert torch.equal(one.fc.acts_clip_max, other.fc.acts_clip_max)
+
+
+def test_any_iterable_will_do():
+    for batches in (
+        iter(torch.randn(2, 4, 3)),
+        (x for x in torch.randn(2, 4, 3)),
+        torch.randn(2, 4, 3),
+    ):
+        model = layers(2)
+        calibrate(model, batches)
+        assert model[0].calibrated
+
+
+def test_layers_with_a_given_range_or_switched_off_need_no_batch():
+    model = nn.Sequential(
+        LinearQAT(3, 3, config=config({"clip_max": 1.0})),
+        LinearQAT(3, 3, config={"retrain_enable": False}),
+    )
+    calibrate(model, [])
+    calibrate(nn.ReLU(), [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_input_that_is_not_finite_names_the_layer(value):
+    model = nn.Sequential(nn.Identity(), layers(2))
+    batch = torch.randn(4, 3)
+    batch[2, 1] = value
+    message = r"^1\.0 \(LinearQAT\): calibration input has NaN or infinite values$"
+    with pytest.raises(ValueError, match=message):
+        calibrate(model, [batch])
+    assert model[1][0].cur_batch == 0, "the batch does not count"
+
+
+def test_a_terminal_sees_a_progress_bar_and_a_file_does_not(monkeypatch, capsys):
+    calibrate(layers(2), Counted(2))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    calibrate(layers(2), Counted(2))
+    assert "calibrating" in capsys.readouterr().err

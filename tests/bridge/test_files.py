@@ -1,0 +1,226 @@
+"""bridge.export.files: what is read, and that nothing is ever half written."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from bridge import ConversionError, convert_qat_model
+from bridge.export import files
+from bridge.export.runtime import run_model
+from tests.bridge.graphs import (
+    BIAS,
+    GEMM,
+    INTEGERS,
+    MATMUL,
+    SW,
+    SX,
+    ZX,
+    W,
+    X,
+    batch,
+    codes,
+    model,
+    rescaled,
+    same_bits,
+    save,
+)
+
+WIDE = np.tile(INTEGERS, (100, 1))
+
+
+def large(**more):
+    """A model with a weight large enough to be worth a file of its own."""
+    return model(GEMM, inputs="float[N, 300] x", w=WIDE, b=BIAS, **more)
+
+
+def expected(x):
+    return rescaled(codes(x, SX, ZX) @ WIDE.astype(np.int64), SX, SW, BIAS)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_functions_constants_and_inputs_are_brought_to_one_form(tmp_path):
+    body = "sx = Constant <value = float {0.05}> ()" + X + W + "y = local.product (xd, wd)"
+    functions = (
+        '<domain: "local", opset_import: ["" : 17]> product (a, b) => (c) { c = MatMul (a, b) }'
+    )
+    proto = model(body, functions=functions, sx=None)
+    shape = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.INT8, [3, 2])
+    proto.graph.input.append(shape)
+    graph = files.read_model(save(proto, tmp_path)).graph
+    operators = [node.op_type for node in graph]
+    assert operators == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]
+    assert [value.name for value in graph.inputs] == ["x"]
+    assert graph.initializers["sx"].const_value.numpy() == SX
+
+
+@pytest.mark.parametrize("opset", [13, 17, 19, 21, 23])
+def test_opsets_from_13_on_are_read(tmp_path, opset):
+    path = save(model(MATMUL, opset=opset), tmp_path)
+    assert files.read_model(path).opset_imports[""] == opset
+
+
+@pytest.mark.parametrize("opset", [7, 12])
+def test_older_opsets_are_refused(tmp_path, opset):
+    path = save(model("y = Relu (x)", opset=opset), tmp_path)
+    with pytest.raises(
+        ConversionError, match=rf"inter\.onnx: opset must be 13 or later, got {opset}"
+    ):
+        files.read_model(path)
+
+
+def test_a_model_without_standard_operators_is_refused(tmp_path):
+    proto = model("y = Relu (x)")
+    proto.opset_import[0].domain = "ai.onnx.ml"
+    with pytest.raises(ConversionError, match="opset must be 13 or later, got None"):
+        files.read_model(save(proto, tmp_path))
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no ONNX model at .*absent\.onnx"):
+        files.read_model(tmp_path / "absent.onnx")
+    with pytest.raises(FileNotFoundError, match="no ONNX model at"):
+        files.read_model(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.98])
+def test_a_truncated_file(tmp_path, kept):
+    whole = large().SerializeToString()
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(
+        ConversionError, match=r"cut\.onnx(: opset must be| is not a readable ONNX)"
+    ):
+        files.read_model(path)
+
+
+@pytest.mark.parametrize("data", [b"hello, this is no model", b"\x00" * 64, b"PK\x03\x04zip"])
+def test_another_kind_of_file(tmp_path, data):
+    path = tmp_path / "other.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ConversionError, match=r"other\.onnx is not a readable ONNX model"):
+        files.read_model(path)
+
+
+@pytest.fixture
+def external(tmp_path):
+    """The large model with its weight in a file beside it."""
+    path = tmp_path / "inter.onnx"
+    onnx.save(
+        large(), path, save_as_external_data=True, size_threshold=500, location="inter.weights"
+    )
+    assert (tmp_path / "inter.weights").stat().st_size == WIDE.nbytes
+    return path
+
+
+def test_a_model_with_external_data_is_converted(external, tmp_path):
+    done = convert_qat_model(external, tmp_path / "out" / "net")
+    assert sorted(contents(tmp_path / "out")) == [
+        "net_deploy_model.onnx",
+        "net_fake_quant_model.onnx",
+    ]
+    x = batch(columns=300)
+    for path in (done.fake_quant, done.deploy):
+        assert same_bits(run_model(path, [x])["y"], expected(x))
+
+
+def test_external_data_that_is_gone(external, tmp_path):
+    (tmp_path / "inter.weights").unlink()
+    with pytest.raises(FileNotFoundError, match=r"inter\.weights"):
+        convert_qat_model(external, tmp_path / "out" / "net")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["inline", "external"])
+def test_models_beyond_the_limit_get_their_data_beside_them(
+    external, tmp_path, monkeypatch, source
+):
+    monkeypatch.setattr(files, "_INLINE_LIMIT", 0)
+    path = external if source == "external" else save(large(), tmp_path, "inline.onnx")
+    done = convert_qat_model(path, tmp_path / "out" / "net")
+    names = [f"net_{kind}_model.onnx" for kind in ("deploy", "fake_quant")]
+    assert sorted(contents(tmp_path / "out")) == sorted([*names, *(f"{n}.data" for n in names)])
+    sizes = [(tmp_path / "out" / f"{name}.data").stat().st_size for name in names]
+    assert sizes == [WIDE.nbytes, 4 * WIDE.nbytes]
+    x = batch(columns=300)
+    for path in (done.fake_quant, done.deploy):
+        assert path.stat().st_size < 3000
+        assert same_bits(run_model(path, [x])["y"], expected(x))
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+def test_the_limit_counts_bytes_of_initializers(tmp_path, monkeypatch):
+    # deploy holds 600 bytes of int8 weight, fake-quant 2400 of float.
+    monkeypatch.setattr(files, "_INLINE_LIMIT", 1000)
+    convert_qat_model(save(large(), tmp_path), tmp_path / "out" / "net")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {
+        "net_deploy_model.onnx",
+        "net_fake_quant_model.onnx",
+        "net_fake_quant_model.onnx.data",
+    }
+
+
+def test_writing_leaves_nothing_else_behind(tmp_path):
+    convert_qat_model(save(large(), tmp_path), tmp_path / "new" / "folders" / "net")
+    assert sorted(contents(tmp_path / "new")) == [
+        "net_deploy_model.onnx",
+        "net_fake_quant_model.onnx",
+    ]
+    assert [path.name for path in (tmp_path / "new" / "folders").iterdir() if path.is_dir()] == []
+
+
+def test_files_of_an_earlier_run_are_replaced(tmp_path):
+    first = convert_qat_model(save(large(), tmp_path), tmp_path / "net")
+    before = contents(tmp_path)
+    proto = large(sx=np.float32(0.1))
+    second = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    assert first.deploy == second.deploy
+    after = contents(tmp_path)
+    assert sorted(after) == sorted(before)
+    for path in (second.fake_quant, second.deploy):
+        assert after[path.name] != before[path.name]
+
+
+class DiskFullError(OSError):
+    pass
+
+
+@pytest.mark.parametrize("failing", ["net_fake_quant_model.onnx", "net_deploy_model.onnx"])
+def test_when_one_model_cannot_be_written_nothing_changes(tmp_path, monkeypatch, failing):
+    source = save(large(), tmp_path)
+    convert_qat_model(source, tmp_path / "net")
+    save(large(sx=np.float32(0.1)), tmp_path)
+    before = contents(tmp_path)
+    save_whole = ir.save
+
+    def save_half(one, path, **more):
+        save_whole(one, path, **more)
+        if path.name == failing:
+            path.write_bytes(path.read_bytes()[:100])
+            raise DiskFullError("no space left")
+
+    monkeypatch.setattr(ir, "save", save_half)
+    with pytest.raises(DiskFullError):
+        convert_qat_model(source, tmp_path / "net")
+    assert contents(tmp_path) == before
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_model_is_never_in_place_before_its_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_INLINE_LIMIT", 0)
+    moved, replace = [], files.os.replace
+
+    def watched(old, new):
+        if Path(new).parent == tmp_path:
+            moved.append(Path(new).suffix)
+        replace(old, new)
+
+    monkeypatch.setattr(files.os, "replace", watched)
+    convert_qat_model(save(large(), tmp_path), tmp_path / "net")
+    assert moved == [".data", ".data", ".onnx", ".onnx"]

@@ -1,0 +1,112 @@
+"""The tables of a conversion and of a verification."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bridge import Conversion, Verification
+from bridge.export.convert import LayerSummary
+from bridge.export.reader import FloatOperator
+from bridge.export.verify import Difference, LayerCheck, OutputCheck
+from bridge.report import conversion_table, verification_table
+
+
+def printed(table):
+    """The table's lines, each as its cells."""
+    file = io.StringIO()
+    Console(width=200, color_system=None, file=file).print(table)
+    lines = [line.replace("┃", "│").split("│") for line in file.getvalue().splitlines()]
+    return [[cell.strip() for cell in (line[1:-1] or line)] for line in lines]
+
+
+def layer(name="conv", *, channels=4, bits=8, bound=1 << 20):
+    return LayerSummary(
+        name=name,
+        op="Conv",
+        form="ConvInteger",
+        bits=bits,
+        scale_x=0.0123456,
+        zero_point_x=-7,
+        channels=channels,
+        bound=bound,
+        proven=bound < 1 << 24,
+    )
+
+
+def conversion(*layers, floats=()):
+    return Conversion(
+        fake_quant=Path("f"), deploy=Path("d"), target="ort", layers=layers, left_in_float=floats
+    )
+
+
+def test_a_conversion():
+    floats = (FloatOperator("head", "Gemm", "its alpha is 0.5, not 1"),)
+    wide = layer("wide", channels=1, bits=16, bound=3 << 24)
+    lines = printed(conversion_table(conversion(layer(), wide, floats=floats)))
+    assert lines[0] == ["2 quantized layers, target ort"]
+    assert lines[2] == ["layer", "operator", "deployed as", "input", "weight scales", "exactness"]
+    assert lines[4] == [
+        *("conv", "Conv", "ConvInteger", "int8 0.0123 zp -7", "4 channels"),
+        "proven (6.2% of 2^24)",
+    ]
+    assert lines[5] == [
+        *("wide", "Conv", "ConvInteger", "int16 0.0123 zp -7", "per tensor"),
+        "to be measured (bound 3.0 x 2^24)",
+    ]
+    assert lines[6] == ["head", "Gemm", "float", "its alpha is 0.5, not 1", "", ""]
+
+
+SAME, OTHER = Difference(0, 1200, 0.0), Difference(34, 1200, 2.0)
+
+
+def check(name="conv", *, proven=True, codes=SAME, output=SAME):
+    return LayerCheck(
+        name=name,
+        op="Conv",
+        codes_torch_fake=SAME,
+        codes_fake_deploy=codes,
+        output_torch_fake=None,
+        output_fake_deploy=output,
+        bound=1 << 21,
+        measured=1 << 23,
+        proven=proven,
+    )
+
+
+def verification(*layers, output=SAME, first=None):
+    outputs = (OutputCheck(name="y", torch_fake=SAME, fake_deploy=output),)
+    return Verification(
+        layers=layers, outputs=outputs, first_torch_fake=None, first_fake_deploy=first
+    )
+
+
+def test_a_verification():
+    found = verification(check(), check("b", proven=False, codes=OTHER), output=OTHER, first="node")
+    lines = printed(verification_table(found))
+    assert lines[4] == ["conv input", "0 of 1,200", "0 of 1,200", ""]
+    assert lines[5] == ["conv output", "-", "0 of 1,200", "proven (12.5% of 2^24)"]
+    assert lines[6] == ["b input", "0 of 1,200", "34 of 1,200 (2 steps)", ""]
+    assert lines[7] == ["b output", "-", "0 of 1,200", "measured (50.0% of 2^24)"]
+    assert lines[8] == ["output y", "0 of 1,200", "34 of 1,200 (2)", ""]
+    caption = "first difference: torch / fake-quant none, fake-quant / deploy node"
+    assert caption in [" ".join(line) for line in lines]
+
+
+def test_exactness_is_about_the_outputs():
+    assert verification(check(codes=OTHER)).exact
+    assert not verification(check(), output=OTHER).exact
+
+
+@pytest.mark.parametrize("name", ["a[0]", "[bold]conv", "[/conv]", "blocks[1].conv[x]"])
+def test_brackets_in_names_are_printed(name):
+    floats = (FloatOperator(name, "Gemm", f"{name} is not constant"),)
+    cells = printed(conversion_table(conversion(layer(name), floats=floats)))
+    assert cells[4][0] == name
+    assert cells[5][0] == name
+    assert cells[5][3] == f"{name} is not constant"
+    lines = printed(verification_table(verification(check(name), first=name)))
+    assert lines[4][0] == f"{name} input"
+    assert lines[5][0] == f"{name} output"
+    assert any(line[0].endswith(f"deploy {name}") for line in lines)
