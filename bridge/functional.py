@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bridge.modules.base import qat_layers
+from bridge.modules.base import QATLayer, qat_layers
 from bridge.modules.ranges import RangedModule
 from qatfunc import calibration
 from qatfunc.model import Model
@@ -28,7 +28,8 @@ class ModuleState(NamedTuple):
 def functionalize(model: nn.Module) -> Model:
     """Return a model as pure functions over pytrees.
 
-    params is {name: tensor} of the module's parameters, ranges included; state is a ModuleState.
+    params is {name: tensor} of the module's parameters, ranges included, scales and offsets that
+    are computed from them left out; state is a ModuleState.
     apply runs in the mode (train or eval) the model is in now, and BatchNorm's and the ranges'
     new state is what update returns. All of it works under torch.func.
 
@@ -42,8 +43,13 @@ def functionalize(model: nn.Module) -> Model:
     training = template.training
 
     def init() -> tuple[Params, ModuleState]:
-        params = {n: p.detach().clone() for n, p in model.named_parameters()}
-        buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
+        derived, starting = _derived_names(model), _starting_scales(model)
+        params = {
+            n: starting.get(n, p).detach().clone()
+            for n, p in model.named_parameters()
+            if n not in derived
+        }
+        buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n not in derived}
         seen = {
             f"{path}.{name}": layer._calibration.get(name) or calibration.init(b.device)
             for path, layer in qat_layers(model)
@@ -116,13 +122,32 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
-            parameter.copy_(params[name])
+            if name in params:
+                parameter.copy_(params[name])
         for name, buffer in copied.named_buffers():
-            buffer.copy_(state.buffers[name])
+            if name in state.buffers:
+                buffer.copy_(state.buffers[name])
     for path, layer in qat_layers(copied):
         layer._batches = int(layer.cur_batch)
         layer._calibration = _seen_by(path, layer, state)
     return copied
+
+
+def _derived_names(model: nn.Module) -> set[str]:
+    return {
+        _join(path, name)
+        for path, layer in qat_layers(model)
+        for name in layer.derived_names(learned_scale=layer.config.learned_scale)
+    }
+
+
+def _starting_scales(model: nn.Module) -> dict[str, Tensor]:
+    """Return the trained weight scales that no batch has started yet, at ARQ's values."""
+    return {
+        _join(path, "wts_scales"): layer._learned_scale(layer._arq_scale())
+        for path, layer in qat_layers(model)
+        if isinstance(layer, QATLayer) and layer.config.learned_scale and not layer._scales_started
+    }
 
 
 @contextmanager

@@ -119,8 +119,11 @@ def _missing(name: str) -> str:
     parent = name.rpartition(".")[0]
     while parent and parent not in known:
         parent = parent.rpartition(".")[0]
-    below = {path[len(parent) + 1 :].partition(".")[0] for path in known if path != parent and
-             path.startswith(f"{parent}.")}
+    below = {
+        path[len(parent) + 1 :].partition(".")[0]
+        for path in known
+        if path != parent and path.startswith(f"{parent}.")
+    }
     has = sorted({*known.get(parent, []), *below})
     return (
         f"no {name}: this is bridge's alias of {name.partition('.')[0]}, which has the "

@@ -3,7 +3,7 @@
 import builtins
 
 import torch
-from torch import Tensor, nn  # noqa: F401  (nn is for the script)
+from torch import Tensor, nn
 
 from tests.bridge.amct.user import Batches, fit, run_and_report
 
