@@ -47,7 +47,7 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
 
     A value None means "not given". Keys:
         retrain_enable: bool, default True
-        distill: bool, the reference's word for "checked before"; it changes nothing here
+        distill: anything, without effect
         retrain_data_config: dst_type "INT8" | "INT16"; batch_num int >= 1 (1); fixed_min bool;
             clip_max, clip_min numbers (clip_min alone is refused); asymmetric bool (True)
         retrain_weight_config: dst_type "INT8"; weights_retrain_algo "arq_retrain" |
@@ -66,8 +66,9 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
         config = {}
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a dict, got {type(config).__name__}: {config!r}")
-    top = _Section("config", config, {"retrain_enable", "distill", _DATA, _WEIGHT})
-    top.boolean("distill", default=False)
+    # The reference's mark of a configuration it has checked before; this one is checked anyway.
+    config = {key: value for key, value in config.items() if key != "distill"}
+    top = _Section("config", config, {"retrain_enable", _DATA, _WEIGHT})
     data = _Section(_DATA, top.section(_DATA), _DATA_KEYS)
     weight = _Section(_WEIGHT, top.section(_WEIGHT), _WEIGHT_KEYS)
     fixed_min = data.boolean("fixed_min", default=False)

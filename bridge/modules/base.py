@@ -50,7 +50,8 @@ class QATLayer(RangedModule):
         self._init_ranges(read, device)
         count = self.out_channels if read.weight.per_channel else 1
         unset = torch.full((count,), torch.nan, device=device)
-        self.wts_scales = nn.Parameter(unset, requires_grad=read.learned_scale)
+        start = torch.ones_like(unset) if read.learned_scale else unset
+        self.wts_scales = nn.Parameter(start, requires_grad=read.learned_scale)
         self.wts_offsets = nn.Parameter(unset.clone(), requires_grad=False)
         zeros = torch.zeros(count, dtype=torch.int8, device=device)
         self.register_buffer("wts_offsets_deploy", zeros)
@@ -168,18 +169,20 @@ class QATLayer(RangedModule):
             self.register_buffer("frozen_wts_scales", torch.ones_like(held))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._remember_tensors()
-        flag = state_dict.get(f"{prefix}s_rec_flag")
-        if flag is not None and self._scales_started:
-            self._check_trained_scales(bool(flag), prefix, args[-1])
+        if self._scales_started:
+            self._read_trained_scales(state_dict, prefix, errors=args[-1])
 
-    def _check_trained_scales(self, reciprocal: bool, prefix: str, errors: list[str]) -> None:
-        """Refuse scales that mean something else here; start those that never were."""
+    def _read_trained_scales(
+        self, state_dict: Mapping[str, Any], prefix: str, *, errors: list[str]
+    ) -> None:
+        """Refuse scales that mean something else here, and start those that never were."""
+        reciprocal = bool(state_dict.get(f"{prefix}s_rec_flag", self.config.reciprocal_scale))
         if reciprocal != self.config.reciprocal_scale:
             errors.append(
                 f"{prefix}wts_scales was trained with s_rec_flag={reciprocal}, the configuration "
                 f"says {self.config.reciprocal_scale}"
             )
-        if bool(self.wts_scales.isnan().any()):
+        if not state_dict.get(f"{prefix}cur_batch", 1) or bool(self.wts_scales.isnan().any()):
             with torch.no_grad():
                 self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.export.files import read_model
-from tests.bridge.exporting import nodes
+from tests.bridge.exporting import nodes, read
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -45,7 +45,7 @@ def run_script(name: str, folder: Path, *options: str, resnet: str = SMALL) -> d
     return json.loads((folder / "report.json").read_text())
 
 
-def check(name: str, folder: Path, report: dict[str, Any], layers: dict[str, int]) -> None:
+def check(name: str, folder: Path, report: dict[str, Any], layers: int) -> None:
     assert report["fake_quant"] == f"./outputs/{name}_fake_quant_model.onnx"
     assert {path.name for path in (folder / "outputs").glob("*.onnx")} == {
         f"{name}_fake_quant_model.onnx",
@@ -58,8 +58,7 @@ def check(name: str, folder: Path, report: dict[str, Any], layers: dict[str, int
     # Sigmoid and BatchNorm round differently in torch and in ONNX Runtime; the few integers that
     # this moves by one step are all the difference there may be.
     assert report["largest_difference_from_torch"] <= 0.05 * report["largest"]
-    graph = read_model(folder / "inter_model.onnx").graph
-    assert {op: len(nodes(graph, op)) for op in layers} == layers
+    assert len(read(folder / "inter_model.onnx")) == layers
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet101"])
@@ -74,17 +73,14 @@ def test_the_scripts_are_the_manuals(name):
 
 def test_training_from_scratch(tmp_path):
     report = run_script("lenet", tmp_path)
-    check("lenet", tmp_path, report, {"QuantizeLinear": 10, "Conv": 2})
+    check("lenet", tmp_path, report, 5)
     assert report["convolutions"] == 2
-    deployed = read_model(tmp_path / "outputs" / "lenet_deploy_model.onnx").graph
-    assert not nodes(deployed, "Conv")
-    assert not nodes(deployed, "Gemm")
 
 
 def test_fine_tuning(tmp_path):
     report = run_script("resnet101", tmp_path)
     convolutions = 1 + 4 * 4
-    check("resnet101", tmp_path, report, {"QuantizeLinear": 2 * convolutions})
+    check("resnet101", tmp_path, report, convolutions)
     assert report["convolutions"] == convolutions
 
 
@@ -93,7 +89,7 @@ def test_fine_tuning_the_whole_network(tmp_path, request):
         pytest.skip("ResNet-101 in full takes minutes: --deep")
     report = run_script("resnet101", tmp_path, resnet=FULL)
     assert report["convolutions"] == 104
-    check("resnet101", tmp_path, report, {"QuantizeLinear": 2 * 104})
+    check("resnet101", tmp_path, report, 104)
 
 
 def test_for_ascend(tmp_path):
