@@ -175,18 +175,18 @@ class RangeState(nn.Module):
     def _count_loaded_batches(self) -> None:
         """Find out from loaded tensors how far calibration had come."""
         for name in self.ranges:
-            for value, previous in zip(*self._range(name), strict=True):
-                # The reference's mark of a range that was never used.
-                previous.copy_(torch.where(previous.isnan(), value, previous))
+            for end in _ENDS:
+                previous = f"{name}_clip_{end}_pre"
+                if getattr(self, previous).isnan():  # the reference's mark: no range was used yet
+                    setattr(self, previous, getattr(self, f"{name}_clip_{end}").detach().clone())
         count = int(self.cur_batch) if self.saves_count else 0
         if self._calibration:
             count = max(int(state.batches) for state in self._calibration.values())
         elif self.config.clip is None:
             count = max(count, 1) if self._found_ranges(count) else 0
         self._batches = count
-        self.cur_batch = torch.full(
-            (), count, dtype=torch.int64, device=self._range(self.ranges[0])[0].max.device
-        )
+        device = getattr(self, f"{self.ranges[0]}_clip_max").device
+        self.cur_batch = torch.full((), count, dtype=torch.int64, device=device)
 
     def _found_ranges(self, count: int) -> bool:
         """Whether loaded tensors are those of a layer whose ranges were found.
