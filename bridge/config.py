@@ -47,6 +47,7 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
 
     A value None means "not given". Keys:
         retrain_enable: bool, default True
+        distill: anything, without effect
         retrain_data_config: dst_type "INT8" | "INT16"; batch_num int >= 1 (1); fixed_min bool;
             clip_max, clip_min numbers (clip_min alone is refused); asymmetric bool (True)
         retrain_weight_config: dst_type "INT8"; weights_retrain_algo "arq_retrain" |
@@ -65,6 +66,8 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
         config = {}
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a dict, got {type(config).__name__}: {config!r}")
+    # The reference's mark of a configuration it has checked before; this one is checked anyway.
+    config = {key: value for key, value in config.items() if key != "distill"}
     top = _Section("config", config, {"retrain_enable", _DATA, _WEIGHT})
     data = _Section(_DATA, top.section(_DATA), _DATA_KEYS)
     weight = _Section(_WEIGHT, top.section(_WEIGHT), _WEIGHT_KEYS)
@@ -85,6 +88,41 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
         learned_scale=weight.choice("weights_retrain_algo", _ALGORITHMS) == "ulq_retrain",
         reciprocal_scale=weight.boolean("s_rec_flag", default=False),
     )
+
+
+def data_section(read: QATConfig) -> dict[str, Any]:
+    """Return the retrain_data_config that reads as a configuration does, every key given.
+
+    Args:
+        read: from read_config.
+    Returns:
+        a new dict.
+    """
+    high, low = read.clip or (None, None)
+    return {
+        "dst_type": f"INT{read.activation.bits}",
+        "batch_num": read.search.batch_num,
+        "fixed_min": read.activation.fixed_min,
+        "clip_max": high,
+        "clip_min": low,
+        "asymmetric": not read.activation.symmetric,
+    }
+
+
+def weight_section(read: QATConfig) -> dict[str, Any]:
+    """Return the retrain_weight_config that reads as a configuration does, every key given.
+
+    Args:
+        read: from read_config.
+    Returns:
+        a new dict.
+    """
+    return {
+        "dst_type": f"INT{read.weight.bits}",
+        "weights_retrain_algo": _ALGORITHMS[read.learned_scale],
+        "channel_wise": read.weight.per_channel,
+        "s_rec_flag": read.reciprocal_scale,
+    }
 
 
 _DATA, _WEIGHT = "retrain_data_config", "retrain_weight_config"

@@ -28,7 +28,8 @@ class ModuleState(NamedTuple):
 def functionalize(model: nn.Module) -> Model:
     """Return a model as pure functions over pytrees.
 
-    params is {name: tensor} of the module's parameters, ranges included; state is a ModuleState.
+    params is {name: tensor} of the module's parameters, ranges included, scales and offsets that
+    are computed from them left out; state is a ModuleState.
     apply runs in the mode (train or eval) the model is in now, and BatchNorm's and the ranges'
     new state is what update returns. All of it works under torch.func. Trained weight scales start
     from the weights as they are at init.
@@ -43,8 +44,9 @@ def functionalize(model: nn.Module) -> Model:
     modes = {module: module.training for module in template.modules()}
 
     def init() -> tuple[Params, ModuleState]:
-        params = {n: p.detach().clone() for n, p in model.named_parameters()}
-        buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
+        derived = _derived_names(model)
+        params = {n: p.detach().clone() for n, p in model.named_parameters() if n not in derived}
+        buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n not in derived}
         _start_scales(model, params, buffers)
         seen = {
             f"{path}.{name}": layer._calibration.get(name) or calibration.init(b.device)
@@ -120,9 +122,11 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
-            parameter.copy_(params[name])
+            if name in params:
+                parameter.copy_(params[name])
         for name, buffer in copied.named_buffers():
-            buffer.copy_(state.buffers[name])
+            if name in state.buffers:
+                buffer.copy_(state.buffers[name])
     for path, layer in qat_layers(copied):
         layer._batches = int(layer.cur_batch)
         seen = _seen_by(path, layer, state)
@@ -139,6 +143,14 @@ def _start_scales(model: nn.Module, params: Params, buffers: dict[str, Tensor]) 
         params[_join(path, "wts_scales")] = layer._learned_scale(layer._arq_scale())
         if layer.calibrated:
             buffers[_join(path, "cur_batch")] += 1  # a given range: no batch will be calibrated
+
+
+def _derived_names(model: nn.Module) -> set[str]:
+    return {
+        _join(path, name)
+        for path, layer in qat_layers(model)
+        for name in layer.derived_names(learned_scale=layer.config.learned_scale)
+    }
 
 
 @contextmanager

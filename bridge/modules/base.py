@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from bridge.config import read_config
+from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.naming import layer_path
@@ -21,8 +21,9 @@ from qatfunc.exact import Params
 class QATLayer(RangedModule):
     """A layer whose weight and input are quantized, mixed into a torch layer class.
 
-    What it computes is one call into qatfunc. State beside the input's range "acts": wts_scales
-    (with ulq_retrain; ARQ's scales hold until cur_batch counts a batch).
+    What it computes is one call into qatfunc. State beside the input's range "acts": wts_scales,
+    which is trained with ulq_retrain (ARQ's scales hold until cur_batch counts a batch) and
+    derived otherwise; wts_offsets and wts_offsets_deploy, which are 0, and s_rec_flag.
     """
 
     exported = ("weight", "wts_scales", "frozen_wts_scales")
@@ -32,15 +33,29 @@ class QATLayer(RangedModule):
     operator: ClassVar[Operator]
     weight: Tensor
     bias: Tensor | None
+    out_channels: int
+    wts_scales: Tensor
+    wts_offsets: Tensor
+    wts_offsets_deploy: Tensor
+    s_rec_flag: Tensor
 
     def _init_quantization(self, config: Mapping[str, Any] | None) -> None:
         read = read_config(config, channel_wise=self.operator.channel_wise)
         self.operator.check_layer(self, per_channel=read.weight.per_channel)
         self.quantizes_weight = True
-        self._init_ranges(read, self.weight.device)
-        if read.learned_scale:
-            count = self._arq_scale().numel() if self.weight.device.type != "meta" else 1
-            self.wts_scales = nn.Parameter(torch.ones(count, device=self.weight.device))
+        self._init_scales(read)
+
+    def _init_scales(self, read: QATConfig) -> None:
+        device = self.weight.device
+        self._init_ranges(read, device)
+        count = self.out_channels if read.weight.per_channel else 1
+        unset = torch.full((count,), torch.nan, device=device)
+        start = torch.ones_like(unset) if read.learned_scale else unset
+        self.wts_scales = nn.Parameter(start, requires_grad=read.learned_scale)
+        self.wts_offsets = nn.Parameter(unset.clone(), requires_grad=False)
+        zeros = torch.zeros(count, dtype=torch.int8, device=device)
+        self.register_buffer("wts_offsets_deploy", zeros)
+        self.register_buffer("s_rec_flag", torch.tensor(read.reciprocal_scale, device=device))
 
     def extra_repr(self) -> str:
         """Return the float layer's description and the quantization's."""
@@ -89,7 +104,7 @@ class QATLayer(RangedModule):
         kwargs = {name: getattr(self, name) for name in self.arguments}
         twin = type(self)(bias=self.bias is not None, device="meta", config=None, **kwargs)
         twin.weight, twin.bias = self.weight, self.bias
-        twin._init_ranges(self.config, self.weight.device)
+        twin._init_scales(self.config)
         if self.config.learned_scale:
             twin.wts_scales = self.wts_scales
         return twin.train(self.training)
@@ -154,6 +169,46 @@ class QATLayer(RangedModule):
             self.register_buffer("frozen_wts_scales", torch.ones_like(held))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._remember_tensors()
+        if self._scales_started:
+            self._read_trained_scales(state_dict, prefix, errors=args[-1])
+
+    def _read_trained_scales(
+        self, state_dict: Mapping[str, Any], prefix: str, *, errors: list[str]
+    ) -> None:
+        """Refuse scales that mean something else here, and start those that never were."""
+        reciprocal = bool(state_dict.get(f"{prefix}s_rec_flag", self.config.reciprocal_scale))
+        if reciprocal != self.config.reciprocal_scale:
+            errors.append(
+                f"{prefix}wts_scales was trained with s_rec_flag={reciprocal}, the configuration "
+                f"says {self.config.reciprocal_scale}"
+            )
+        if not state_dict.get(f"{prefix}cur_batch", 1) or bool(self.wts_scales.isnan().any()):
+            with torch.no_grad():
+                self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
+
+    @classmethod
+    def derived_names(cls, *, learned_scale: bool) -> set[str]:
+        """Return the names of the state that is computed from the rest.
+
+        Args:
+            learned_scale: whether the weight's scales are trained.
+        Returns:
+            names of parameters and buffers.
+        """
+        names = super().derived_names(learned_scale=learned_scale)
+        names |= {"wts_offsets", "wts_offsets_deploy", "s_rec_flag"}
+        return names if learned_scale else names | {"wts_scales"}
+
+    def _derived(self) -> dict[str, Tensor]:
+        values = super()._derived()
+        values["s_rec_flag"] = torch.full_like(self.s_rec_flag, self.config.reciprocal_scale)
+        values["wts_offsets"] = torch.zeros_like(self.wts_offsets)
+        values["wts_offsets_deploy"] = torch.zeros_like(self.wts_offsets_deploy)
+        weight = self._parameters.get("weight")  # reading a parametrized one may change it
+        if not self.config.learned_scale and weight is not None and weight.numel():
+            held = self._buffers.get("frozen_wts_scales")
+            values["wts_scales"] = self._arq_scale() if held is None else held.clone()
+        return values
 
     @property
     def _changes_state(self) -> bool:

@@ -35,6 +35,7 @@ class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
+        self.out_channels = out_features
         self._init_quantization(config)
 
     def forward(self, x: Tensor) -> Tensor:

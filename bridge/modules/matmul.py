@@ -18,8 +18,7 @@ from qatfunc import Clip, operators
 class MatMulQAT(RangedModule):
     """torch.matmul of two activations, both quantized symmetrically (qatfunc.operators.matmul).
 
-    State, for NAME in input and other: NAME_clip_max, NAME_clip_min, NAME_clip_max_pre,
-    NAME_clip_min_pre; cur_batch.
+    State, for NAME in input and other: as RangeState's; cur_batch is not in checkpoints.
 
     Args:
         device: of the parameters.
@@ -30,6 +29,7 @@ class MatMulQAT(RangedModule):
     """
 
     ranges = ("input", "other")
+    saves_count = False
 
     def __init__(
         self,

@@ -8,51 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from bridge.config import QATConfig
+from bridge.modules.state import RangeState, moved
 from bridge.naming import layer_path, siblings
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
 
-_CALIBRATION_PREFIX = "calibration."
-_ENDS = ("max", "min")
 
-
-class RangedModule(nn.Module):
+class RangedModule(RangeState):
     """A module whose inputs are quantized within learned ranges.
 
-    It writes state back in `_calibrate` and `_commit` alone.
-
-    State, for each name in `ranges`: NAME_clip_max, NAME_clip_min (trained) and NAME_clip_max_pre,
-    NAME_clip_min_pre (the last valid range); cur_batch (batches calibrated); and while
-    calibration is under way what it has seen.
+    A forward writes state back in `_calibrate` and `_commit` alone.
     """
 
-    ranges: ClassVar[tuple[str, ...]] = ("acts",)
     exported: ClassVar[tuple[str, ...]] = ()
     """Other tensors that the export reads numbers off."""
 
-    config: QATConfig
-    cur_batch: Tensor
-
     def _init_ranges(self, config: QATConfig, device: torch.device | str | None) -> None:
-        self.config = config
         self.calibrating_in_eval = False
         self.quantizes_input = True
         self._warned = False
-        self._calibration: dict[str, calibration.CalibrationState] = {}
-        self._batches = 0
-        high, low = config.clip or (1.0, -1.0)
-        for name in self.ranges:
-            for end, value in (("max", high), ("min", low)):
-                scalar = torch.tensor(value, dtype=torch.float32, device=device)
-                setattr(self, f"{name}_clip_{end}", nn.Parameter(scalar))
-                self.register_buffer(f"{name}_clip_{end}_pre", scalar.clone())
-        self.register_buffer("cur_batch", torch.zeros((), dtype=torch.int64, device=device))
+        self._init_state(config, device)
         self._remember_tensors()
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the input's range is known, so that forwards quantize the input."""
-        # Not by comparison with batch_num: a checkpoint may come from a layer with another one.
-        return self.config.clip is not None or (self._batches > 0 and not self._calibration)
 
     @property
     def awaits_calibration(self) -> bool:
@@ -77,19 +52,6 @@ class RangedModule(nn.Module):
                 stacklevel=2,
             )
         return None
-
-    def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
-        """Return a range and the last valid one."""
-
-        def pair(suffix: str) -> Clip:
-            names = [f"{name}_clip_{end}{suffix}" for end in _ENDS]
-            values = (getattr(self, n) if tensors is None else tensors[n] for n in names)
-            return Clip(*values)
-
-        return pair(""), pair("_pre")
-
-    def _resolve(self, name: str) -> Clip:
-        return resolve_clip(*self._range(name), self.config.activation)
 
     def _commit(self, name: str) -> Clip:
         """Replace a range that training made meaningless by the last valid one, for good."""
@@ -135,35 +97,6 @@ class RangedModule(nn.Module):
         self._batches += 1
         self.cur_batch.fill_(self._batches)
 
-    # Checkpoints: what an unfinished calibration has seen is part of the state, so that saving,
-    # loading and continuing equals not having stopped.
-
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, state in self._calibration.items():
-            for field, value in state._asdict().items():
-                destination[f"{prefix}{_CALIBRATION_PREFIX}{name}.{field}"] = value
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        start = prefix + _CALIBRATION_PREFIX
-        seen = {
-            k.removeprefix(start): state_dict.pop(k)
-            for k in list(state_dict)
-            if k.startswith(start)
-        }
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if f"{prefix}cur_batch" not in state_dict:
-            return  # a float layer's checkpoint says nothing about calibration
-        self._batches = int(self.cur_batch)
-        self._calibration = {}
-        for name in dict.fromkeys(key.partition(".")[0] for key in seen):
-            fields = {f: seen[f"{name}.{f}"] for f in calibration.CalibrationState._fields}
-            self._calibration[name] = _moved(calibration.CalibrationState(**fields), self.cur_batch)
-
     # Export: torch.export runs forward on tensors without data, yet the scales in the file have
     # to be constants that belong to the weights as they are. So the tensors themselves are kept
     # beside the parameter table that torch.export replaces.
@@ -194,7 +127,7 @@ class RangedModule(nn.Module):
         super()._apply(fn, recurse)
         self._remember_tensors()
         for name, state in self._calibration.items():
-            self._calibration[name] = _moved(state, self.cur_batch)
+            self._calibration[name] = moved(state, self.cur_batch)
         return self
 
     @torch.no_grad()
@@ -233,7 +166,3 @@ def in_onnx_export() -> bool:
         True during an export.
     """
     return torch.onnx.is_in_onnx_export()
-
-
-def _moved(state: calibration.CalibrationState, like: Tensor) -> calibration.CalibrationState:
-    return calibration.CalibrationState(*(value.to(like.device) for value in state))

@@ -83,6 +83,7 @@ def test_modes_come_back_and_nothing_else_moves(training):
     model.train(training)
     model[1].train(not training)
     before = state(model[1])
+    trained = [p.requires_grad for p in model.parameters()]
     calibrate(model, [torch.randn(2, 1, 5, 5)])
     assert [module.training for module in model.modules()] == [
         training,
@@ -92,7 +93,7 @@ def test_modes_come_back_and_nothing_else_moves(training):
     ]
     assert same_state(state(model[1]), before)
     assert all(p.grad is None for p in model.parameters())
-    assert all(p.requires_grad for p in model.parameters())
+    assert [p.requires_grad for p in model.parameters()] == trained
 
 
 def test_modes_come_back_when_the_model_fails():

@@ -104,9 +104,12 @@ def test_first_state(name):
         "acts_clip_max_pre": 1.0,
         "acts_clip_min_pre": -1.0,
         "cur_batch": 0,
+        "s_rec_flag": False,
     }
-    assert set(layer.state_dict()) == {"weight", "bias", *values}
-    trained = {key for key, _ in layer.named_parameters()}
+    derived = {"acts_scale", "acts_offset_deploy", "wts_scales", "wts_offsets"}
+    derived |= {"wts_offsets_deploy"}
+    assert set(layer.state_dict()) == {"weight", "bias", *values, *derived}
+    trained = {key for key, value in layer.named_parameters() if value.requires_grad}
     assert trained == {"weight", "bias", "acts_clip_max", "acts_clip_min"}
 
 

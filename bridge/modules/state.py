@@ -1,0 +1,220 @@
+"""A layer's state under the reference's names: what checkpoints hold, and what of it is believed.
+
+Trained or counted, hence read from a checkpoint: the ranges, cur_batch, learned weight scales.
+Derived, hence written to a checkpoint but computed anew from the former: scales and offsets.
+Beside these a checkpoint has what an unfinished calibration has seen, so that saving, loading and
+continuing equals not having stopped.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from bridge.config import QATConfig, data_section, weight_section
+from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
+
+_CALIBRATION_PREFIX = "calibration."
+_ENDS = ("max", "min")
+
+
+class RangeState(nn.Module):
+    """The state of a module whose inputs have learned ranges.
+
+    State, for each NAME in `ranges`: NAME_clip_max, NAME_clip_min (trained) and NAME_clip_max_pre,
+    NAME_clip_min_pre (the last valid range); NAME_scale and NAME_offset_deploy, derived from the
+    range, NaN and 0 while there is none; cur_batch (batches calibrated); and while calibration is
+    under way what it has seen.
+    """
+
+    ranges: ClassVar[tuple[str, ...]] = ("acts",)
+    saves_count: ClassVar[bool] = True
+    """Whether checkpoints hold cur_batch."""
+
+    config: QATConfig
+    cur_batch: Tensor
+
+    def _init_state(self, config: QATConfig, device: torch.device | str | None) -> None:
+        self.config = config
+        self._calibration: dict[str, calibration.CalibrationState] = {}
+        self._batches = 0
+        count = torch.zeros((), dtype=torch.int64, device=device)
+        self.register_buffer("cur_batch", count, persistent=self.saves_count)
+        offset_type = torch.int8 if config.activation.bits <= 8 else torch.int16
+        high, low = config.clip or (1.0, -1.0)
+        for name in self.ranges:
+            for end, value in (("max", high), ("min", low)):
+                scalar = torch.tensor(value, dtype=torch.float32, device=device)
+                setattr(self, f"{name}_clip_{end}", nn.Parameter(scalar))
+                self.register_buffer(f"{name}_clip_{end}_pre", scalar.clone())
+            self.register_buffer(f"{name}_scale", torch.full((1,), torch.nan, device=device))
+            zero = torch.zeros(1, dtype=offset_type, device=device)
+            self.register_buffer(f"{name}_offset_deploy", zero)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the input's range is known, so that forwards quantize the input."""
+        # Not by comparison with batch_num: a checkpoint may come from a layer with another one.
+        return self.config.clip is not None or (self._batches > 0 and not self._calibration)
+
+    @property
+    def do_init(self) -> bool:
+        """Whether the input's range is still to be found."""
+        return not self.calibrated
+
+    @property
+    def retrain_enable(self) -> bool:
+        """Whether the layer is quantized at all."""
+        return self.config.enabled
+
+    @property
+    def retrain_data_config(self) -> dict[str, Any]:
+        """The input's configuration, every key of it."""
+        return data_section(self.config)
+
+    @property
+    def retrain_weight_config(self) -> dict[str, Any]:
+        """The weight's configuration, every key of it."""
+        return weight_section(self.config)
+
+    @property
+    def act_num_bits(self) -> int:
+        """Width of the input's integers."""
+        return self.config.activation.bits
+
+    @property
+    def wts_num_bits(self) -> int:
+        """Width of the weight's integers."""
+        return self.config.weight.bits
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; entering eval mode brings the derived state up to date."""
+        super().train(mode)
+        if not mode:
+            self._refresh()
+        return self
+
+    def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
+        """Return a range and the last valid one."""
+
+        def pair(suffix: str) -> Clip:
+            names = [f"{name}_clip_{end}{suffix}" for end in _ENDS]
+            values = (getattr(self, n) if tensors is None else tensors[n] for n in names)
+            return Clip(*values)
+
+        return pair(""), pair("_pre")
+
+    def _resolve(self, name: str) -> Clip:
+        return resolve_clip(*self._range(name), self.config.activation)
+
+    @classmethod
+    def derived_names(cls, *, learned_scale: bool) -> set[str]:  # noqa: ARG003
+        """Return the names of the state that is computed from the rest.
+
+        Args:
+            learned_scale: whether the weight's scales are trained.
+        Returns:
+            names of parameters and buffers.
+        """
+        return {f"{name}_{value}" for name in cls.ranges for value in ("scale", "offset_deploy")}
+
+    def _derived(self) -> dict[str, Tensor]:
+        """Compute the derived state from the present parameters."""
+        if not self.calibrated:
+            return {}
+        values = {}
+        for name in self.ranges:
+            scale, zero_point = ulq_qparams(self._resolve(name), self.config.activation)
+            values[f"{name}_scale"] = scale.reshape(1)
+            values[f"{name}_offset_deploy"] = zero_point.reshape(1)
+        return values
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        # New tensors, not new values in the old ones: these may be someone's checkpoint.
+        for name, value in self._derived().items():
+            parameter = self._parameters.get(name)
+            if parameter is not None:
+                parameter.data = value.to(parameter.dtype)
+            else:
+                old = self._buffers[name]
+                self._buffers[name] = value if old is None else value.to(old.dtype)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        self._refresh()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, state in self._calibration.items():
+            for field, value in state._asdict().items():
+                destination[f"{prefix}{_CALIBRATION_PREFIX}{name}.{field}"] = value
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        start = prefix + _CALIBRATION_PREFIX
+        seen = {
+            k.removeprefix(start): state_dict.pop(k)
+            for k in list(state_dict)
+            if k.startswith(start)
+        }
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        told_by = "cur_batch" if self.saves_count else f"{self.ranges[0]}_scale"
+        if prefix + told_by not in state_dict:
+            return  # a float layer's checkpoint says nothing about calibration
+        self._calibration = {}
+        for name in dict.fromkeys(key.partition(".")[0] for key in seen):
+            fields = {f: seen[f"{name}.{f}"] for f in calibration.CalibrationState._fields}
+            state = calibration.CalibrationState(**fields)
+            self._calibration[name] = moved(state, self._range(name)[0].max)
+        self._count_loaded_batches()
+        self._refresh()
+
+    @torch.no_grad()
+    def _count_loaded_batches(self) -> None:
+        """Find out from loaded tensors how far calibration had come."""
+        for name in self.ranges:
+            for end in _ENDS:
+                previous = f"{name}_clip_{end}_pre"
+                if getattr(self, previous).isnan():  # the reference's mark: no range was used yet
+                    setattr(self, previous, getattr(self, f"{name}_clip_{end}").detach().clone())
+        count = int(self.cur_batch) if self.saves_count else 0
+        if self._calibration:
+            count = max(int(state.batches) for state in self._calibration.values())
+        elif self.config.clip is None:
+            count = max(count, 1) if self._found_ranges(count) else 0
+        self._batches = count
+        device = getattr(self, f"{self.ranges[0]}_clip_max").device
+        self.cur_batch = torch.full((), count, dtype=torch.int64, device=device)
+
+    def _found_ranges(self, count: int) -> bool:
+        """Whether loaded tensors are those of a layer whose ranges were found.
+
+        The reference's checkpoints do not say so. Its scale is NaN before the first batch, and 1
+        with offset 0 while it calibrates, which is then not what the range stands for.
+        """
+        for name in self.ranges:
+            scale = getattr(self, f"{name}_scale")
+            if bool(scale.isnan().any()):
+                return count > 0
+            one = bool((scale == 1.0).all() and (getattr(self, f"{name}_offset_deploy") == 0).all())
+            if one and not any(map(self._stands_for_one, self._range(name))):
+                return False
+        return True
+
+    def _stands_for_one(self, clip: Clip) -> bool:
+        scale, zero_point = ulq_qparams(clip, self.config.activation)
+        return scale.item() == 1.0 and zero_point.item() == 0.0
+
+
+def moved(state: calibration.CalibrationState, like: Tensor) -> calibration.CalibrationState:
+    """Return what calibration has seen on another tensor's device.
+
+    Args:
+        state: on any device.
+        like: a tensor on the device wanted.
+    Returns:
+        the state there.
+    """
+    return calibration.CalibrationState(*(value.to(like.device) for value in state))
