@@ -16,7 +16,7 @@ from property_tests.bridge.equality import (
     assert_same_bits,
 )
 from property_tests.bridge.numbers import Random
-from qatfunc import operators
+from qatfunc import Clip, operators, resolve_clip
 
 _FORMS = ("Gemm", "Gemm transB", "MatMul", "MatMul Transpose")
 
@@ -72,6 +72,13 @@ def _per_channel_model(case: Case, scale: Any, form: str) -> Any:
 
 @torch.no_grad()
 def _per_channel_linear(case: Case, scale: Any, x: Any) -> Any:
-    layer = case.layer
-    params = layer._params(layer._resolve()) | {"weight_scale": torch.from_numpy(scale)}
-    return operators.linear(x, params, layer.config.layer).numpy()
+    layer, spec = case.layer, case.layer.config.layer
+    clip = Clip(layer.acts_clip_max, layer.acts_clip_min)
+    previous = Clip(layer.acts_clip_max_pre, layer.acts_clip_min_pre)
+    params = {
+        "weight": layer.weight,
+        "weight_scale": torch.from_numpy(scale),
+        "clip": resolve_clip(clip, previous, spec.activation),
+    }
+    params |= {} if layer.bias is None else {"bias": layer.bias}
+    return operators.linear(x, params, spec).numpy()
