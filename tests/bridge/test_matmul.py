@@ -19,6 +19,9 @@ NAMES = [
     "other_clip_min",
 ]
 BUFFERS = [f"{name}_pre" for name in NAMES] + ["cur_batch"]
+BUFFERS += [
+    f"{name}_{value}" for name in ("input", "other") for value in ("scale", "offset_deploy")
+]
 
 
 class Scores(nn.Module):

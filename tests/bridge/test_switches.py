@@ -51,7 +51,8 @@ def step(model, x, *, rate=0.05):
 
 
 def requires_grad(model):
-    return {name: p.requires_grad for name, p in model.named_parameters()}
+    """Of what trains: scales and offsets that follow the weights do not."""
+    return {n: p.requires_grad for n, p in model.named_parameters() if "wts_" not in n}
 
 
 class FailedError(Exception):
