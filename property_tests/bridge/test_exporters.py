@@ -21,7 +21,8 @@ from property_tests.bridge.cases import (
 )
 from property_tests.bridge.depth import share
 from property_tests.bridge.equality import LEVELS, assert_same_bits, run_at
-from tests.networks.exporting import export_any_batch
+from tests.bridge.exporting import EXPORTERS, dynamic
+from tests.networks.exporting import export
 
 _CASES = {
     "conv2d": conv2d_cases,
@@ -54,10 +55,10 @@ def test_exported_layers_are_exact_and_named(operator: str, data: Any, bits: int
     expected = model(batch).detach().numpy()
     summaries = []
     with TemporaryDirectory() as folder:
-        for dynamo in (True, False):
-            path = Path(folder, f"inter_{dynamo}.onnx")
-            export_any_batch(model, batch[:2], path, dynamo=dynamo)
-            conversion = convert_qat_model(path, Path(folder, f"{dynamo}"))
+        for exporter, dynamo in EXPORTERS.items():
+            path = Path(folder, f"{exporter}.onnx")
+            export(model, batch[:2], path, dynamo=dynamo, **dynamic(exporter))
+            conversion = convert_qat_model(path, Path(folder, exporter))
             _assert_exact(conversion, batch, expected)
             summaries.append(conversion.layers)
     (layer,) = summaries[0]
