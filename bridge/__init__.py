@@ -16,6 +16,7 @@ from bridge.modules import (
     MatMulQAT,
 )
 from bridge.prepare import LayerPlan, float_model, plan_qat, prepare_qat
+from bridge.sensitivity import LayerSensitivity, sensitivity
 from bridge.switches import (
     freeze_clips,
     freeze_weight_scales,
@@ -34,6 +35,7 @@ __all__ = [
     "Conversion",
     "ConversionError",
     "LayerPlan",
+    "LayerSensitivity",
     "LinearQAT",
     "MatMulQAT",
     "Verification",
@@ -50,6 +52,7 @@ __all__ = [
     "plan_qat",
     "prepare_qat",
     "quantization",
+    "sensitivity",
     "set_quantization",
     "to_module",
     "verify",

@@ -1,0 +1,125 @@
+"""How much each layer's output error costs the model: by weight width and by input range."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from bridge.modules.base import QATLayer, qat_layers
+from bridge.switches import quantization
+from qatfunc import WeightSpec, arq_qparams, fake_quantize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSensitivity:
+    """Mean squared change of the model's output, candidate by candidate.
+
+    Args:
+        path: of the layer.
+        by_bits: weight width to error, against the layer's float weight.
+        by_range: factor on the input's range to error, against the range as it is.
+    """
+
+    path: str
+    by_bits: dict[int, float]
+    by_range: dict[float, float]
+
+
+@torch.no_grad()
+def sensitivity(
+    model: nn.Module,
+    *inputs: Any,
+    bits: Sequence[int] = (2, 3, 4, 6, 8),
+    ranges: Sequence[float] = (0.25, 0.5, 0.75, 1.25),
+) -> tuple[LayerSensitivity, ...]:
+    """Measure every quantized layer's sensitivity, all candidates of a layer at once (vmap).
+
+    Args:
+        model: a calibrated model; it is copied and run in eval mode.
+        inputs: what the model is called with.
+        bits: weight widths to try, 2 to 16.
+        ranges: factors on the input's range to try.
+    Returns:
+        the layers in definition order.
+    Raises:
+        ValueError: a layer is not calibrated.
+    """
+    model = copy.deepcopy(model).eval()
+    tables = []
+    for path, layer in qat_layers(model):
+        if not isinstance(layer, QATLayer):
+            continue
+        if not layer.calibrated:
+            raise ValueError(f"{path} is not calibrated")
+        tables.append(
+            LayerSensitivity(
+                path=path,
+                by_bits=_by_bits(model, path, layer, inputs, bits),
+                by_range=_by_range(model, path, layer, inputs, ranges),
+            )
+        )
+    return tuple(tables)
+
+
+def sensitivity_table(layers: Sequence[LayerSensitivity]) -> Table:
+    """Lay out sensitivities.
+
+    Args:
+        layers: from sensitivity.
+    Returns:
+        a table for rich.print.
+    """
+    table = Table(title="mean squared change of the output")
+    table.add_column("layer")
+    if layers:
+        for width in layers[0].by_bits:
+            table.add_column(f"{width}-bit weight", justify="right")
+        for factor in layers[0].by_range:
+            table.add_column(f"range x {factor:g}", justify="right")
+    for layer in layers:
+        errors = [*layer.by_bits.values(), *layer.by_range.values()]
+        table.add_row(layer.path, *(f"{error:.2e}" for error in errors))
+    return table
+
+
+def _by_bits(
+    model: nn.Module, path: str, layer: QATLayer, inputs: Any, bits: Sequence[int]
+) -> dict[int, float]:
+    weight, layout = layer.weight, {"groups": getattr(layer, "groups", 1)}
+    candidates = [weight]
+    for width in bits:
+        spec = WeightSpec(bits=width, per_channel=layer.config.weight.per_channel)
+        qparams = arq_qparams(weight, spec, transposed=layer.operator.transposed, **layout)
+        candidates.append(fake_quantize(weight, qparams, spec))
+    with quantization(model, weights=False, layers=path):
+        outputs = _run_each(model, {f"{path}.weight": torch.stack(candidates)}, inputs)
+    return dict(zip(bits, _errors(outputs), strict=True))
+
+
+def _by_range(
+    model: nn.Module, path: str, layer: QATLayer, inputs: Any, ranges: Sequence[float]
+) -> dict[float, float]:
+    factors = torch.tensor([1.0, *ranges], device=layer.weight.device)
+    clips = {
+        f"{path}.acts_clip_{end}": factors * getattr(layer, f"acts_clip_{end}")
+        for end in ("max", "min")
+    }
+    return dict(zip(ranges, _errors(_run_each(model, clips, inputs)), strict=True))
+
+
+def _run_each(model: nn.Module, candidates: dict[str, Tensor], inputs: Any) -> Tensor:
+    names = {name.removeprefix("."): values for name, values in candidates.items()}
+
+    def run(chosen: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, chosen, inputs)
+
+    return torch.vmap(run)(names)
+
+
+def _errors(outputs: Tensor) -> list[float]:
+    """Mean squared distance of each candidate's output from the first one's."""
+    return (outputs[1:] - outputs[0]).square().flatten(1).mean(1).tolist()

@@ -1,0 +1,92 @@
+"""LeNet as a pure function: a training step with torch.func, and an ensemble trained by vmap.
+
+python examples/functional_lenet.py
+"""
+
+import time
+from typing import Any
+
+import torch
+from lenet_mnist import digits, lenet, quantized
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import bridge
+from bridge.sensitivity import sensitivity, sensitivity_table
+from qatfunc.model import Model
+
+BATCH = 50
+LEARNING_RATE = 0.3
+MOMENTUM = 0.9
+MEMBERS = 4
+STEPS = 80
+
+
+def sgd(params: Any, velocity: Any, gradients: Any) -> tuple[Any, Any]:
+    """Take a step of gradient descent with momentum, as a pure function."""
+    velocity = pytree.tree_map(lambda v, g: MOMENTUM * v + g, velocity, gradients)
+    return pytree.tree_map(lambda p, v: p - LEARNING_RATE * v, params, velocity), velocity
+
+
+def calibrated(seed: int, images: Tensor) -> tuple[Model, Any, Any]:
+    """Build a LeNet from a seed and find its ranges on ten batches."""
+    net = lenet(quantized(bridge.Conv2dQAT), quantized(bridge.LinearQAT))
+    torch.manual_seed(seed)
+    for layer in net:
+        if hasattr(layer, "weight"):
+            nn.init.xavier_uniform_(layer.weight)
+    model = bridge.functionalize(net.train())
+    params, state = model.init()
+    for batch in images.split(BATCH)[:10]:
+        state = model.calibrate(params, state, batch)
+    return model, *model.finish(params, state)
+
+
+def main() -> None:
+    """Train four networks one after the other and all at once, and compare."""
+    console = Console(width=110)
+    images, labels, test_images, test_labels = digits()
+    members = [calibrated(seed, images) for seed in range(MEMBERS)]
+    model = members[0][0]
+
+    def loss(params: Any, state: Any, x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model.apply(params, state, x), y)
+
+    step = torch.func.grad_and_value(loss)
+    batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))[:STEPS]
+
+    def train(gradient: Any, params: Any, state: Any) -> tuple[Any, float]:
+        velocity = pytree.tree_map(torch.zeros_like, params)
+        started = time.process_time()
+        for x, y in batches:
+            gradients, _ = gradient(params, state, x, y)
+            params, velocity = sgd(params, velocity, gradients)
+        return params, time.process_time() - started
+
+    alone = [train(step, params, state) for _, params, state in members]
+    stacked = [
+        pytree.tree_map(lambda *t: torch.stack(t), *trees)
+        for trees in list(zip(*members, strict=True))[1:]
+    ]
+    together, seconds = train(torch.vmap(step, in_dims=(0, 0, None, None)), *stacked)
+
+    apart = max(
+        float((together[name][i] - params[name]).abs().max())
+        for i, (params, _) in enumerate(alone)
+        for name in params
+    )
+    outputs = torch.vmap(model.apply, in_dims=(0, 0, None))(together, stacked[1], test_images)
+    console.print(f"{MEMBERS} networks, {STEPS} steps of {BATCH} digits, CPU seconds:")
+    console.print(f"  one by one {sum(s for _, s in alone):.1f}, all at once {seconds:.1f}")
+    console.print(f"  largest difference of a parameter {apart:.1e}")
+    accuracy = (outputs.mean(0).argmax(1) == test_labels).float().mean()
+    console.print(f"  accuracy of the ensemble after {STEPS} steps {accuracy:.1%}")
+    net = bridge.to_module(
+        lenet(quantized(bridge.Conv2dQAT), quantized(bridge.LinearQAT)), alone[0][0], members[0][2]
+    )
+    console.print(sensitivity_table(sensitivity(net, test_images[:200])))
+
+
+if __name__ == "__main__":
+    main()
