@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from bridge.export.constants import Array, constant
 from bridge.export.errors import ConversionError
+from bridge.export.float_operator import write_operator
 from bridge.export.reader import QuantizedLayer
 from bridge.export.scribe import Scribe, per_output_shape
 from bridge.export.tail import write_tail
@@ -115,7 +116,7 @@ def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
         layer: the layer.
     """
     x = reciprocal_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
-    sums = scribe.op(layer.op, x, layer.weight.astype(np.float32), **layer.attributes)
+    sums = write_operator(scribe, layer, x, layer.weight.astype(np.float32))
     write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
 
 

@@ -35,8 +35,7 @@ def root(value: ir.Value) -> ir.Value:
     Args:
         value: any value.
     Returns:
-        the first value that such an operator does not produce, or that Identity renames an
-        initializer to (exporters that merge equal initializers keep the old name there).
+        the first value that such an operator does not produce.
     """
     node = value.producer()
     while node is not None and node.op_type in RESHAPES:

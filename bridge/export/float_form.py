@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
+from bridge.export.float_operator import write_operator
 from bridge.export.reader import QuantizedLayer
 from bridge.export.scribe import Scribe
 from bridge.export.tail import write_tail
@@ -37,7 +38,7 @@ def write_float_deploy(scribe: Scribe, layer: QuantizedLayer) -> None:
 
 def _write(scribe: Scribe, layer: QuantizedLayer, weight: Array | ir.Value) -> None:
     def op(x: ir.Value) -> ir.Value:
-        return scribe.op(layer.op, x, weight, **layer.attributes)
+        return write_operator(scribe, layer, x, weight)
 
     write_tail(scribe, layer, _sums(scribe, layer, op))
 

@@ -27,9 +27,10 @@ def layer_name(node: ir.Node, weight: ir.Value | None, bias: ir.Value | None) ->
     if scopes:
         return scopes
     for value, ending in ((weight, ".weight"), (bias, ".bias")):
-        name = root(value).name if value is not None else None
-        if name and name.endswith(ending) and len(name) > len(ending):
-            return name.removesuffix(ending)
+        # Its own name first: exporters that merge equal initializers keep the name in an Identity.
+        for name in () if value is None else (value.name, root(value).name):
+            if name and name.endswith(ending) and len(name) > len(ending):
+                return name.removesuffix(ending)
     return scope_of_name(node.name or "") or node.name or node.outputs[0].name or node.op_type
 
 

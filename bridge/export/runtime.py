@@ -12,6 +12,7 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_transpose
 
 from bridge.export.constants import Array
+from bridge.export.float_operator import fit_to_stride
 
 Feeds = dict[str, Array]
 
@@ -100,17 +101,25 @@ class AscendAntiQuant(OpRun):
 
 
 class ConvTranspose(op_conv_transpose.ConvTranspose):
-    """The evaluator's transposed convolution, group by group: its own grouped path fails."""
+    """The evaluator's transposed convolution, group by group: its own grouped path fails.
+
+    It also fails where output_padding is not less than the stride, as ONNX Runtime does.
+    """
 
     def _run(  # type: ignore[override]
         self, x: Array, w: Array, b: Array | None = None, group: int | None = None, **kwargs: Any
     ) -> tuple[Array]:
-        groups = group or 1
+        groups, zeros = group or 1, [0] * (x.ndim - 2)
+        if kwargs.get("output_padding") and kwargs.get("pads"):
+            strides = kwargs.get("strides") or [1] * len(zeros)
+            fitted = fit_to_stride(strides, kwargs["pads"], kwargs["output_padding"])
+            kwargs["pads"], kwargs["output_padding"], zeros = fitted
         parts = [
             super(ConvTranspose, self)._run(part, kernel, None, group=1, **kwargs)[0]
             for part, kernel in zip(np.split(x, groups, 1), np.split(w, groups, 0), strict=True)
         ]
         y = np.concatenate(parts, axis=1)
+        y = np.pad(y, [(0, 0), (0, 0), *((0, zero) for zero in zeros)])
         return (y if b is None else y + b.reshape(-1, *(1,) * (y.ndim - 2)),)
 
 

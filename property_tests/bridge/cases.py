@@ -71,13 +71,13 @@ def conv3d_cases(draw: Draw, *, bits: int = 8) -> Case:
 
 @st.composite
 def conv_transpose1d_cases(draw: Draw, *, bits: int = 8) -> Case:
-    """Any ConvTranspose1dQAT whose output_padding ONNX Runtime takes: less than the stride."""
+    """Any ConvTranspose1dQAT with up to 3 x 3 channels a group and kernels of 4."""
     return _conv_transpose_case(draw, ConvTranspose1dQAT, spatial=1, bits=bits)
 
 
 @st.composite
 def conv_transpose2d_cases(draw: Draw, *, bits: int = 8) -> Case:
-    """Any ConvTranspose2dQAT whose output_padding ONNX Runtime takes: less than the stride."""
+    """Any ConvTranspose2dQAT with up to 3 x 3 channels a group and 4 x 4 kernels."""
     return _conv_transpose_case(draw, ConvTranspose2dQAT, spatial=2, bits=bits)
 
 
@@ -133,9 +133,10 @@ def _conv_transpose_case(draw: Draw, kind: type, *, spatial: int, bits: int) -> 
         needed = max(1, -((reach - 2 * p - 1) // s) + 1)
         size.append(needed + draw(st.integers(0, 3)))
         smallest.append((size[-1] - 1) * s + reach - 2 * p)
-    output_padding = tuple(draw(st.integers(0, s - 1)) for s in stride)
+    limits = [max(s, d) for s, d in zip(stride, dilation, strict=True)]
+    output_padding = tuple(draw(st.integers(0, limit - 1)) for limit in limits)
     output_size = None
-    if draw(st.booleans()):
+    if draw(st.booleans()) and all(p < s for p, s in zip(output_padding, stride, strict=True)):
         output_size = [n + p for n, p in zip(smallest, output_padding, strict=True)]
     given = (0,) * spatial if output_size else output_padding
     layer = kind(

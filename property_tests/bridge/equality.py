@@ -45,9 +45,10 @@ def assert_fake_equals_deploy(source: ir.Model, x: Array) -> tuple[Array, list[L
     fake, deploy, layers, floats, _ = convert_model(source)
     assert not floats
     models = [ir.to_proto(model).SerializeToString() for model in (fake, deploy)]
-    expected = run_at(models[0], x, "DISABLE_ALL")
-    for level in LEVELS:
-        assert_same_bits(run_at(models[0], x, level), expected, f"fake-quant at {level}")
+    results = {level: run_at(models[0], x, level) for level in LEVELS}
+    expected = results["DISABLE_ALL"]
+    for level, result in results.items():
+        assert_same_bits(result, expected, f"fake-quant at {level}")
         assert_same_bits(run_at(models[1], x, level), expected, f"deploy at {level}")
     return expected, layers
 

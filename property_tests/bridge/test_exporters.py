@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bridge import Conversion, convert_qat_model
+from bridge import Conv2dQAT, Conversion, convert_qat_model
 from property_tests.bridge.cases import (
     Case,
     conv2d_cases,
@@ -21,7 +21,8 @@ from property_tests.bridge.cases import (
 )
 from property_tests.bridge.depth import share
 from property_tests.bridge.equality import LEVELS, assert_same_bits, run_at
-from tests.networks.exporting import export_any_batch
+from tests.bridge.exporting import EXPORTERS, dynamic
+from tests.networks.exporting import export
 
 _CASES = {
     "conv2d": conv2d_cases,
@@ -54,15 +55,25 @@ def test_exported_layers_are_exact_and_named(operator: str, data: Any, bits: int
     expected = model(batch).detach().numpy()
     summaries = []
     with TemporaryDirectory() as folder:
-        for dynamo in (True, False):
-            path = Path(folder, f"inter_{dynamo}.onnx")
-            export_any_batch(model, batch[:2], path, dynamo=dynamo)
-            conversion = convert_qat_model(path, Path(folder, f"{dynamo}"))
+        for exporter, dynamo in EXPORTERS.items():
+            path = Path(folder, f"{exporter}.onnx")
+            export(model, batch[:2], path, dynamo=dynamo, **dynamic(exporter))
+            conversion = convert_qat_model(path, Path(folder, exporter))
             _assert_exact(conversion, batch, expected)
             summaries.append(conversion.layers)
     (layer,) = summaries[0]
     assert layer.name == "stages.0.layer"
     assert [_facts(layer) for layer in summaries[1]] == [_facts(layer)]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_layers_with_equal_parameters_keep_their_names(exporter: str, tmp_path: Path) -> None:
+    """The TorchScript exporter merges equal initializers; both layers are still told apart."""
+    layers = [Conv2dQAT(2, 2, 1, config={"retrain_data_config": {"clip_max": 1.0}}) for _ in "ab"]
+    layers[1].load_state_dict(layers[0].state_dict())
+    model = nn.Sequential(OrderedDict(zip("ab", layers, strict=True))).eval()
+    path = export(model, torch.ones(1, 2, 3, 3), tmp_path / "i.onnx", dynamo=EXPORTERS[exporter])
+    assert [layer.name for layer in convert_qat_model(path, tmp_path / "m").layers] == ["a", "b"]
 
 
 def _assert_exact(conversion: Conversion, x: Tensor, expected: Any) -> None:

@@ -15,12 +15,14 @@ from property_tests.strategies import (
     linear_layers,
     permutations,
     products,
+    share_of_examples,
 )
 from qatfunc import Clip, operators
 from tests.qatfunc import integer_reference
 from tests.qatfunc.bits import has_negative_zero, same_bits
 
 Operator = Callable[..., Tensor]
+HALF = share_of_examples(0.5)
 
 
 def assert_equals_integers(layer: QuantizedLayer, operator: Operator, reference: Operator) -> None:
@@ -35,6 +37,7 @@ def test_linear_equals_integers(layer: QuantizedLayer):
     assert_equals_integers(layer, operators.linear, integer_reference.linear)
 
 
+@HALF
 @given(conv_layers(axes=1))
 def test_conv1d_equals_integers(layer: QuantizedLayer):
     """It is float32(integer sum + rounded bias) * scale, in every bit."""
@@ -53,6 +56,7 @@ def test_conv3d_equals_integers(layer: QuantizedLayer):
     assert_equals_integers(layer, operators.conv3d, integer_reference.convolution)
 
 
+@HALF
 @given(conv_transpose_layers(axes=1))
 def test_conv_transpose1d_equals_integers(layer: QuantizedLayer):
     """It is float32(integer sum + rounded bias) * scale, in every bit."""
@@ -78,6 +82,7 @@ def test_matmul_equals_integers(case: Product):
     assert not has_negative_zero(y)
 
 
+@HALF
 @given(conv_layers(axes=2))
 def test_samples_do_not_see_each_other(layer: QuantizedLayer):
     """A batch gives what its samples give one by one."""
@@ -86,6 +91,7 @@ def test_samples_do_not_see_each_other(layer: QuantizedLayer):
     assert same_bits(operators.conv2d(x, params, spec, **options), torch.cat(alone))
 
 
+@HALF
 @given(linear_layers(), st.data())
 def test_output_channels_commute(layer: QuantizedLayer, data: st.DataObject):
     """Permuting output channels with their bias and scale permutes the result."""
@@ -99,6 +105,7 @@ def test_output_channels_commute(layer: QuantizedLayer, data: st.DataObject):
     assert same_bits(operators.linear(x, permuted, spec), y[..., order])
 
 
+@HALF
 @given(linear_layers(), st.data())
 def test_inputs_commute(layer: QuantizedLayer, data: st.DataObject):
     """Permuting what is summed leaves every bit of the sum."""
@@ -109,6 +116,7 @@ def test_inputs_commute(layer: QuantizedLayer, data: st.DataObject):
     assert same_bits(operators.linear(x[..., order], permuted, spec), y)
 
 
+@HALF
 @given(conv_transpose_layers(axes=2))
 def test_inputs_are_unchanged(layer: QuantizedLayer):
     """Nothing writes to x or to a parameter."""
@@ -119,6 +127,7 @@ def test_inputs_are_unchanged(layer: QuantizedLayer):
     assert all(same_bits(a, b) for a, b in zip(tensors, before, strict=True))
 
 
+@HALF
 @given(conv_layers(axes=3))
 def test_every_gradient_is_finite(layer: QuantizedLayer):
     """Each parameter receives a finite gradient of its own shape."""

@@ -165,6 +165,15 @@ def crossed():
     return layer
 
 
+def moved():
+    """Conversion replaces the buffers that hold the last valid range."""
+    layer = linear({"clip_max": 3.0, "clip_min": -0.5}).double().float()
+    layer.acts_clip_max.data.fill_(2.0)
+    layer(torch.randn(4, 3))
+    layer.acts_clip_max.data.fill_(-9.0)
+    return layer
+
+
 class Histories(nn.Module):
     """Layers with different histories, none of them run since."""
 
@@ -184,6 +193,7 @@ class Histories(nn.Module):
                 "replaced": replaced(),
                 "parametrization_removed": parametrization_removed(),
                 "crossed": crossed(),
+                "moved": moved(),
                 "wide": trained(linear({"dst_type": "INT16"})),
                 "off": LinearQAT(3, 3, config={"retrain_enable": False}),
                 "last": trained(linear()),
@@ -224,6 +234,7 @@ def test_ranges_and_trained_scales_by_hand(histories, exporter):
     model, paths = histories
     found = {layer.name.removeprefix("layers."): layer for layer in read(paths[exporter])}
     assert found["crossed"].scale_x == np.float32(3.5) / np.float32(255)
+    assert found["moved"].scale_x == np.float32(2.5) / np.float32(255)
     assert found["given"].scale_x == np.float32(2) / np.float32(255)
     assert found["wide"].zero_point_x.dtype == np.int16
     reciprocal = model.layers["reciprocal"].wts_scales.detach().numpy()
