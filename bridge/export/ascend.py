@@ -18,7 +18,7 @@ from bridge.export.errors import ConversionError
 from bridge.export.float_operator import write_operator
 from bridge.export.reader import QuantizedLayer
 from bridge.export.scribe import Scribe, per_output_shape
-from bridge.export.tail import write_tail
+from bridge.export.tail import write_shift, write_tail
 
 
 def check_layer(layer: QuantizedLayer) -> None:
@@ -137,16 +137,17 @@ def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
     else:
         operands = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
         sums = scribe.op(layer.op, x, *operands, **layer.attributes)
-    scribe.replace_output(scribe.op("AscendDequant", sums, _dequant_parameters(layer), dtype=0))
+    y = scribe.op("AscendDequant", sums, _dequant_parameters(layer), dtype=0)
+    write_shift(scribe, layer, y)
 
 
 def rewrite_remaining_pairs(graph: ir.Graph) -> None:
     """Write what is left of Q/DQ pairs around float operators in the dialect.
 
-    Activations become AscendQuant -> AscendAntiQuant; weights become the floats they stand for.
+    They become AscendQuant -> AscendAntiQuant.
 
     Args:
-        graph: after all layers were written and unused nodes removed.
+        graph: after all layers and stored weights were written and unused nodes removed.
     Raises:
         ConversionError: a pair has no constant scalar scale; names the node.
     """
@@ -157,13 +158,7 @@ def rewrite_remaining_pairs(graph: ir.Graph) -> None:
         quantize = node.inputs[0].producer()
         if scale is None or zero_point is None:
             raise ConversionError(f"node {node.name!r}: its scale or zero point is not constant")
-        weight = _stored_weight(node, scale, zero_point)
-        if weight is not None:
-            value = ir.Value(name=f"{node.outputs[0].name}_value", const_value=ir.tensor(weight))
-            graph.register_initializer(value)
-            ir.convenience.replace_all_uses_with(node.outputs[0], value)
-            graph.remove(node, safe=True)
-        elif quantize is not None and quantize.op_type == "QuantizeLinear" and scale.size == 1:
+        if quantize is not None and quantize.op_type == "QuantizeLinear" and scale.size == 1:
             _replace_pair(graph, quantize, node, float(scale.ravel()[0]), _as_signed(zero_point))
 
 
@@ -186,18 +181,6 @@ def _replace_pair(
     )
     last.outputs[0].name = name
     graph.remove(dequantize, safe=True)
-
-
-def _stored_weight(node: ir.Node, scale: Array, zero_point: Array) -> Array | None:
-    stored = constant(node.inputs[0])
-    if stored is None:
-        return None
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-    shape = [1] * stored.ndim
-    if scale.size > 1:
-        shape[axis] = scale.size
-    centered = stored.astype(np.float32) - zero_point.astype(np.float32).reshape(shape)
-    return centered * scale.reshape(shape)
 
 
 def _float_input(name: str, x_q: ir.Value) -> ir.Value:

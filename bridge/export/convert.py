@@ -30,6 +30,7 @@ from bridge.export.reader import (
 )
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
+from bridge.export.stored_weights import write_stored_weights
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
@@ -103,6 +104,7 @@ class Target:
         choose: picks the form of a layer of the deploy model.
         fake_product: writes a product of two activations of the fake-quant model.
         product: writes one of the deploy model.
+        keeps_integers: whether constants of operators left in float stay integers in the file.
         check: refuses layers that the target cannot hold.
         finish: last changes to the deploy model.
     """
@@ -111,6 +113,7 @@ class Target:
     choose: Callable[[QuantizedLayer], Form]
     fake_product: ProductWriter
     product: ProductWriter
+    keeps_integers: bool
     check: Callable[[Sequence[QuantizedLayer]], None]
     finish: Callable[[ir.Graph], None]
 
@@ -138,6 +141,7 @@ TARGETS: Mapping[str, Target] = {
         choose=choose_ort_form,
         fake_product=write_fake_product,
         product=write_integer_product,
+        keeps_integers=True,
         check=lambda layers: None,  # noqa: ARG005
         finish=lambda graph: None,  # noqa: ARG005
     ),
@@ -146,6 +150,7 @@ TARGETS: Mapping[str, Target] = {
         choose=lambda layer: _ASCEND,  # noqa: ARG005
         fake_product=write_ascend_fake_product,
         product=write_ascend_product,
+        keeps_integers=False,
         check=ascend.check_layers,
         finish=ascend.rewrite_remaining_pairs,
     ),
@@ -158,6 +163,7 @@ def convert_qat_model(
     record_file: str | PathLike[str] | None = None,
     *,
     target: str = "ort",
+    fold_batch_norm: bool = False,
 ) -> Conversion:
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
@@ -170,6 +176,8 @@ def convert_qat_model(
         save_path: prefix of the files; folders are created.
         record_file: where to write the quantization factors as text, if anywhere.
         target: "ort" or "ascend".
+        fold_batch_norm: fold the BatchNormalization behind a layer into one factor and one shift a
+            channel, in both models alike; torch and the models then round it differently.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
@@ -186,7 +194,9 @@ def convert_qat_model(
         raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
     source = read_model(Path(model_file))
     paths = [prefix.with_name(f"{prefix.name}_{k}_model.onnx") for k in ("fake_quant", "deploy")]
-    fake, deploy, layers, floats, record = convert_model(source, target=target)
+    fake, deploy, layers, floats, record = convert_model(
+        source, target=target, fold_batch_norm=fold_batch_norm
+    )
     if not layers:
         raise ConversionError(_nothing_to_do(Path(model_file), floats))
     write_models({paths[0]: fake, paths[1]: deploy})
@@ -202,13 +212,14 @@ def convert_qat_model(
 
 
 def convert_model(
-    source: ir.Model, *, target: str = "ort"
+    source: ir.Model, *, target: str = "ort", fold_batch_norm: bool = False
 ) -> tuple[ir.Model, ir.Model, list[LayerSummary], list[FloatOperator], str]:
     """Convert a model in memory.
 
     Args:
         source: as files.read_model returns it; it is left as it is.
         target: a key of TARGETS.
+        fold_batch_norm: as convert_qat_model's.
     Returns:
         the fake-quant model, the deploy model, the layers, the operators left in float, and the
         record of the quantization factors.
@@ -217,13 +228,13 @@ def convert_model(
     """
     how = TARGETS[target]
     fake, deploy = source.clone(), source.clone()
-    layers, products, _ = read_quantized(fake.graph)
+    layers, products, _ = read_quantized(fake.graph, fold_batch_norm=fold_batch_norm)
     how.check(layers)
     for layer in layers:
         how.fake(Scribe(fake.graph, layer), layer)
     for product in products:
         how.fake_product(Scribe(fake.graph, product), product)
-    layers, products, floats = read_quantized(deploy.graph)
+    layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm)
     record = record_text(layers)
     order = [name for name, _ in named_operators(deploy.graph)]
     summaries = [_summarize_product(product, target) for product in products]
@@ -237,6 +248,8 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         if any(layer.wide for layer in layers):
             _raise_opset(model)
+    write_stored_weights(fake.graph, keep_integers=False)
+    write_stored_weights(deploy.graph, keep_integers=how.keeps_integers)
     how.finish(deploy.graph)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
@@ -247,18 +260,19 @@ def convert_model(
 
 
 def read_quantized(
-    graph: ir.Graph,
+    graph: ir.Graph, *, fold_batch_norm: bool = False
 ) -> tuple[list[QuantizedLayer], list[QuantizedProduct], list[FloatOperator]]:
     """Find everything quantized in a graph.
 
     Args:
         graph: the main graph of a QDQ model.
+        fold_batch_norm: as convert_qat_model's.
     Returns:
         weighted layers, products of two activations, and the operators that stay float.
     Raises:
         ConversionError: something cannot be converted.
     """
-    layers, floats = read_layers(graph)
+    layers, floats = read_layers(graph, fold_batch_norm=fold_batch_norm)
     products = read_products(graph)
     names = {product.name for product in products}
     return layers, products, [operator for operator in floats if operator.name not in names]
@@ -286,7 +300,7 @@ def _summarize(layer: QuantizedLayer, form: Form) -> LayerSummary:
     return LayerSummary(
         name=layer.name,
         op=layer.node.op_type,
-        form=form.name,
+        form=form.name if layer.norm is None else f"{form.name}, BatchNorm folded",
         bits=8 * info.itemsize,
         scale_x=float(layer.scale_x),
         zero_point_x=int(layer.zero_point_x) - unsigned,

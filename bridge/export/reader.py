@@ -17,6 +17,7 @@ import onnx_ir as ir
 from bridge.export.constants import Array, constant, reshaper
 from bridge.export.errors import ConversionError
 from bridge.export.layer_names import layer_name
+from bridge.export.norm import Norm, read_norm
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 EXACT_FLOAT32 = 1 << 24
@@ -29,7 +30,8 @@ _INT32_MAX = (1 << 31) - 1
 class QuantizedLayer:
     """What a quantized operator in a graph computes.
 
-        acc = op(x_q - zero_point_x, weight) + bias;   y = float32(acc) * scale_x * scale_w
+        acc = op(x_q - zero_point_x, weight) + bias
+        y = float32(acc) * (scale_x * scale_w * factor) + shift
 
     Args:
         name: module path.
@@ -43,6 +45,7 @@ class QuantizedLayer:
         weight: int8, as the operator takes it; (in, out) for MatMul.
         scale_w: float32 (out,) or (1,).
         bias: int32 (out,), or None.
+        norm: the BatchNormalization that is folded into factor and shift, or None.
         attributes: the operator's own (strides, pads, group, ...).
         groups: groups of a convolution.
     """
@@ -58,13 +61,15 @@ class QuantizedLayer:
     weight: Array
     scale_w: Array
     bias: Array | None
+    norm: Norm | None
     attributes: dict[str, Any]
     groups: int
 
     @property
     def rescale(self) -> Array:
-        """float32 (out,) or (1,): scale_x * scale_w."""
-        return self.scale_x * self.scale_w
+        """float32 (out,) or (1,): scale_x * scale_w, times the folded factor."""
+        scale = self.scale_x * self.scale_w
+        return scale if self.norm is None else (scale * self.norm.factor).astype(np.float32)
 
     @property
     def wide(self) -> bool:
@@ -108,11 +113,14 @@ class FloatOperator:
     reason: str
 
 
-def read_layers(graph: ir.Graph) -> tuple[list[QuantizedLayer], list[FloatOperator]]:
+def read_layers(
+    graph: ir.Graph, *, fold_batch_norm: bool = False
+) -> tuple[list[QuantizedLayer], list[FloatOperator]]:
     """Find the quantized layers of a graph.
 
     Args:
         graph: the main graph of a QDQ model.
+        fold_batch_norm: take a BatchNormalization behind a layer as a part of it.
     Returns:
         the layers in topological order, and the operators that could be layers but stay float.
     Raises:
@@ -124,7 +132,7 @@ def read_layers(graph: ir.Graph) -> tuple[list[QuantizedLayer], list[FloatOperat
         try:
             if node.graph is not graph:
                 raise NotQuantizedError("it is inside the subgraph of a control-flow operator")
-            layers.append(_read_layer(node, name))
+            layers.append(_read_layer(node, name, fold_batch_norm))
         except NotQuantizedError as reason:
             floats.append(FloatOperator(name, node.op_type, str(reason)))
     return layers, floats
@@ -187,7 +195,7 @@ def _behind_pairs(value: ir.Value) -> ir.Value:
         value = node.inputs[0]
 
 
-def _read_layer(node: ir.Node, name: str) -> QuantizedLayer:
+def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLayer:
     x_q, scale_x, zero_point_x = read_activation(node, 0, name)
     weight, scales = _read_weight(node.inputs[1], name)
     op = "MatMul" if node.op_type == "Gemm" else node.op_type
@@ -200,11 +208,12 @@ def _read_layer(node: ir.Node, name: str) -> QuantizedLayer:
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
     scale_w = _per_channel(scales, op, groups)
     output, bias = _read_bias(node, len(channels_first(weight, op, groups)))
+    norm = read_norm(output, channels_last=op == "MatMul") if fold_batch_norm else None
     layer = QuantizedLayer(
         name=name,
         op=op,
         node=node,
-        output=output,
+        output=output if norm is None else norm.output,
         x_q=x_q,
         scale_x=scale_x,
         zero_point_x=zero_point_x,
@@ -212,6 +221,7 @@ def _read_layer(node: ir.Node, name: str) -> QuantizedLayer:
         weight=np.ascontiguousarray(weight),
         scale_w=scale_w,
         bias=None if bias is None else _integer_bias(bias, scale_x * scale_w, name),
+        norm=norm,
         attributes={} if op == "MatMul" else {k: a.value for k, a in node.attributes.items()},
         groups=groups,
     )
@@ -263,18 +273,35 @@ def _read_weight(value: ir.Value | None, name: str) -> tuple[Array, Array]:
             raise NotQuantizedError("its weight is not quantized")
         weight, scales = _read_weight(producer.inputs[0], name)
         return move(weight), move(np.broadcast_to(scales, weight.shape))
-    scale, zero_point = _scale_and_zero_point(producer, name)
-    if _int_attribute(producer, "block_size", 0):
-        raise NotQuantizedError("its weight is quantized in blocks")
-    axis = _int_attribute(producer, "axis", 1)
-    integers = _integer_weight(producer.inputs[0], name)
+    integers, scale, zero_point = read_stored(producer, name)
     if zero_point.dtype == np.uint8 and (zero_point == 128).all():
         integers, zero_point = (integers.astype(np.int16) - 128).astype(np.int8), zero_point * 0
     if integers.dtype != np.int8:
         raise NotQuantizedError(f"its weight is quantized to {integers.dtype}, not int8")
     if (zero_point != 0).any():
         raise NotQuantizedError("its weight has a zero point")
-    return integers, np.broadcast_to(_on_axis(scale, axis, integers.ndim), integers.shape)
+    return integers, np.broadcast_to(scale, integers.shape)
+
+
+def read_stored(node: ir.Node, name: str) -> tuple[Array, Array, Array]:
+    """Read the DequantizeLinear of a constant.
+
+    Args:
+        node: the DequantizeLinear.
+        name: what to call its reader in a message.
+    Returns:
+        integers, and the scales and zero points in shapes that broadcast to theirs.
+    Raises:
+        NotQuantizedError: what it dequantizes is not constant, or quantized in blocks.
+        ConversionError: a scale is not positive and finite, or the constant is not finite.
+    """
+    scale, zero_point = _scale_and_zero_point(node, name)
+    if _int_attribute(node, "block_size", 0):
+        raise NotQuantizedError("its weight is quantized in blocks")
+    axis = _int_attribute(node, "axis", 1)
+    integers = _integer_weight(node.inputs[0], name)
+    rank = integers.ndim
+    return integers, _on_axis(scale, axis, rank), _on_axis(zero_point, axis, rank)
 
 
 def _integer_weight(value: ir.Value | None, name: str) -> Array:

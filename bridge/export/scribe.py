@@ -63,33 +63,43 @@ class Scribe:
         return node.outputs[0]
 
     def replace_output(self, value: ir.Value) -> None:
-        """Let a value take the place and the name of the layer's output, and drop its operator.
+        """Let a value take the place and the name of the layer's output.
 
         Args:
             value: what the written nodes compute.
         """
         old = self._layer.output
         name, value.shape, value.type = old.name, old.shape, old.type
-        producer = old.producer()
         old.name = f"{self._layer.name}/float_output"
         value.name = name
+        # The operator, and what was its bias and BatchNormalization, are now without readers.
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-        # The operator, and the Add that was its bias, are now without readers.
-        if producer is not None and producer is not self._layer.node:
-            self._graph.remove(producer, safe=True)
-        self._graph.remove(self._layer.node, safe=True)
 
     def _initializer(self, array: Array | np.generic, user: str) -> ir.Value:
-        name = f"{user}_constant_{len(self._graph.initializers)}"
-        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
+        return add_initializer(
+            self._graph, f"{user}_constant_{len(self._graph.initializers)}", array
         )
-        self._graph.register_initializer(value)
-        return value
+
+
+def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir.Value:
+    """Give a graph an initializer.
+
+    Args:
+        graph: the graph.
+        name: of the initializer, new in the graph.
+        array: its values.
+    Returns:
+        the initializer.
+    """
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def per_output_shape(values: Array, layer: QuantizedLayer) -> Array:
