@@ -59,6 +59,7 @@ class Nested(nn.Module):
         up = ConvTranspose2dQAT(
             4, 6, 3, stride=2, groups=2, padding=1, output_padding=1, config=learned
         )
+        self.mix = ConvTranspose2dQAT(4, 4, 1)
         self.blocks = nn.ModuleList([nn.ModuleDict({"up": up, "act": nn.ReLU()})])
         self.volume = Conv3dQAT(
             1, 2, 2, config=config({"fixed_min": True}, {"channel_wise": False})
@@ -68,11 +69,11 @@ class Nested(nn.Module):
             nn.Sequential(LinearQAT(2 * 5 * 9 * 9, 3, config=config({"asymmetric": False}))),
         )
 
-    NAMES = ("stem.0", "blocks.0.up", "volume", "head.1.0")
+    NAMES = ("stem.0", "mix", "blocks.0.up", "volume", "head.1.0")
 
     def forward(self, x: Tensor) -> Tensor:
         block = self.blocks[0]
-        x = block["act"](block["up"](self.stem(x)))
+        x = block["act"](block["up"](self.mix(self.stem(x))))
         return self.head(self.volume(x.unsqueeze(1)))
 
 

@@ -247,15 +247,16 @@ def test_a_model_with_other_outputs(made):
 
 
 class Twice(nn.Module):
-    """Two inputs, a dict of outputs, and a layer that is called twice."""
+    """Two inputs, a dict of outputs, and modules that are called twice."""
 
     def __init__(self):
         super().__init__()
         self.fc = LinearQAT(3, 3, config=config({"clip_max": 1.0}))
         self.last = LinearQAT(3, 3, config=config({"clip_max": 1.0}))
+        self.act = nn.Sequential(nn.ReLU(), nn.LeakyReLU())
 
     def forward(self, a, b):
-        return {"a": self.fc(self.fc(a)), "b": self.last(b)}
+        return {"a": self.act(self.fc(self.act(self.fc(a)))), "b": self.last(b)}
 
 
 def test_inputs_outputs_and_calls_of_any_number(tmp_path):
@@ -264,6 +265,7 @@ def test_inputs_outputs_and_calls_of_any_number(tmp_path):
     done = convert_qat_model(inter, tmp_path / "net")
     seen = verify(model, inter, done.fake_quant, done.deploy, data)
     assert seen.exact
+    assert seen.first_torch_fake is None
     assert [output.torch_fake.total for output in seen.outputs] == [6, 12]
     named = {check.name: check for check in seen.layers}
     assert set(named) == {"fc", "fc#2", "last"}
