@@ -273,7 +273,7 @@ def read_quantized(
         ConversionError: something cannot be converted.
     """
     layers, floats = read_layers(graph, fold_batch_norm=fold_batch_norm)
-    products = read_products(graph)
+    products = read_products(graph, [layer.node for layer in layers])
     names = {product.name for product in products}
     return layers, products, [operator for operator in floats if operator.name not in names]
 

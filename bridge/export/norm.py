@@ -44,7 +44,8 @@ def read_norm(value: ir.Value, *, channels_last: bool) -> Norm | None:
     node = uses[0].node
     if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or uses[0].idx:
         return None
-    if channels_last and (value.shape is None or value.shape.rank() != 2):
+    ranks = {v.shape.rank() for v in (value, node.outputs[0]) if v.shape is not None}
+    if channels_last and ranks != {2}:
         return None
     if "training_mode" in node.attributes and node.attributes["training_mode"].as_int():
         return None

@@ -3,6 +3,7 @@
 Both operands of the MatMul come out of a Q/DQ pair: y = MatMul(DQ(Q(a)), DQ(Q(b))).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,19 +84,21 @@ class QuantizedProduct:
         return bound is not None and bound < EXACT_FLOAT32
 
 
-def read_products(graph: ir.Graph) -> list[QuantizedProduct]:
+def read_products(graph: ir.Graph, layers: Iterable[ir.Node] = ()) -> list[QuantizedProduct]:
     """Find the products of two quantized activations in a graph.
 
     Args:
         graph: the main graph of a QDQ model.
+        layers: operators that are layers; a weight of one scale looks like an activation.
     Returns:
         the products, in topological order.
     Raises:
         ConversionError: a scale is not positive and finite, or sums can leave int32.
     """
     products = []
+    taken = set(layers)
     for name, node in named_operators(graph):
-        if node.op_type != "MatMul" or node.graph is not graph:
+        if node.op_type != "MatMul" or node.graph is not graph or node in taken:
             continue
         try:
             operands = (_operand(node, 0, name), _operand(node, 1, name))

@@ -208,7 +208,8 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
     scale_w = _per_channel(scales, op, groups)
     output, bias = _read_bias(node, len(channels_first(weight, op, groups)))
-    norm = read_norm(output, channels_last=op == "MatMul") if fold_batch_norm else None
+    last = node.op_type == "MatMul"
+    norm = read_norm(output, channels_last=last) if fold_batch_norm else None
     layer = QuantizedLayer(
         name=name,
         op=op,
