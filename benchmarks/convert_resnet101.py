@@ -33,8 +33,9 @@ def export(path: Path) -> None:
     import torch
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from examples.networks import resnet101
     from tests.networks.exporting import export
-    from tests.networks.models import randomized, resnet101
+    from tests.networks.models import randomized
 
     model, x = randomized(lambda: resnet101(classes=1000), 1, 3, 224, 224)
     with torch.no_grad():

@@ -23,7 +23,7 @@ Selector = str | type[nn.Module]
 Config = Mapping[str, Any]
 
 _QUANTIZE, _SKIP, _UNSUPPORTED = "quantized", "skipped", "unsupported"
-_FILE_KEYS = {"default", "layers", "skip"}
+_FILE_KEYS = {"$schema", "default", "layers", "skip"}
 
 # Classes with weights that could be quantized but that no operator here replaces.
 _WITHOUT_OPERATOR = (
@@ -86,7 +86,7 @@ def prepare_qat(
         model: any module.
         config: configuration of every layer, see bridge.config.read_config; or the path of a
             .json or .toml file with the keys default (a configuration), layers (pattern to
-            configuration) and skip (patterns).
+            configuration) and skip (patterns), see docs/config.schema.json.
         inplace: change model itself instead of a copy.
         include: patterns of paths ("layer1.*"), paths, or classes; only these are replaced.
         skip: patterns, paths or classes that stay as they are.
@@ -185,12 +185,19 @@ def _rules(
         raise TypeError(f"config must be a dict or a path, got {type(config).__name__}")
     path = Path(config)
     text = path.read_text()
-    values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict) or set(values) - _FILE_KEYS:
         got = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{path} must have keys of {sorted(_FILE_KEYS)}, got {got}")
-    merged = {**values.get("layers", {}), **layers}
-    return values.get("default"), merged, [*values.get("skip", []), *skip]
+    named, patterns = values.get("layers", {}), values.get("skip", [])
+    if not isinstance(named, dict):
+        raise ValueError(f"{path}: layers must map patterns to configurations, got {named!r}")
+    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+        raise ValueError(f"{path}: skip must be a list of patterns, got {patterns!r}")
+    return values.get("default"), {**named, **layers}, [*patterns, *skip]
 
 
 def _plan(

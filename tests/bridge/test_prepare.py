@@ -1,6 +1,7 @@
 """prepare_qat and float_model: what is replaced, what is not and why, and what comes back."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -293,12 +294,28 @@ def test_configuration_files(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "{", "config.json cannot be read: Expecting property name"),
+        ("config.toml", "skip =", "config.toml cannot be read: Invalid value"),
+        ("config.json", '{"layers": ["fc"]}', "layers must map patterns to configurations, got"),
+        ("config.json", '{"skip": "fc"}', "skip must be a list of patterns, got 'fc'"),
+        ("config.json", '{"skip": [1]}', "skip must be a list of patterns, got"),
+    ],
+)
+def test_files_that_say_something_else_are_errors(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare_qat(nn.Sequential(nn.Linear(1, 1)), tmp_path / name)
+
+
+@pytest.mark.parametrize(
     ("text", "got"), [('{"defaults": {}, "skip": []}', r"\['defaults', 'skip'\]"), ("[1]", "list")]
 )
 def test_files_with_other_keys_are_errors(tmp_path, text, got):
     path = tmp_path / "config.json"
     path.write_text(text)
-    wanted = r"config\.json must have keys of \['default', 'layers', 'skip'\], got "
+    wanted = r"config\.json must have keys of \['\$schema', 'default', 'layers', 'skip'\], got "
     with pytest.raises(ValueError, match=wanted + got):
         prepare_qat(small(), path)
 
