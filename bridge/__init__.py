@@ -1,5 +1,6 @@
 """Quantization-aware training in torch, and the ONNX models that compute what training computed."""
 
+from bridge.adopt import adopt
 from bridge.batch_norm import bake_batch_norm, fold_batch_norm
 from bridge.calibrate import calibrate
 from bridge.export.convert import Conversion, convert_qat_model
@@ -39,6 +40,7 @@ __all__ = [
     "LinearQAT",
     "MatMulQAT",
     "Verification",
+    "adopt",
     "bake_batch_norm",
     "calibrate",
     "convert_qat_model",

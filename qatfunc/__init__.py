@@ -6,13 +6,14 @@ from qatfunc.arq import arq_qparams, arq_quantize
 from qatfunc.calibration import CalibrationState
 from qatfunc.clip_search import ClipSearch
 from qatfunc.lsq import lsq_quantize
-from qatfunc.params import Clip, QParams
+from qatfunc.params import Adopted, Clip, QParams
 from qatfunc.spec import ActivationSpec, IntSpec, LayerSpec, SearchSpec, WeightSpec
 from qatfunc.ste import straight_through
 from qatfunc.ulq import resolve_clip, ulq_qparams, ulq_quantize
 
 __all__ = [
     "ActivationSpec",
+    "Adopted",
     "CalibrationState",
     "Clip",
     "ClipSearch",

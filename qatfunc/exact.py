@@ -58,8 +58,12 @@ def quantized_op(
     rescale = x_qparams.scale * scale_w.reshape(-1, *trailing)
     if spec.wide:
         q_x, q_weight = q_x.to(torch.float64), q_weight.to(torch.float64)
-    acc = op(q_x, q_weight)
-    return _add_bias(acc, bias, rescale).to(torch.float32) * rescale
+    acc = _add_bias(op(q_x, q_weight), bias, rescale).to(torch.float32)
+    adopted = params.get("adopted")
+    if adopted is not None:
+        natural, moved = (value.reshape(-1, *trailing) for value in adopted)
+        rescale = straight_through(torch.where(rescale == natural, moved, rescale), rescale)
+    return acc * rescale
 
 
 def _partly_quantized(

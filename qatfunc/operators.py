@@ -12,6 +12,7 @@ params is a dict, a pytree that can be differentiated, optimised and saved as it
     "bias"          float32 (out,), optional
     "clip"          Clip, optional; without it activations pass unquantized (calibration)
     "weight_scale"  float32 (out,) or (1,), optional; a trained scale (LSQ) instead of ARQ's
+    "adopted"       Adopted, optional; what the sums are multiplied by instead of the scales
 """
 
 from collections.abc import Callable, Sequence

@@ -23,3 +23,16 @@ class Clip(NamedTuple):
 
     max: Tensor
     min: Tensor
+
+
+class Adopted(NamedTuple):
+    """A rescale to use instead of scale_x * scale_w, where that is still what it was.
+
+    A conversion moves some of a layer's factors by a few ulps; holding both numbers lets the
+    moved one go out of use by itself once training changes the scales.
+    """
+
+    natural: Tensor
+    """float32 (out,) or (1,): scale_x * scale_w at the conversion."""
+    moved: Tensor
+    """float32, of the same shape."""

@@ -1,7 +1,8 @@
 """convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from onnx_ir.passes import common as passes
 from onnxscript import version_converter
 
 from bridge.export import ascend
+from bridge.export.chains import Chain, find_chains, write_chain
+from bridge.export.constants import Array
 from bridge.export.errors import ConversionError
 from bridge.export.files import read_model, write_models
 from bridge.export.float_form import write_fake, write_float_deploy
@@ -31,14 +34,35 @@ from bridge.export.reader import (
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_stored_weights
+from bridge.export.unsigned import count_from_zero
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
 
 _NO_LIMIT = 1 << 62
 
+MAX_ULPS = 64
+"""How far a rescale is moved by default: less than a hundred-thousandth of it."""
+
+_CHAIN = "QLinearConv"
+
 Writer = Callable[[Scribe, QuantizedLayer], None]
 ProductWriter = Callable[[Scribe, QuantizedProduct], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MovedRescale:
+    """A rescale that was moved in both models, so that an integer operator computes the same.
+
+    Args:
+        natural: float32 (out,) or (1,), scale_x * scale_w.
+        moved: the same, some a few ulps off.
+        ulps: int64, by how many.
+    """
+
+    natural: Array
+    moved: Array
+    ulps: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +79,7 @@ class LayerSummary:
         channels: weight scales, 1 for one a tensor; 0 where there is no weight.
         bound: largest |accumulator| any input can cause, bias included; None if not known.
         proven: bound < 2^24, so float32 sums are exact for every input.
+        moved: what the sums are multiplied by instead of scale_x * scale_w, None if by that.
     """
 
     name: str
@@ -66,6 +91,7 @@ class LayerSummary:
     channels: int
     bound: int | None
     proven: bool
+    moved: MovedRescale | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +127,8 @@ class Target:
 
     Args:
         fake: writes a layer of the fake-quant model.
+        prepare: first changes to the deploy model, before it is read.
+        chains: finds what QLinearConv can compute; takes the layers and max_ulps.
         choose: picks the form of a layer of the deploy model.
         fake_product: writes a product of two activations of the fake-quant model.
         product: writes one of the deploy model.
@@ -110,6 +138,8 @@ class Target:
     """
 
     fake: Writer
+    prepare: Callable[[ir.Graph], None]
+    chains: Callable[[Sequence[QuantizedLayer], int], Mapping[str, Chain]]
     choose: Callable[[QuantizedLayer], Form]
     fake_product: ProductWriter
     product: ProductWriter
@@ -138,6 +168,8 @@ def choose_ort_form(layer: QuantizedLayer) -> Form:
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         fake=write_fake,
+        prepare=count_from_zero,
+        chains=lambda layers, max_ulps: find_chains(layers, max_ulps=max_ulps),
         choose=choose_ort_form,
         fake_product=write_fake_product,
         product=write_integer_product,
@@ -147,6 +179,8 @@ TARGETS: Mapping[str, Target] = {
     ),
     "ascend": Target(
         fake=ascend.write_ascend_fake,
+        prepare=lambda graph: None,  # noqa: ARG005
+        chains=lambda layers, max_ulps: {},  # noqa: ARG005
         choose=lambda layer: _ASCEND,  # noqa: ARG005
         fake_product=write_ascend_fake_product,
         product=write_ascend_product,
@@ -164,6 +198,7 @@ def convert_qat_model(
     *,
     target: str = "ort",
     fold_batch_norm: bool = False,
+    max_ulps: int = MAX_ULPS,
 ) -> Conversion:
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
@@ -178,6 +213,9 @@ def convert_qat_model(
         target: "ort" or "ascend".
         fold_batch_norm: fold the BatchNormalization behind a layer into one factor and one shift a
             channel, in both models alike; torch and the models then round it differently.
+        max_ulps: how far the factor scale_x * scale_w of a channel may be moved, in both models
+            alike, where that lets a faster integer operator compute the same bits; bridge.adopt
+            moves the torch model's. 0 moves none; such layers take another form.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
@@ -195,7 +233,7 @@ def convert_qat_model(
     source = read_model(Path(model_file))
     paths = [prefix.with_name(f"{prefix.name}_{k}_model.onnx") for k in ("fake_quant", "deploy")]
     fake, deploy, layers, floats, record = convert_model(
-        source, target=target, fold_batch_norm=fold_batch_norm
+        source, target=target, fold_batch_norm=fold_batch_norm, max_ulps=max_ulps
     )
     if not layers:
         raise ConversionError(_nothing_to_do(Path(model_file), floats))
@@ -212,7 +250,11 @@ def convert_qat_model(
 
 
 def convert_model(
-    source: ir.Model, *, target: str = "ort", fold_batch_norm: bool = False
+    source: ir.Model,
+    *,
+    target: str = "ort",
+    fold_batch_norm: bool = False,
+    max_ulps: int = MAX_ULPS,
 ) -> tuple[ir.Model, ir.Model, list[LayerSummary], list[FloatOperator], str]:
     """Convert a model in memory.
 
@@ -220,6 +262,7 @@ def convert_model(
         source: as files.read_model returns it; it is left as it is.
         target: a key of TARGETS.
         fold_batch_norm: as convert_qat_model's.
+        max_ulps: as convert_qat_model's.
     Returns:
         the fake-quant model, the deploy model, the layers, the operators left in float, and the
         record of the quantization factors.
@@ -228,22 +271,23 @@ def convert_model(
     """
     how = TARGETS[target]
     fake, deploy = source.clone(), source.clone()
-    layers, products, _ = read_quantized(fake.graph, fold_batch_norm=fold_batch_norm)
-    how.check(layers)
-    for layer in layers:
-        how.fake(Scribe(fake.graph, layer), layer)
-    for product in products:
-        how.fake_product(Scribe(fake.graph, product), product)
+    how.prepare(deploy.graph)
     layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm)
+    how.check(layers)
     record = record_text(layers)
-    order = [name for name, _ in named_operators(deploy.graph)]
-    summaries = [_summarize_product(product, target) for product in products]
-    for layer in layers:
-        form = how.choose(layer)
-        summaries.append(_summarize(layer, form))
-        form.write(Scribe(deploy.graph, layer), layer)
+    order = {name: i for i, (name, _) in enumerate(named_operators(deploy.graph))}
+    chains = how.chains(layers, max_ulps)
+    _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)
+    # Backwards: what reads a chain's codes is written before the chain takes their place.
+    summaries = []
     for product in products:
         how.product(Scribe(deploy.graph, product), product)
+        summaries.append(_summarize_product(product, target))
+    for layer in reversed(layers):
+        chain = chains.get(layer.name)
+        form = how.choose(layer) if chain is None else Form(_CHAIN, partial(write_chain, chain))
+        summaries.append(_summarize(layer, form, chain))
+        form.write(Scribe(deploy.graph, layer), layer)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
         if any(layer.wide for layer in layers):
@@ -255,8 +299,20 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
-    summaries.sort(key=lambda summary: order.index(summary.name))
+    summaries.sort(key=lambda summary: order[summary.name])
     return fake, deploy, summaries, floats, record
+
+
+def _write_fake(
+    graph: ir.Graph, how: Target, chains: Mapping[str, Chain], *, fold_batch_norm: bool
+) -> None:
+    layers, products, _ = read_quantized(graph, fold_batch_norm=fold_batch_norm)
+    for layer in layers:
+        chain = chains.get(layer.name)
+        same = layer if chain is None else replace(layer, moved=chain.rescale)
+        how.fake(Scribe(graph, layer), same)
+    for product in products:
+        how.fake_product(Scribe(graph, product), product)
 
 
 def read_quantized(
@@ -294,7 +350,7 @@ def _summarize_product(product: QuantizedProduct, target: str) -> LayerSummary:
     )
 
 
-def _summarize(layer: QuantizedLayer, form: Form) -> LayerSummary:
+def _summarize(layer: QuantizedLayer, form: Form, chain: Chain | None) -> LayerSummary:
     info = layer.zero_point_x.dtype
     unsigned = 1 << (8 * info.itemsize - 1) if info.kind == "u" else 0
     return LayerSummary(
@@ -307,7 +363,16 @@ def _summarize(layer: QuantizedLayer, form: Form) -> LayerSummary:
         channels=layer.scale_w.size,
         bound=layer.accumulator_bound,
         proven=layer.proven,
+        # A folded BatchNorm is no part of the torch layer, which could not adopt its factor.
+        moved=None if chain is None or layer.norm is not None else _moved(chain),
     )
+
+
+def _moved(chain: Chain) -> MovedRescale | None:
+    ulps = chain.snapped.ulps
+    if not ulps.any():
+        return None
+    return MovedRescale(natural=chain.natural, moved=chain.rescale, ulps=ulps)
 
 
 def _raise_opset(model: ir.Model) -> None:

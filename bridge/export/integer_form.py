@@ -10,7 +10,7 @@ keeps the weight as int8; the shift by 128 is folded when the model is loaded.
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, constant
+from bridge.export.constants import Array
 from bridge.export.reader import QuantizedLayer
 from bridge.export.scribe import Scribe
 from bridge.export.tail import write_tail
@@ -26,17 +26,17 @@ def write_integer(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: a Conv or MatMul layer.
     """
-    weight = _unsigned(scribe, layer.weight)
+    weight = unsigned_weight(scribe, layer.weight)
     halves = [_integer_op(scribe, layer, x, weight, zero) for x, zero in _inputs(scribe, layer)]
     write_tail(scribe, layer, join_halves(scribe, *halves) if layer.wide else halves[0])
 
 
 def _integer_op(
-    scribe: Scribe, layer: QuantizedLayer, x: ir.Value, weight: ir.Value, zero_point: int
+    scribe: Scribe, layer: QuantizedLayer, x: ir.Value, weight: tuple[ir.Value, int], zero: int
 ) -> ir.Value:
     op_type = {"Conv": "ConvInteger", "MatMul": "MatMulInteger"}[layer.op]
-    zeros = np.uint8(zero_point), np.uint8(_SHIFT)
-    return scribe.op(op_type, x, weight, *zeros, **layer.attributes)
+    zeros = np.uint8(zero), np.uint8(weight[1])
+    return scribe.op(op_type, x, weight[0], *zeros, **layer.attributes)
 
 
 def _inputs(scribe: Scribe, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:
@@ -57,24 +57,21 @@ def unsigned_input(scribe: Scribe, x_q: ir.Value, zero: Array) -> tuple[ir.Value
     Returns:
         the value and its zero point as uint8.
     """
-    zero_point = int(zero)
     if zero.dtype == np.uint8:
-        return x_q, zero_point
-    zero_point += _SHIFT
-    quantize = x_q.producer()
-    if quantize is None or quantize.op_type != "QuantizeLinear":
-        return _unsigned(scribe, x_q), zero_point
-    # Quantizing with a zero point 128 higher gives the same codes, 128 higher.
-    x, scale = quantize.inputs[0], quantize.inputs[1]
-    if x is None or scale is None or not _same_zero_point(quantize, zero):
-        return _unsigned(scribe, x_q), zero_point
-    return scribe.op("QuantizeLinear", x, scale, np.uint8(zero_point)), zero_point
+        return x_q, int(zero)
+    return _unsigned(scribe, x_q), int(zero) + _SHIFT
 
 
-def _same_zero_point(quantize: ir.Node, zero: Array) -> bool:
-    """Whether a quantizer counts from the zero point that its reader reads by."""
-    stored = constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
-    return stored is not None and bool((stored == zero).all())
+def unsigned_weight(scribe: Scribe, weight: Array) -> tuple[ir.Value, int]:
+    """Write an int8 weight as uint8; the file holds the int8 one.
+
+    Args:
+        scribe: writes the nodes.
+        weight: int8.
+    Returns:
+        the value and its zero point.
+    """
+    return _unsigned(scribe, weight), _SHIFT
 
 
 def _unsigned(scribe: Scribe, integers: ir.Value | Array) -> ir.Value:

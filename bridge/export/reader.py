@@ -46,6 +46,7 @@ class QuantizedLayer:
         scale_w: float32 (out,) or (1,).
         bias: int32 (out,), or None.
         norm: the BatchNormalization that is folded into factor and shift, or None.
+        moved: float32, the rescale to use instead of the product, or None (bridge.export.chains).
         attributes: the operator's own (strides, pads, group, ...).
         groups: groups of a convolution.
     """
@@ -62,12 +63,15 @@ class QuantizedLayer:
     scale_w: Array
     bias: Array | None
     norm: Norm | None
+    moved: Array | None = None
     attributes: dict[str, Any]
     groups: int
 
     @property
     def rescale(self) -> Array:
-        """float32 (out,) or (1,): scale_x * scale_w, times the folded factor."""
+        """float32 (out,) or (1,): scale_x * scale_w, times the folded factor; or moved."""
+        if self.moved is not None:
+            return self.moved
         scale = self.scale_x * self.scale_w
         return scale if self.norm is None else (scale * self.norm.factor).astype(np.float32)
 
@@ -88,11 +92,15 @@ class QuantizedLayer:
         return int(self._channels_first().sum(axis=1).max())
 
     @property
+    def accumulator_bounds(self) -> Array:
+        """int64 (out,): largest |acc| any input can cause."""
+        sums = self._channels_first().sum(axis=1) * self.input_reach
+        return sums if self.bias is None else sums + np.abs(self.bias.astype(np.int64))
+
+    @property
     def accumulator_bound(self) -> int:
         """Largest |acc| any input can cause, over all channels."""
-        sums = self._channels_first().sum(axis=1) * self.input_reach
-        bias = 0 if self.bias is None else np.abs(self.bias.astype(np.int64))
-        return int((sums + bias).max())
+        return int(self.accumulator_bounds.max())
 
     @property
     def proven(self) -> bool:

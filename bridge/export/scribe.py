@@ -68,11 +68,20 @@ class Scribe:
         Args:
             value: what the written nodes compute.
         """
-        old = self._layer.output
+        self.replace(self._layer.output, value)
+
+    def replace(self, old: ir.Value, value: ir.Value) -> None:
+        """Let a value take the place and the name of another.
+
+        What computed the other is then without readers, and is removed after all is written.
+
+        Args:
+            old: any value of the graph.
+            value: what the written nodes compute.
+        """
         name, value.shape, value.type = old.name, old.shape, old.type
-        old.name = f"{self._layer.name}/float_output"
+        old.name = f"{name}/replaced"
         value.name = name
-        # The operator, and what was its bias and BatchNormalization, are now without readers.
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
 
     def _initializer(self, array: Array | np.generic, user: str) -> ir.Value:

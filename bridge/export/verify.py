@@ -125,13 +125,16 @@ def verify(
     modules = _values_of_modules(graph, [*layers, *products])
     names = [name for node in graph for v in node.outputs if (name := _float_name(v))]
     names += [name for value in graph.inputs if (name := _float_name(value))]
+    quantized: list[Quantized] = [*layers, *products]
+    stored = {o.x_q.name or "" for what in quantized for o in _operands(what)}
+    names = [name for name in names if name not in stored]
     feeds = [argument.detach().cpu().numpy() for argument in arguments]
     plain = [run_model(Path(path), feeds) for path in (fake, deploy)]
-    inner = [run_model(Path(path), feeds, _present(path, names)) for path in (fake, deploy)]
+    wanted = [*names, *stored]
+    inner = [run_model(Path(path), feeds, _present(path, wanted)) for path in (fake, deploy)]
     for values in inner:
         values.update(zip([v.name or "" for v in graph.inputs], feeds, strict=True))
     recorded = _run_torch(model, arguments)
-    quantized: list[Quantized] = [*layers, *products]
     checks = tuple(
         _check(what, operand, modules, recorded, *inner)
         for what in quantized
@@ -241,6 +244,9 @@ def _check(
     x = [inputs[index] if index < len(inputs) else None, fake.get(x_name), deploy.get(x_name)]
     y = [recorded.results.get(what.name) if once else None, fake.get(y_name), deploy.get(y_name)]
     codes = [None if value is None else _codes(value, operand) for value in x]
+    for i, values in enumerate((fake, deploy), start=1):
+        if codes[i] is None:
+            codes[i] = _stored_codes(values.get(operand.x_q.name or ""), operand)
     steps = _accumulator_step(what)
     computed = [value for value in y if value is not None]
     return LayerCheck(
@@ -259,6 +265,14 @@ def _check(
 def _codes(x: Array, operand: Operand) -> Array:
     info = np.iinfo(operand.zero_point.dtype)
     return np.clip(np.rint(x / operand.scale) + int(operand.zero_point), info.min, info.max)
+
+
+def _stored_codes(codes: Array | None, operand: Operand) -> Array | None:
+    """Count codes as the operand's type does, whatever type a model holds them in."""
+    if codes is None:
+        return None
+    shift = np.iinfo(codes.dtype).min - np.iinfo(operand.zero_point.dtype).min
+    return codes.astype(np.float64) - shift
 
 
 def _check_outputs(torch_: list[Array], fake: Feeds, deploy: Feeds) -> tuple[OutputCheck, ...]:

@@ -13,7 +13,7 @@ from bridge.export.symbolic import ExportConstants, export_quantized, run_untrac
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.naming import layer_path
 from bridge.targets import Operator, autocasting
-from qatfunc import Clip, arq_qparams
+from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
 from qatfunc.exact import Params
 
@@ -38,6 +38,8 @@ class QATLayer(RangedModule):
     wts_offsets: Tensor
     wts_offsets_deploy: Tensor
     s_rec_flag: Tensor
+    adopted_natural: Tensor
+    adopted_rescale: Tensor
 
     def _init_quantization(self, config: Mapping[str, Any] | None) -> None:
         read = read_config(config, channel_wise=self.operator.channel_wise)
@@ -143,7 +145,19 @@ class QATLayer(RangedModule):
             params["weight_scale"] = self.frozen_wts_scales
         elif self._scales_started:
             params["weight_scale"] = self._learned_scale(self.wts_scales)
+        if "adopted_rescale" in self._buffers and not self.training:
+            params["adopted"] = Adopted(self.adopted_natural, self.adopted_rescale)
         return params
+
+    def adopt_rescale(self, natural: Tensor, moved: Tensor) -> None:
+        """Multiply by a moved rescale in eval mode, until training changes the scales.
+
+        Args:
+            natural: float32 (out,) or (1,), scale_x * scale_w as they are now.
+            moved: what to use instead.
+        """
+        self.register_buffer("adopted_natural", natural.to(self.weight.device))
+        self.register_buffer("adopted_rescale", moved.to(self.weight.device))
 
     def freeze_weight_scales(self, *, frozen: bool = True, persistent: bool = True) -> None:
         """Hold the weight's scales as they are now, or let them move again.
@@ -167,6 +181,12 @@ class QATLayer(RangedModule):
         held = state_dict.get(f"{prefix}frozen_wts_scales")
         if held is not None and "frozen_wts_scales" not in self._buffers:
             self.register_buffer("frozen_wts_scales", torch.ones_like(held))
+        for name in ("adopted_natural", "adopted_rescale"):
+            stored = state_dict.get(prefix + name)
+            if stored is not None:
+                self.register_buffer(name, torch.ones_like(stored))
+            else:
+                self._buffers.pop(name, None)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._remember_tensors()
         if self._scales_started:

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from torch import Tensor, nn
 
-from bridge import Conversion, Verification, convert_qat_model, verify
+from bridge import Conversion, Verification, adopt, convert_qat_model, verify
 from bridge.modules.ranges import RangedModule
 from examples.networks import (
     UNet,
@@ -65,6 +65,7 @@ def convert(shape: Shape, folder: Path, **options: Any) -> Converted:
     model, x = randomized(lambda: shape.make(**options), *shape.x)
     inter = export(model, x, folder / "inter_model.onnx", **shape.options)
     conversion = convert_qat_model(inter, folder / "network")
+    adopt(model, conversion)
     verification = verify(model, inter, conversion.fake_quant, conversion.deploy, x)
     return Converted(model, x, conversion, verification)
 

@@ -1,0 +1,46 @@
+"""Activations as unsigned bytes: the same codes counted 128 higher, which is no rounding at all.
+
+ONNX Runtime's integer kernels want their activations so, and a QLinearConv hands on the type that
+it takes.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.constants import Array, constant
+from bridge.export.scribe import add_initializer
+
+_SHIFT = 128
+
+
+def count_from_zero(graph: ir.Graph) -> None:
+    """Let int8 quantizers that only DequantizeLinear nodes read write uint8 codes.
+
+    Args:
+        graph: the main graph of a QDQ model.
+    """
+    for node in list(graph):
+        if node.op_type != "QuantizeLinear" or constant(node.inputs[0]) is not None:
+            continue
+        readers = [use.node for use in node.outputs[0].uses()]
+        pair = [node, *readers]
+        only_read = all(reader.op_type == "DequantizeLinear" for reader in readers)
+        if not only_read or node.outputs[0].is_graph_output() or "output_dtype" in node.attributes:
+            continue
+        zeros = [_signed_zero(one) for one in pair]
+        if all(zero is not None for zero in zeros):
+            for one, zero in zip(pair, zeros, strict=True):
+                _count(graph, one, int(zero) + _SHIFT)  # type: ignore[arg-type]
+            node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+
+
+def _signed_zero(node: ir.Node) -> Array | None:
+    """Return a node's zero point, None if it is not one int8 constant."""
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    known = zero is not None and zero.dtype == np.int8 and zero.size == 1
+    return zero.reshape(()) if known and zero is not None else None
+
+
+def _count(graph: ir.Graph, node: ir.Node, zero_point: int) -> None:
+    name = f"{node.outputs[0].name}_zero_point"
+    node.replace_input_with(2, add_initializer(graph, name, np.uint8(zero_point)))
