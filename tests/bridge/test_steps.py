@@ -256,7 +256,7 @@ def test_integer_codes_by_hand():
     assert made.codes(np.array([-9, 0, 3, 5, 7, 9, 99])).tolist() == [[1, 1, 1, 2, 2, 3, 3]]
 
 
-def test_prove_sees_one_accumulator_in_two_to_the_24():
+def test_prove_sees_a_step_that_is_two_accumulators_off():
     grid = Grid(zero_point=0, qmin=0, qmax=1)
     edge = 2**23 + 1
     late, early = floats(0.5 / edge), floats(0.5 / (edge - 2))
