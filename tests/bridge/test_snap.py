@@ -140,3 +140,11 @@ def test_time_is_that_of_array_operations():
     # 0.2 s where it was measured; a loop over channels and codes takes minutes.
     assert time.process_time() - started < 5
     assert found.proven.all()
+
+
+def test_an_offset_beside_the_nearest_multiple():
+    # 17.280083 / 0.7914899 = 21.83, and yet only 21 fits.
+    grid = Grid(zero_point=0, qmin=-8, qmax=7)
+    found = snap(steps(0.7914899, grid=grid, shift=np.float32([17.280083])), 20, max_ulps=0)
+    assert found.proven.tolist() == [True]
+    assert found.integer.offset.tolist() == [21]

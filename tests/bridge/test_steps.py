@@ -353,3 +353,11 @@ def test_bound_is_checked(bound, error, message):
 def test_prove_refuses_other_channels():
     with pytest.raises(ValueError, match="integer must have 1 channels, got 2"):
         prove(steps(1), integer(1, 2), 5)
+
+
+def test_thresholds_where_a_large_shift_rounds_them_away():
+    # At 2^30 float32 counts in 64 and 128, so the steps lie far from where the formula has them.
+    made = steps(1, -1, shift=floats(2**30, 2**30), scale=2.0**24)
+    table = thresholds(made, EXACT_BOUND)
+    assert table[:, 63].tolist() == [-(2**23) - 32] * 2
+    assert table[:, 64].tolist() == [2**23 + 65] * 2
