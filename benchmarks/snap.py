@@ -6,48 +6,60 @@ Channels as networks have them: scales log-uniform, every bound, uint8 and int8,
 an activation; the largest accumulators reach from the end of the quantizer's range to 32 times it.
 """
 
+import itertools
 import time
 
 import numpy as np
 
+from bridge.export.constants import Array
 from bridge.export.snap import snap
 from bridge.export.steps import EXACT_BOUND, Grid, Steps, prove
 
 CHANNELS = 2048
-LAYERS = 2
+LAYERS = 10
+MAX_ULPS = 64
+SIZES = (1e4, 1e5, 1e6, 4e6, 1.7e7)
+HEADER = f"{'':32} channels     as is     moved  unproven  most ulps"
 GRIDS = (Grid(zero_point=0, qmin=0, qmax=255), Grid(zero_point=3, qmin=-128, qmax=127))
 
 
 def main() -> None:
-    """Print one line for each kind of layer."""
-    print("                              proven as is    moved  unproven  most ulps  s / 2048")
+    """Print a line for each kind of layer, and one for each size of the accumulators."""
+    print(f"{HEADER}  s / {CHANNELS}")
     for shifted in (False, True):
-        for low, high in ((-np.inf, np.inf), (0.0, np.inf), (0.0, 6.0)):
-            _report(shifted, low, high)
+        for low, high in ((-np.inf, np.inf), (0.0, 6.0)):
+            results, bounds, seconds = _snap_layers(shifted, low, high)
+            name = f"{'shift' if shifted else 'no shift'}, [{low}, {high}]"
+            print(f"{_line(name, results)}{seconds:10.2f}", flush=True)
+            for least, most in itertools.pairwise(SIZES):
+                inside = (bounds >= least) & (bounds < most)
+                print(_line(f"    |acc| to {least:.0e} ... {most:.0e}", results[:, inside]))
 
 
-def _report(shifted: bool, low: float, high: float) -> None:
+def _snap_layers(shifted: bool, low: float, high: float) -> tuple[Array, Array, float]:
+    """Return (ulps, proven) of all channels, their bounds and the seconds a layer took."""
     rng = np.random.default_rng(0)
-    results = []
+    made = [_layer(rng, GRIDS[i % 2], shifted, low, high) for i in range(LAYERS)]
     started = time.perf_counter()
-    for index in range(LAYERS):
-        steps, bound = _layer(rng, GRIDS[index % 2], shifted, low, high)
-        results.append((snap(steps, bound, max_ulps=64), bound))
+    results = [snap(steps, bound, max_ulps=MAX_ULPS) for steps, bound in made]
     seconds = (time.perf_counter() - started) / LAYERS
-    for snapped, bound in results:
+    for snapped, (_, bound) in zip(results, made, strict=True):
         if not prove(snapped.steps, snapped.integer, bound)[snapped.proven].all():
             raise AssertionError("a channel is marked as proven and is not")
-    ulps = np.concatenate([snapped.ulps for snapped, _ in results])
-    proven = np.concatenate([snapped.proven for snapped, _ in results])
+    columns = [np.stack([snapped.ulps, snapped.proven]) for snapped in results]
+    return np.concatenate(columns, axis=1), np.concatenate([b for _, b in made]), seconds
+
+
+def _line(name: str, results: Array) -> str:
+    ulps, proven = results[0], results[1] > 0
     shares = [(proven & (ulps == 0)).mean(), (ulps != 0).mean(), (~proven).mean()]
-    name = f"{'shift' if shifted else 'no shift'}, [{low}, {high}]"
     cells = "".join(f"{share:10.2%}" for share in shares)
-    print(f"{name:32}{cells}{np.abs(ulps).max():11}{seconds:10.2f}", flush=True)
+    return f"{name:32}{ulps.size:9}{cells}{np.abs(ulps).max():11}"
 
 
 def _layer(
     rng: np.random.Generator, grid: Grid, shifted: bool, low: float, high: float
-) -> tuple[Steps, np.ndarray]:
+) -> tuple[Steps, Array]:
     """Draw a layer: a scale, and channels whose sums fill the quantizer's range and more."""
     scale = np.float32(np.exp(rng.uniform(np.log(1e-3), np.log(0.1))))
     bound = np.exp(rng.uniform(np.log(1e4), np.log(EXACT_BOUND), CHANNELS)).astype(np.int64)

@@ -160,7 +160,7 @@ def _worth_trying(steps: Steps, ulps: int) -> Array:
     possible = (bits > 0) & (moved > 0) & (moved < _INFINITY_BITS)
     if steps.shift is None:
         return possible
-    magnitude = _magnitude(np.where(possible, moved, 1), np.ones(1, np.float32)).astype(np.float64)
+    magnitude = np.abs(_magnitude(np.where(possible, moved, 1), steps.rescale)).astype(np.float64)
     multiple = steps.shift / magnitude
     return possible & (np.abs(multiple - np.rint(multiple)) < _NEAR_MULTIPLE)
 

@@ -256,7 +256,7 @@ def test_integer_codes_by_hand():
     assert made.codes(np.array([-9, 0, 3, 5, 7, 9, 99])).tolist() == [[1, 1, 1, 2, 2, 3, 3]]
 
 
-def test_prove_sees_one_accumulator_in_two_to_the_24():
+def test_prove_sees_a_step_that_is_two_accumulators_off():
     grid = Grid(zero_point=0, qmin=0, qmax=1)
     edge = 2**23 + 1
     late, early = floats(0.5 / edge), floats(0.5 / (edge - 2))
@@ -353,3 +353,11 @@ def test_bound_is_checked(bound, error, message):
 def test_prove_refuses_other_channels():
     with pytest.raises(ValueError, match="integer must have 1 channels, got 2"):
         prove(steps(1), integer(1, 2), 5)
+
+
+def test_thresholds_where_a_large_shift_rounds_them_away():
+    # At 2^30 float32 counts in 64 and 128, so the steps lie far from where the formula has them.
+    made = steps(1, -1, shift=floats(2**30, 2**30), scale=2.0**24)
+    table = thresholds(made, EXACT_BOUND)
+    assert table[:, 63].tolist() == [-(2**23) - 32] * 2
+    assert table[:, 64].tolist() == [2**23 + 65] * 2
