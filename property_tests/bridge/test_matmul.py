@@ -83,10 +83,9 @@ def test_transposing_both_sides_transposes_the_product(case: Operands) -> None:
     values = product.state_dict()
     swapped.load_state_dict(
         {
-            n.replace(n.partition("_")[0], renamed.get(n.partition("_")[0], "cur")): v
+            n.replace(n.partition("_")[0], renamed[n.partition("_")[0]], 1): v
             for n, v in values.items()
         }
-        | {"cur_batch": torch.tensor(1)}
     )
     swapped.config = product.config
     with torch.no_grad():
