@@ -83,7 +83,7 @@ class Verification:
         layers: the quantized layers in topological order.
         outputs: the model's outputs.
         first_torch_fake: the first module whose output differs between torch and fake-quant.
-        first_fake_deploy: the first node whose output differs between fake-quant and deploy.
+        first_fake_deploy: the first value that differs between fake-quant and deploy.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -123,15 +123,12 @@ def verify(
     graph = read_model(Path(inter)).graph
     layers, products, _ = read_quantized(graph)
     modules = _values_of_modules(graph, [*layers, *products])
-    names = [name for node in graph for v in node.outputs if (name := _float_name(v))]
-    names += [name for value in graph.inputs if (name := _float_name(value))]
+    names = [v.name for node in graph for v in node.outputs if v.name]
+    names += [v.name for v in graph.inputs if v.name]
     quantized: list[Quantized] = [*layers, *products]
-    stored = {o.x_q.name or "" for what in quantized for o in _operands(what)}
-    names = [name for name in names if name not in stored]
     feeds = [argument.detach().cpu().numpy() for argument in arguments]
     plain = [run_model(Path(path), feeds) for path in (fake, deploy)]
-    wanted = [*names, *stored]
-    inner = [run_model(Path(path), feeds, _present(path, wanted)) for path in (fake, deploy)]
+    inner = [run_model(Path(path), feeds, _present(path, names)) for path in (fake, deploy)]
     for values in inner:
         values.update(zip([v.name or "" for v in graph.inputs], feeds, strict=True))
     recorded = _run_torch(model, arguments)
@@ -201,10 +198,6 @@ def _values_of_modules(graph: ir.Graph, layers: Sequence[Quantized]) -> dict[str
         if path and node.outputs[0].name:
             found[path] = node.outputs[0].name
     return found | {layer.name: layer.output.name or "" for layer in layers}
-
-
-def _float_name(value: ir.Value) -> str | None:
-    return value.name if value.dtype in (ir.DataType.FLOAT, None) else None
 
 
 def _present(path: str | PathLike[str], names: Sequence[str]) -> list[str]:
@@ -302,8 +295,15 @@ def _first_module(recorded: _Recorded, modules: dict[str, str], fake: Feeds) -> 
 
 
 def _differ(first: Feeds, second: Feeds, name: str) -> bool:
-    difference = _compare(first.get(name), second.get(name))
+    difference = _compare(_signed(first.get(name)), _signed(second.get(name)))
     return difference is not None and difference.count > 0
+
+
+def _signed(values: Array | None) -> Array | None:
+    """Count unsigned codes as the signed ones they stand for in the other model."""
+    if values is None or values.dtype != np.uint8:
+        return values
+    return (values.astype(np.int16) - 128).astype(np.int8)
 
 
 def _compare(a: Array | None, b: Array | None, unit: Array | float = 1.0) -> Difference | None:

@@ -65,7 +65,7 @@ TAIL = ["Add", "Cast", "Mul"]
 def test_nodes_of_a_matrix_product(tmp_path, body):
     fake, deploy = converted(model(body, b=BIAS), tmp_path)
     assert operators(fake) == ["QuantizeLinear", "DequantizeLinear", "MatMul", "Cast", *TAIL]
-    assert operators(deploy) == [*INTEGER_WEIGHT, "QuantizeLinear", "MatMulInteger", *TAIL]
+    assert operators(deploy) == ["QuantizeLinear", *INTEGER_WEIGHT, "MatMulInteger", *TAIL]
 
 
 def test_the_weight_is_int8_on_disk_and_float_only_in_fake_quant(tmp_path):
@@ -91,7 +91,7 @@ def test_nodes_of_convolutions(tmp_path):
         fake, deploy = converted(proto, tmp_path)
         assert operators(fake) == ["QuantizeLinear", "DequantizeLinear", op, "Cast", "Cast", "Mul"]
         if name:
-            expected = [*INTEGER_WEIGHT, "QuantizeLinear", name, "Cast", "Mul"]
+            expected = ["QuantizeLinear", *INTEGER_WEIGHT, name, "Cast", "Mul"]
         else:  # ONNX Runtime has no integer operator for it: int8 on disk, cast when loaded
             expected = ["QuantizeLinear", "Cast", "DequantizeLinear", op, "Cast", "Cast", "Mul"]
         assert operators(deploy) == expected

@@ -18,7 +18,8 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         per_tensor = config(None, {"channel_wise": False})
-        self.features = nn.Sequential(Conv2dQAT(1, 3, 3, config=per_tensor), nn.ReLU())
+        # Behind a ReLU the convolution would be one operator with the quantizer of head.1.
+        self.features = nn.Sequential(Conv2dQAT(1, 3, 3, config=per_tensor), nn.LeakyReLU(0.1))
         self.head = nn.Sequential(nn.Flatten(), LinearQAT(27, 4), nn.ReLU(), LinearQAT(4, 2))
 
     def forward(self, x):
