@@ -1,0 +1,113 @@
+"""Convolutions that hand on codes: one QLinearConv from sums to the next layer's input."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import event, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bridge import Conv1dQAT, Conv2dQAT, Conv3dQAT, adopt
+from property_tests.bridge.builders import Graph, add_layer
+from property_tests.bridge.cases import Case, randoms
+from property_tests.bridge.depth import share
+from property_tests.bridge.equality import assert_fake_equals_deploy, assert_same_bits
+from property_tests.bridge.numbers import Random
+
+_CONVS = {1: Conv1dQAT, 2: Conv2dQAT, 3: Conv3dQAT}
+_POOLS = {
+    1: torch.nn.functional.max_pool1d,
+    2: torch.nn.functional.max_pool2d,
+    3: torch.nn.functional.max_pool3d,
+}
+
+
+class Through(torch.nn.Module):
+    """y = conv3(between(conv2(between(conv1(x))))), the second one depthwise."""
+
+    def __init__(self, spatial: int, channels: int, operators: list[str], config: Any) -> None:
+        super().__init__()
+        conv = _CONVS[spatial]
+        self.spatial, self.operators = spatial, operators
+        self.conv1 = conv(2, channels, 3, padding=1, config=config)
+        self.conv2 = conv(channels, channels, 3, padding=1, groups=channels, config=config)
+        self.conv3 = conv(channels, 2, 1, config=config)
+
+    def layers(self) -> list[Any]:
+        return [self.conv1, self.conv2, self.conv3]
+
+    def between(self, y: Tensor) -> Tensor:
+        for operator in self.operators:
+            if operator == "MaxPool":
+                y = _POOLS[self.spatial](y, 2, 1)
+            elif operator == "Relu":
+                y = y.relu()
+            else:
+                y = y.clamp(-0.25, 1.5)
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(self.between(self.conv2(self.between(self.conv1(x)))))
+
+    def model(self, x: Tensor) -> Any:
+        """Return the inter model."""
+        graph, y = Graph(), "x"
+        for i, layer in enumerate(self.layers(), start=1):
+            y = add_layer(graph, Case(layer=layer, x=x), y, f"conv{i}")
+            for operator in self.operators if i < 3 else ():
+                if operator == "MaxPool":
+                    sizes = {"kernel_shape": [2] * self.spatial, "strides": [1] * self.spatial}
+                    y = graph.op("MaxPool", y, **sizes)
+                elif operator == "Relu":
+                    y = graph.op("Relu", y)
+                else:
+                    ends = [graph.constant(np.float32(end)) for end in (-0.25, 1.5)]
+                    y = graph.op("Clip", y, *ends)
+        return graph.model(y, x.ndim)
+
+
+_BETWEEN = st.lists(st.sampled_from(["Relu", "Clip", "MaxPool"]), max_size=2)
+_CONFIGS = st.builds(
+    lambda asymmetric, fixed_min, channel_wise: {
+        "retrain_data_config": {
+            "asymmetric": asymmetric,
+            "fixed_min": fixed_min,
+            "clip_max": 1.0,
+        },
+        "retrain_weight_config": {"channel_wise": channel_wise},
+    },
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@share(2)
+@given(st.integers(1, 3), st.integers(1, 6), _BETWEEN, _CONFIGS, randoms())
+def test_codes_are_handed_on_and_adopted(
+    spatial: int, channels: int, operators: list[str], config: Any, random: Random
+) -> None:
+    """y_fake = y_deploy in every bit, and y_torch too once the moved rescales are adopted."""
+    torch.manual_seed(int(random.integers(1 << 30)))
+    net = Through(spatial, channels, operators, config).eval()
+    x = torch.randn(2, 2, *(8 - spatial,) * spatial) * float(random.uniform(0.2, 3.0))
+    with torch.no_grad():
+        inner = x
+        for layer in net.layers():
+            layer.weight.copy_(torch.randn_like(layer.weight) * float(random.uniform(0.1, 2.0)))
+            layer.acts_clip_max.copy_(inner.max().clamp(min=1e-3) * random.uniform(0.7, 1.3))
+            if not config["retrain_data_config"]["fixed_min"]:
+                low = inner.min().clamp(max=0.0) * random.uniform(0.7, 1.3)
+                layer.acts_clip_min.copy_(low)
+            inner = net.between(layer(inner)) if layer is not net.conv3 else layer(inner)
+    source = net.model(x)
+    y, summaries = assert_fake_equals_deploy(source, x.numpy())
+    forms = [summary.form for summary in summaries]
+    event(f"{forms.count('QLinearConv')} of 2 handed on")
+    moved = sum(summary.moved is not None for summary in summaries)
+    event(f"{moved} moved")
+    adopt(net, SimpleNamespace(layers=summaries))  # type: ignore[arg-type]
+    with torch.no_grad():
+        assert_same_bits(net(x).numpy(), y, "torch")

@@ -1,0 +1,120 @@
+"""adopt: what a conversion moved, in the torch model."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bridge import Conv2dQAT, LinearQAT, adopt, calibrate, convert_qat_model, verify
+from bridge.export.convert import MovedRescale
+from tests.bridge.exporting import export
+from tests.bridge.layers import same_state, state
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        Conv2dQAT(48, 64, 3), nn.ReLU(), Conv2dQAT(64, 2, 1), nn.Flatten(), LinearQAT(8, 2)
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    model, x = network().eval(), torch.randn(4, 48, 4, 4)
+    calibrate(model, [x])
+    folder = tmp_path_factory.mktemp("adopt")
+    inter = export(model, x, folder / "inter.onnx", "torchscript")
+    return model, x, inter, convert_qat_model(inter, folder / "net")
+
+
+def moved(natural, factor, name="0"):
+    """A conversion that moved one layer."""
+    change = MovedRescale(natural=natural, moved=natural * np.float32(factor), ulps=natural)
+    return SimpleNamespace(layers=[SimpleNamespace(name=name, moved=change)])
+
+
+def rescale(layer):
+    constants = layer._export_constants()
+    return np.float32(constants.scale_x) * np.asarray(constants.scale_w, np.float32)
+
+
+def test_the_adopted_model_has_the_bits_of_both_files(converted):
+    model, x, inter, done = converted
+    assert done.layers[0].moved is not None, "or nothing is tested"
+    before = verify(model, inter, done.fake_quant, done.deploy, x)
+    assert before.first_torch_fake == "0"
+    adopted = copy.deepcopy(model)
+    assert adopt(adopted, done) is adopted
+    after = verify(adopted, inter, done.fake_quant, done.deploy, x)
+    assert after.exact
+    assert after.first_torch_fake is None
+    assert after.first_fake_deploy is None
+
+
+def test_what_is_moved_is_what_the_layer_multiplies_by(converted):
+    model, x, _, _ = converted
+    adopted = adopt(copy.deepcopy(model), moved(rescale(model[0]), 2.0))
+    assert torch.equal(adopted[0](x), model[0](x) * 2.0)
+
+
+def test_a_channel_whose_scale_changed_uses_its_scale(converted):
+    model, x, _, _ = converted
+    adopted = adopt(copy.deepcopy(model), moved(rescale(model[0]), 2.0))
+    changed = copy.deepcopy(model)
+    for net in (adopted, changed):
+        with torch.no_grad():
+            net[0].weight[1] *= 1.5
+    y, plain = adopted[0](x), changed[0](x)
+    assert torch.equal(y[:, 1], plain[:, 1])
+    assert torch.equal(y[:, 0], plain[:, 0] * 2.0)
+
+
+def test_training_goes_on_as_if_nothing_was_moved(converted):
+    model, x, _, _ = converted
+    adopted = adopt(copy.deepcopy(model), moved(rescale(model[0]), 2.0)).train()
+    plain = copy.deepcopy(model).train()
+    for net in (adopted, plain):
+        net(x).square().sum().backward()
+    for one, other in zip(adopted.parameters(), plain.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+
+
+def test_a_checkpoint_holds_it(converted):
+    model, x, _, done = converted
+    adopted = adopt(copy.deepcopy(model), done)
+    loaded = network().eval()
+    loaded.load_state_dict(adopted.state_dict())
+    assert torch.equal(loaded(x), adopted(x))
+    assert same_state(state(loaded), state(adopted))
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded(x), model(x)), "what was adopted belongs to the state it came with"
+    assert same_state(state(loaded), state(model))
+
+
+def test_converting_again_moves_the_same(converted, tmp_path):
+    model, x, _, done = converted
+    inter = export(adopt(copy.deepcopy(model), done), x, tmp_path / "m.onnx", "torchscript")
+    again = convert_qat_model(inter, tmp_path / "net")
+    for one, other in zip(again.layers, done.layers, strict=True):
+        assert one.form == other.form
+        assert (one.moved is None) == (other.moved is None)
+    change, before = again.layers[0].moved, done.layers[0].moved
+    assert np.array_equal(change.moved, before.moved)
+    assert np.array_equal(change.natural, before.natural)
+
+
+@pytest.mark.parametrize(
+    ("conversion", "message"),
+    [
+        (moved(np.ones(64, np.float32), 2.0, "5"), "no quantized layer '5' to adopt for"),
+        (moved(np.ones(64, np.float32), 2.0, "1"), "no quantized layer '1' to adopt for"),
+        (moved(np.ones(3, np.float32), 2.0), "layer '0' has 64 channels, the conversion moved 3"),
+    ],
+)
+def test_a_conversion_of_another_model(converted, conversion, message):
+    with pytest.raises(ValueError, match=message):
+        adopt(copy.deepcopy(converted[0]), conversion)

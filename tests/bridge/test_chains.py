@@ -1,0 +1,198 @@
+"""Chains: what becomes one QLinearConv, what does not, and its bits against NumPy integers."""
+
+import numpy as np
+import onnx
+import pytest
+
+from bridge import convert_qat_model
+from bridge.export.runtime import run_model
+from tests.bridge.graphs import SX, ZX, codes, model, same_bits, save
+
+KERNEL = np.random.default_rng(0).integers(-90, 90, (4, 3, 2, 2)).astype(np.int8)
+LAST = np.random.default_rng(1).integers(-90, 90, (2, 4, 1, 1)).astype(np.int8)
+SW = np.array([0.011, 0.0031, 0.0072, 0.00199], np.float32)
+SC, ZC = np.float32(0.0421), np.int8(-11)
+BIAS = np.array([1.3, -0.74, 0.0, 2.5], np.float32)
+ARRAYS = {
+    "w": KERNEL,
+    "sw": SW,
+    "zw": np.zeros(4, np.int8),
+    "b": BIAS,
+    "v": LAST,
+    "sv": np.array([0.01, 0.02], np.float32),
+    "zv": np.zeros(2, np.int8),
+    "sc": SC,
+    "zc": ZC,
+    "lo": np.float32(-0.3),
+    "hi": np.float32(2.0),
+    "shape": np.array([0, 0, 0, -1], np.int64),
+}
+FIRST = """
+    [quantize_x] xq = QuantizeLinear (x, sx, zx) [dequantize_x] xd = DequantizeLinear (xq, sx, zx)
+    wd = DequantizeLinear <axis: int = 0> (w, sw, zw) [first] f = Conv (xd, wd, b)
+"""
+SECOND = """
+    [quantize_c] cq = QuantizeLinear (c, sc, zc) [dequantize_c] cd = DequantizeLinear (cq, sc, zc)
+    vd = DequantizeLinear <axis: int = 0> (v, sv, zv) [second] y = Conv (cd, vd)
+"""
+
+
+def chained(between, *, second=SECOND, outputs="float[N, 2, H2, L2] y", **options):
+    given = {"inputs": "float[N, 3, H, L] x", "outputs": outputs, **ARRAYS, **options}
+    return model(FIRST + between + second, **given)
+
+
+def convert(proto, folder, **options):
+    return convert_qat_model(save(proto, folder), folder / "net", **options)
+
+
+def forms(done):
+    return {layer.name: layer.form for layer in done.layers}
+
+
+def picture():
+    return np.random.default_rng(2).normal(0.0, 4.0, (2, 3, 6, 7)).astype(np.float32)
+
+
+def sums(x):
+    """The exact sums of the first layer, bias included."""
+    windows = np.lib.stride_tricks.sliding_window_view(codes(x, SX, ZX), (2, 2), axis=(2, 3))
+    bias = np.rint(BIAS / (SX * SW)).astype(np.int64)
+    return np.einsum("nchwkl,ockl->nohw", windows, KERNEL.astype(np.int64)) + bias.reshape(-1, 1, 1)
+
+
+def pooled(y):
+    return np.lib.stride_tricks.sliding_window_view(y, (2, 2), axis=(2, 3)).max((4, 5))
+
+
+BETWEEN = {
+    "nothing": ("c = Identity (f)", lambda y: y, []),
+    "relu": ("c = Relu (f)", lambda y: np.maximum(y, np.float32(0)), ["Clip"]),
+    "clip": ("c = Clip (f, lo, hi)", lambda y: np.clip(y, ARRAYS["lo"], ARRAYS["hi"]), ["Clip"]),
+    "clip from below": ("c = Clip (f, lo)", lambda y: np.maximum(y, ARRAYS["lo"]), ["Clip"]),
+    "pool": (
+        "r = Relu (f) c = MaxPool <kernel_shape = [2, 2]> (r)",
+        lambda y: pooled(np.maximum(y, np.float32(0))),
+        ["Clip", "MaxPool"],
+    ),
+    "pool and relu": (
+        "r = MaxPool <kernel_shape = [2, 2]> (f) c = Relu (r)",
+        lambda y: pooled(np.maximum(y, np.float32(0))),
+        ["Clip", "MaxPool"],
+    ),
+    "reshape": ("c = Reshape (f, shape)", lambda y: y, ["Reshape"]),
+    "transpose": (
+        "c = Transpose <perm = [0, 1, 3, 2]> (f)",
+        lambda y: y.transpose(0, 1, 3, 2),
+        ["Transpose"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_nodes_and_bits(tmp_path, name):
+    between, function, nodes = BETWEEN[name]
+    done = convert(chained(between), tmp_path)
+    assert forms(done) == {"first": "QLinearConv", "second": "ConvInteger"}
+    proto = onnx.load(done.deploy)
+    onnx.checker.check_model(proto, full_check=True)
+    between_convs = [n.op_type for n in proto.graph.node if n.op_type not in ("Cast", "Add", "Mul")]
+    moves = [op for op in between_convs[2:] if op != "Identity"]
+    assert between_convs[:2] == ["QuantizeLinear", "QLinearConv"]
+    assert moves == [*nodes, "ConvInteger"]
+
+    x = picture()
+    (first, _) = done.layers
+    rescale = (SX * SW).astype(np.float32) if first.moved is None else first.moved.moved
+    inner = function(sums(x).astype(np.float32) * rescale.reshape(-1, 1, 1))
+    second = np.einsum("nchw,oc->nohw", codes(inner, SC, ZC), LAST[:, :, 0, 0].astype(np.int64))
+    expected = second.astype(np.float32) * (SC * ARRAYS["sv"]).reshape(-1, 1, 1)
+    for path in (done.fake_quant, done.deploy):
+        assert same_bits(run_model(path, [x])["y"], expected.astype(np.float32)), path
+
+
+def test_a_relu_at_the_lowest_code_needs_no_clip(tmp_path):
+    done = convert(chained("c = Relu (f)", zc=np.int8(-128)), tmp_path)
+    assert forms(done)["first"] == "QLinearConv"
+    assert "Clip" not in [node.op_type for node in onnx.load(done.deploy).graph.node]
+
+
+def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
+    """Sums this long have no multiplier for every rescale; without moving, another form serves."""
+    rng = np.random.default_rng(3)
+    wide = {
+        "inputs": "float[N, 64, H, L] x",
+        "w": rng.integers(-100, 100, (64, 64, 2, 2)).astype(np.int8),
+        "sw": rng.uniform(0.001, 0.002, 64).astype(np.float32),
+        "zw": np.zeros(64, np.int8),
+        "b": np.zeros(64, np.float32),
+        "v": rng.integers(-90, 90, (2, 64, 1, 1)).astype(np.int8),
+        "sc": np.float32(2.1),
+    }
+    held = convert(chained("c = Relu (f)", **wide), tmp_path, max_ulps=0)
+    assert forms(held)["first"] == "ConvInteger"
+    assert held.layers[0].moved is None
+    moved = convert(chained("c = Relu (f)", **wide), tmp_path)
+    assert forms(moved)["first"] == "QLinearConv"
+    change = moved.layers[0].moved
+    assert 0 < np.abs(change.ulps).max() <= 64
+    steps = np.abs(change.moved.view(np.int32).astype(np.int64) - change.natural.view(np.int32))
+    assert np.array_equal(steps, np.abs(change.ulps))
+    assert same_bits(change.natural, (SX * wide["sw"]).astype(np.float32))
+    x = rng.normal(0.0, 4.0, (1, 64, 5, 5)).astype(np.float32)
+    results = [run_model(path, [x])["y"] for path in (moved.fake_quant, moved.deploy)]
+    assert same_bits(*results)
+
+
+TWO = "float[N, 2, H2, L2] y, float[N, 4, H1, L1] "
+OTHER = " eq = QuantizeLinear (c, se, zc) e = DequantizeLinear (eq, se, zc)"
+
+
+PLACES = "c, i = MaxPool <kernel_shape = [2, 2]> (f) "
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        chained("c = LeakyRelu (f)"),
+        chained("c = AveragePool <kernel_shape = [2, 2]> (f)"),
+        chained("c = Relu (f) [other] e = Abs (c)", outputs=TWO + "e"),
+        chained("c = Relu (f)", outputs=TWO + "c"),
+        chained("c = Relu (f)" + OTHER, outputs=TWO + "e", se=np.float32(0.5)),
+        chained(
+            "c = Relu (f)", second=SECOND, outputs="float[N, 2, H2, L2] y, int8[N, 4, H1, L1] cq"
+        ),
+        chained(
+            "c, i = MaxPool <kernel_shape = [2, 2]> (f) ",
+            outputs=TWO.replace("float[N, 4", "int64[N, 4") + "i",
+        ),
+        chained("m = Abs (lo) c = Clip (f, m, hi)"),
+    ],
+    ids=[
+        "not a limit",
+        "a mean",
+        "another reader",
+        "an output",
+        "another scale",
+        "codes are an output",
+        "places of the maxima",
+        "a computed limit",
+    ],
+)
+def test_what_stays_in_float(tmp_path, proto):
+    done = convert(proto, tmp_path)
+    assert forms(done) == {"first": "ConvInteger", "second": "ConvInteger"}
+    x = picture()
+    fake, deploy = (run_model(path, [x]) for path in (done.fake_quant, done.deploy))
+    for name, value in fake.items():
+        assert np.array_equal(value, deploy[name]), name
+
+
+def test_two_quantizers_of_one_scale_read_one_value(tmp_path):
+    two = "c = Relu (f) eq = QuantizeLinear (c, sc, zc) e = DequantizeLinear (eq, sc, zc)"
+    done = convert(chained(two, outputs=TWO + "e"), tmp_path)
+    assert forms(done)["first"] == "QLinearConv"
+    x = picture()
+    fake, deploy = (run_model(path, [x]) for path in (done.fake_quant, done.deploy))
+    assert same_bits(fake["e"], deploy["e"])
+    assert same_bits(fake["y"], deploy["y"])
