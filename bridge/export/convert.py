@@ -6,11 +6,12 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import version_converter
 
-from bridge.export import ascend
+from bridge.export import ascend, costs
 from bridge.export.chains import Chain, find_chains, write_chain
 from bridge.export.constants import Array
 from bridge.export.errors import ConversionError
@@ -44,7 +45,6 @@ _NO_LIMIT = 1 << 62
 MAX_ULPS = 64
 """How far a rescale is moved by default: less than a hundred-thousandth of it."""
 
-_CHAIN = "QLinearConv"
 
 Writer = Callable[[Scribe, QuantizedLayer], None]
 ProductWriter = Callable[[Scribe, QuantizedProduct], None]
@@ -121,6 +121,9 @@ class Form:
     write: Writer
 
 
+Chooser = Callable[[QuantizedLayer, Chain | None], Form]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """How models are written for a target.
@@ -140,7 +143,7 @@ class Target:
     fake: Writer
     prepare: Callable[[ir.Graph], None]
     chains: Callable[[Sequence[QuantizedLayer], int], Mapping[str, Chain]]
-    choose: Callable[[QuantizedLayer], Form]
+    choose: Chooser
     fake_product: ProductWriter
     product: ProductWriter
     keeps_integers: bool
@@ -148,21 +151,42 @@ class Target:
     finish: Callable[[ir.Graph], None]
 
 
-_INTEGER_CONV = Form("ConvInteger", write_integer)
-_INTEGER_MATMUL = Form("MatMulInteger", write_integer)
-_FLOAT = Form("integer-valued float", write_float_deploy)
 _ASCEND = Form("AscendQuant/AscendDequant", ascend.write_ascend)
 
 
-def choose_ort_form(layer: QuantizedLayer) -> Form:
-    """Pick the form of a layer for ONNX Runtime on a CPU; every form here is exact.
+def ort_form(name: str, chain: Chain | None = None) -> Form:
+    """Return a form for ONNX Runtime by its name; every one is exact.
+
+    Args:
+        name: one of costs.FORMS, or "MatMulInteger".
+        chain: what QLinearConv computes; the other forms need none.
+    Returns:
+        the form.
+    """
+    if name == costs.QLINEAR:
+        if chain is None:
+            raise ValueError(f"{name} needs a chain")
+        return Form(name, partial(write_chain, chain))
+    return Form(name, write_float_deploy if name == costs.FLOAT else write_integer)
+
+
+def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
+    """Pick the fastest form of a layer for ONNX Runtime on a CPU.
 
     Args:
         layer: as read.
+        chain: what QLinearConv can compute from it, if anything.
     Returns:
-        an integer operator where the runtime has one.
+        the form.
     """
-    return {"Conv": _INTEGER_CONV, "MatMul": _INTEGER_MATMUL, "ConvTranspose": _FLOAT}[layer.op]
+    if layer.op != "Conv":
+        return ort_form({"MatMul": "MatMulInteger", "ConvTranspose": costs.FLOAT}[layer.op])
+    outputs, inputs, *kernel = layer.weight.shape
+    size = int(np.prod(kernel))
+    # In three dimensions QLinearConv takes three times as long as the others.
+    chained = chain is not None and len(kernel) < 3
+    name = costs.cheapest(outputs, inputs, size, layer.groups, chained=chained)
+    return ort_form(name, chain)
 
 
 TARGETS: Mapping[str, Target] = {
@@ -181,7 +205,7 @@ TARGETS: Mapping[str, Target] = {
         fake=ascend.write_ascend_fake,
         prepare=lambda graph: None,  # noqa: ARG005
         chains=lambda layers, max_ulps: {},  # noqa: ARG005
-        choose=lambda layer: _ASCEND,  # noqa: ARG005
+        choose=lambda layer, chain: _ASCEND,  # noqa: ARG005
         fake_product=write_ascend_fake_product,
         product=write_ascend_product,
         keeps_integers=False,
@@ -255,6 +279,7 @@ def convert_model(
     target: str = "ort",
     fold_batch_norm: bool = False,
     max_ulps: int = MAX_ULPS,
+    choose: Chooser | None = None,
 ) -> tuple[ir.Model, ir.Model, list[LayerSummary], list[FloatOperator], str]:
     """Convert a model in memory.
 
@@ -263,6 +288,7 @@ def convert_model(
         target: a key of TARGETS.
         fold_batch_norm: as convert_qat_model's.
         max_ulps: as convert_qat_model's.
+        choose: picks the forms instead of the target's own rule.
     Returns:
         the fake-quant model, the deploy model, the layers, the operators left in float, and the
         record of the quantization factors.
@@ -277,6 +303,8 @@ def convert_model(
     record = record_text(layers)
     order = {name: i for i, (name, _) in enumerate(named_operators(deploy.graph))}
     chains = how.chains(layers, max_ulps)
+    forms = {layer.name: (choose or how.choose)(layer, chains.get(layer.name)) for layer in layers}
+    chains = {name: chain for name, chain in chains.items() if forms[name].name == costs.QLINEAR}
     _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)
     # Backwards: what reads a chain's codes is written before the chain takes their place.
     summaries = []
@@ -284,9 +312,8 @@ def convert_model(
         how.product(Scribe(deploy.graph, product), product)
         summaries.append(_summarize_product(product, target))
     for layer in reversed(layers):
-        chain = chains.get(layer.name)
-        form = how.choose(layer) if chain is None else Form(_CHAIN, partial(write_chain, chain))
-        summaries.append(_summarize(layer, form, chain))
+        form = forms[layer.name]
+        summaries.append(_summarize(layer, form, chains.get(layer.name)))
         form.write(Scribe(deploy.graph, layer), layer)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from bridge.export.constants import Array
 from bridge.export.float_operator import write_operator
 from bridge.export.reader import QuantizedLayer
-from bridge.export.scribe import Scribe
-from bridge.export.tail import write_tail
+from bridge.export.scribe import Scribe, per_output_shape
+from bridge.export.tail import write_shift, write_tail
 from bridge.export.wide import join_halves, split_input
 
 
@@ -29,11 +29,25 @@ def write_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
 def write_float_deploy(scribe: Scribe, layer: QuantizedLayer) -> None:
     """Write a layer with an int8 weight that is cast to float when the model is loaded.
 
+    Where float32 sums are proven exact, the bias is summed with the products, and a Round, which
+    changes nothing, stands where the casts do: it too keeps the scale out of the weights.
+
     Args:
         scribe: writes the nodes.
         layer: the layer.
     """
-    _write(scribe, layer, scribe.op("Cast", layer.weight, to=ir.DataType.FLOAT))
+    weight = scribe.op("Cast", layer.weight, to=ir.DataType.FLOAT)
+    # What ONNX Runtime needs a Pad for would be padded without its bias.
+    padded = any(layer.attributes.get("output_padding", ()))
+    if layer.wide or not layer.proven or layer.op == "MatMul" or padded:
+        _write(scribe, layer, weight)
+        return
+    x = scribe.op("DequantizeLinear", layer.x_q, np.float32(1.0), layer.zero_point_x)
+    # A bias of +0.0 where there is none: sums of zeros are +0.0 then, as integers' are.
+    channels = len(layer.accumulator_bounds)
+    bias = np.zeros(channels) if layer.bias is None else layer.bias
+    y = scribe.op("Round", write_operator(scribe, layer, x, weight, bias.astype(np.float32)))
+    write_shift(scribe, layer, scribe.op("Mul", y, per_output_shape(layer.rescale, layer)))
 
 
 def _write(scribe: Scribe, layer: QuantizedLayer, weight: Array | ir.Value) -> None:

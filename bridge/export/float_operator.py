@@ -19,25 +19,31 @@ from bridge.export.scribe import Scribe
 
 
 def write_operator(
-    scribe: Scribe, layer: QuantizedLayer, x: ir.Value, weight: Array | ir.Value
+    scribe: Scribe,
+    layer: QuantizedLayer,
+    x: ir.Value,
+    weight: Array | ir.Value,
+    bias: Array | None = None,
 ) -> ir.Value:
-    """Write the operator without its bias.
+    """Write the operator.
 
     Args:
         scribe: writes the nodes.
         layer: the layer.
         x: integer-valued floats, 0 for the zero point.
         weight: integer-valued floats.
+        bias: integer-valued floats (out,), or None to sum without.
     Returns:
         the sums.
     """
     attributes = dict(layer.attributes)
+    operands = [x, weight] if bias is None else [x, weight, bias]
     padding, pads = attributes.get("output_padding"), attributes.get("pads")
     if not padding or not pads:
-        return scribe.op(layer.op, x, weight, **attributes)
+        return scribe.op(layer.op, *operands, **attributes)
     strides = attributes.get("strides", [1] * len(padding))
     attributes["pads"], attributes["output_padding"], zeros = fit_to_stride(strides, pads, padding)
-    y = scribe.op(layer.op, x, weight, **attributes)
+    y = scribe.op(layer.op, *operands, **attributes)
     if not any(zeros):
         return y
     return scribe.op("Pad", y, np.array([0] * (len(padding) + 4) + zeros, np.int64))

@@ -5,7 +5,17 @@ import onnx_ir as ir
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
-from bridge.export.convert import LayerSummary, convert_model
+from bridge.export.chains import Chain
+from bridge.export.convert import (
+    Chooser,
+    Form,
+    LayerSummary,
+    choose_ort_form,
+    convert_model,
+    ort_form,
+)
+from bridge.export.costs import INTEGER, QLINEAR
+from bridge.export.reader import QuantizedLayer
 from bridge.export.runtime import ASCEND_OPERATORS
 
 Array = np.ndarray
@@ -40,9 +50,23 @@ def run_at(model: bytes, x: Array, level: str) -> Array:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-def assert_fake_equals_deploy(source: ir.Model, x: Array) -> tuple[Array, list[LayerSummary]]:
+def forced(name: str) -> Chooser:
+    """Choose one form for every convolution that has it, ConvInteger for the others."""
+
+    def choose(layer: QuantizedLayer, chain: Chain | None) -> Form:
+        if layer.op != "Conv":
+            return choose_ort_form(layer, chain)
+        return ort_form(name if chain is not None or name != QLINEAR else INTEGER, chain)
+
+    return choose
+
+
+def assert_fake_equals_deploy(
+    source: ir.Model, x: Array, *, form: str | None = None
+) -> tuple[Array, list[LayerSummary]]:
     """Convert for ONNX Runtime and compare at every level; return the values and the layers."""
-    fake, deploy, layers, floats, _ = convert_model(source)
+    choose = None if form is None else forced(form)
+    fake, deploy, layers, floats, _ = convert_model(source, choose=choose)
     assert not floats
     models = [ir.to_proto(model).SerializeToString() for model in (fake, deploy)]
     results = {level: run_at(models[0], x, level) for level in LEVELS}

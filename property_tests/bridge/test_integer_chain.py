@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bridge import Conv1dQAT, Conv2dQAT, Conv3dQAT, adopt
-from property_tests.bridge.builders import Graph, add_layer
-from property_tests.bridge.cases import Case, randoms
+from bridge.export.costs import FORMS, QLINEAR
+from property_tests.bridge.builders import Graph, add_layer, inter_model
+from property_tests.bridge.cases import (
+    Case,
+    conv1d_cases,
+    conv2d_cases,
+    conv3d_cases,
+    randoms,
+)
 from property_tests.bridge.depth import share
 from property_tests.bridge.equality import assert_fake_equals_deploy, assert_same_bits
 from property_tests.bridge.numbers import Random
@@ -68,6 +75,7 @@ class Through(torch.nn.Module):
         return graph.model(y, x.ndim)
 
 
+_FORMS = (QLINEAR, QLINEAR, *FORMS)
 _BETWEEN = st.lists(st.sampled_from(["Relu", "Clip", "MaxPool"]), max_size=2)
 _CONFIGS = st.builds(
     lambda asymmetric, fixed_min, channel_wise: {
@@ -85,9 +93,9 @@ _CONFIGS = st.builds(
 
 
 @share(2)
-@given(st.integers(1, 3), st.integers(1, 6), _BETWEEN, _CONFIGS, randoms())
+@given(st.integers(1, 3), st.integers(1, 6), _BETWEEN, _CONFIGS, st.sampled_from(_FORMS), randoms())
 def test_codes_are_handed_on_and_adopted(
-    spatial: int, channels: int, operators: list[str], config: Any, random: Random
+    spatial: int, channels: int, operators: list[str], config: Any, form: str, random: Random
 ) -> None:
     """y_fake = y_deploy in every bit, and y_torch too once the moved rescales are adopted."""
     torch.manual_seed(int(random.integers(1 << 30)))
@@ -103,11 +111,20 @@ def test_codes_are_handed_on_and_adopted(
                 layer.acts_clip_min.copy_(low)
             inner = net.between(layer(inner)) if layer is not net.conv3 else layer(inner)
     source = net.model(x)
-    y, summaries = assert_fake_equals_deploy(source, x.numpy())
+    y, summaries = assert_fake_equals_deploy(source, x.numpy(), form=form)
     forms = [summary.form for summary in summaries]
-    event(f"{forms.count('QLinearConv')} of 2 handed on")
+    event(f"{forms.count(form)} of 3 as {form}")
     moved = sum(summary.moved is not None for summary in summaries)
     event(f"{moved} moved")
     adopt(net, SimpleNamespace(layers=summaries))  # type: ignore[arg-type]
     with torch.no_grad():
         assert_same_bits(net(x).numpy(), y, "torch")
+
+
+@share(4)
+@given(st.one_of(conv1d_cases(), conv2d_cases(), conv3d_cases()), st.sampled_from(FORMS[1:]))
+def test_every_form_of_one_layer_is_exact(case: Case, form: str) -> None:
+    """y_torch = y_fake = y_deploy in every bit, whichever form the layer takes."""
+    y, (layer,) = assert_fake_equals_deploy(inter_model(case), case.x.numpy(), form=form)
+    assert layer.form == form
+    assert_same_bits(case.run(), y, "torch")
