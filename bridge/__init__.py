@@ -5,6 +5,7 @@ from bridge.batch_norm import bake_batch_norm, fold_batch_norm
 from bridge.calibrate import calibrate
 from bridge.export.convert import Conversion, convert_qat_model
 from bridge.export.errors import ConversionError
+from bridge.export.runtime import sums_int8_exactly
 from bridge.export.verify import Verification, verify
 from bridge.functional import functionalize, to_module
 from bridge.modules import (
@@ -56,6 +57,7 @@ __all__ = [
     "quantization",
     "sensitivity",
     "set_quantization",
+    "sums_int8_exactly",
     "to_module",
     "verify",
 ]

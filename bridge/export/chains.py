@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import RESHAPES, Array, constant
-from bridge.export.integer_form import unsigned_weight
+from bridge.export.integer_form import byte_weight
 from bridge.export.reader import QuantizedLayer
 from bridge.export.scribe import Scribe
 from bridge.export.snap import Snapped, snap
@@ -76,9 +76,9 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
         layer: the layer.
     """
     integer, one = chain.snapped.integer, np.float32(1.0)
-    weight, zero_w = unsigned_weight(scribe, layer.weight)
+    weight, zero_w = byte_weight(scribe, layer.weight, vnni=scribe.vnni)
     scale_w = integer.multiplier
-    zeros_w = np.full(scale_w.shape, zero_w, np.uint8)
+    zeros_w = np.full(scale_w.shape, zero_w)
     zero_y = np.uint8(integer.grid.zero_point)
     if scale_w.size == 1:
         scale_w, zeros_w = scale_w.reshape(()), zeros_w.reshape(())

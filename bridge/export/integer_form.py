@@ -2,9 +2,10 @@
 
     x_q, uint8 -> ConvInteger | MatMulInteger (weight + 128, uint8) -> tail
 
-Both operands are unsigned: on processors without VNNI the product of a signed and an unsigned
-byte is summed in 16 bits and saturates, while unsigned by unsigned is exact everywhere. The file
-keeps the weight as int8; the shift by 128 is folded when the model is loaded.
+Both operands are unsigned: on x86 processors without VNNI two products of an unsigned and a signed
+byte are summed in 16 bits and saturate, while unsigned by unsigned is exact everywhere. The file
+keeps the weight as int8; the shift by 128 is folded when the model is loaded. With VNNI uint8 x
+int8 is exact and the fastest, so there is a switch (`vnni`) for models that run there alone.
 """
 
 import numpy as np
@@ -26,17 +27,21 @@ def write_integer(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: a Conv or MatMul layer.
     """
-    weight = unsigned_weight(scribe, layer.weight)
+    # ConvInteger's weight is the left operand of its kernel, which has to be unsigned.
+    weight = byte_weight(scribe, layer.weight, vnni=scribe.vnni and layer.op != "Conv")
     halves = [_integer_op(scribe, layer, x, weight, zero) for x, zero in _inputs(scribe, layer)]
     write_tail(scribe, layer, join_halves(scribe, *halves) if layer.wide else halves[0])
 
 
 def _integer_op(
-    scribe: Scribe, layer: QuantizedLayer, x: ir.Value, weight: tuple[ir.Value, int], zero: int
+    scribe: Scribe,
+    layer: QuantizedLayer,
+    x: ir.Value,
+    weight: tuple[ir.Value | Array, np.generic],
+    zero: int,
 ) -> ir.Value:
     op_type = {"Conv": "ConvInteger", "MatMul": "MatMulInteger"}[layer.op]
-    zeros = np.uint8(zero), np.uint8(weight[1])
-    return scribe.op(op_type, x, weight[0], *zeros, **layer.attributes)
+    return scribe.op(op_type, x, weight[0], np.uint8(zero), weight[1], **layer.attributes)
 
 
 def _inputs(scribe: Scribe, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:
@@ -62,16 +67,21 @@ def unsigned_input(scribe: Scribe, x_q: ir.Value, zero: Array) -> tuple[ir.Value
     return _unsigned(scribe, x_q), int(zero) + _SHIFT
 
 
-def unsigned_weight(scribe: Scribe, weight: Array) -> tuple[ir.Value, int]:
-    """Write an int8 weight as uint8; the file holds the int8 one.
+def byte_weight(
+    scribe: Scribe, weight: Array, *, vnni: bool
+) -> tuple[ir.Value | Array, np.generic]:
+    """Write an int8 weight for a kernel whose activations are uint8.
 
     Args:
         scribe: writes the nodes.
         weight: int8.
+        vnni: whether the kernel may get int8.
     Returns:
-        the value and its zero point.
+        the weight as uint8 or int8, and its zero point.
     """
-    return _unsigned(scribe, weight), _SHIFT
+    if vnni:
+        return weight, np.int8(0)
+    return _unsigned(scribe, weight), np.uint8(_SHIFT)
 
 
 def _unsigned(scribe: Scribe, integers: ir.Value | Array) -> ir.Value:

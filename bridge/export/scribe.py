@@ -29,9 +29,16 @@ class Written(Protocol):
 
 
 class Scribe:
-    """Writes the nodes of one layer just before its operator, named after the layer."""
+    """Writes the nodes of one layer just before its operator, named after the layer.
 
-    def __init__(self, graph: ir.Graph, layer: Written) -> None:
+    Args:
+        graph: the layer's.
+        layer: the layer, or product.
+        vnni: write weights as int8, for processors that sum uint8 x int8 in 32 bits.
+    """
+
+    def __init__(self, graph: ir.Graph, layer: Written, *, vnni: bool = False) -> None:
+        self.vnni = vnni
         self._graph = graph
         self._layer = layer
         self._count = 0

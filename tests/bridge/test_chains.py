@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from bridge import convert_qat_model
+from bridge import convert_qat_model, sums_int8_exactly
 from bridge.export.runtime import run_model
-from tests.bridge.graphs import SX, ZX, codes, model, same_bits, save
+from tests.bridge.graphs import MATMUL, SX, ZX, codes, model, same_bits, save
 
 KERNEL = np.random.default_rng(0).integers(-90, 90, (4, 3, 2, 2)).astype(np.int8)
 LAST = np.random.default_rng(1).integers(-90, 90, (2, 4, 1, 1)).astype(np.int8)
@@ -196,3 +196,40 @@ def test_two_quantizers_of_one_scale_read_one_value(tmp_path):
     fake, deploy = (run_model(path, [x]) for path in (done.fake_quant, done.deploy))
     assert same_bits(fake["e"], deploy["e"])
     assert same_bits(fake["y"], deploy["y"])
+
+
+@pytest.mark.parametrize("largest", [60, 127])
+def test_int8_weights_are_exact_where_the_processor_is(tmp_path, largest):
+    """Two products of 255 and up to 64 fit the 16 bits that older processors sum them in."""
+    rng = np.random.default_rng(4)
+    wide = {
+        "inputs": "float[N, 64, H, L] x",
+        "w": rng.integers(largest // 2, largest + 1, (64, 64, 2, 2)).astype(np.int8),
+        "sw": np.full(64, 0.001, np.float32),
+        "zw": np.zeros(64, np.int8),
+        "b": np.zeros(64, np.float32),
+        "v": rng.integers(largest // 2, largest + 1, (64, 64, 1, 1)).astype(np.int8),
+        "sv": np.full(64, 0.001, np.float32),
+        "zv": np.zeros(64, np.int8),
+        "sc": np.float32(4.0),
+        "outputs": "float[N, 64, H2, L2] y",
+    }
+    done = convert(chained("c = Relu (f)", **wide), tmp_path, vnni=True)
+    assert forms(done) == {"first": "QLinearConv", "second": "ConvInteger"}
+    (node,) = (n for n in onnx.load(done.deploy).graph.node if n.op_type == "QLinearConv")
+    (weight,) = (t for t in onnx.load(done.deploy).graph.initializer if t.name == node.input[3])
+    assert weight.data_type == onnx.TensorProto.INT8
+    x = np.full((1, 64, 6, 6), 1e3, np.float32)
+    fake, deploy = (run_model(path, [x])["y"] for path in (done.fake_quant, done.deploy))
+    assert same_bits(fake, deploy) == (largest == 60 or sums_int8_exactly())
+
+
+@pytest.mark.parametrize("largest", [60, 127])
+def test_int8_weights_of_a_matrix_product(tmp_path, largest):
+    weight = np.full((64, 64), largest, np.int8)
+    arrays = {"w": weight, "sw": np.float32(0.01), "zw": np.int8(0), "zx": np.int8(-128)}
+    sizes = {"inputs": "float[N, 64] x", "outputs": "float[N, 64] y"}
+    done = convert(model(MATMUL, **sizes, **arrays), tmp_path, vnni=True)
+    x = np.full((3, 64), 1e3, np.float32)
+    fake, deploy = (run_model(path, [x])["y"] for path in (done.fake_quant, done.deploy))
+    assert same_bits(fake, deploy) == (largest == 60 or sums_int8_exactly())
