@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bridge.export.product import (
     write_fake_product,
     write_integer_product,
 )
+from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
 from bridge.export.reader import (
     FloatOperator,
     QuantizedLayer,
@@ -104,7 +106,9 @@ class Target:
         choose: picks the form of a layer of the deploy model.
         fake_product: writes a product of two activations of the fake-quant model.
         product: writes one of the deploy model.
-        keeps_integers: whether constants of operators left in float stay integers in the file.
+        product_form: what a product becomes there.
+        store: writes the quantized constants of operators left in float in the deploy model.
+        folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
         check: refuses layers that the target cannot hold.
         finish: last changes to the deploy model.
     """
@@ -113,7 +117,9 @@ class Target:
     choose: Callable[[QuantizedLayer], Form]
     fake_product: ProductWriter
     product: ProductWriter
-    keeps_integers: bool
+    product_form: str
+    store: Callable[[ir.Graph], None]
+    folds_batch_norm: bool
     check: Callable[[Sequence[QuantizedLayer]], None]
     finish: Callable[[ir.Graph], None]
 
@@ -122,6 +128,7 @@ _INTEGER_CONV = Form("ConvInteger", write_integer)
 _INTEGER_MATMUL = Form("MatMulInteger", write_integer)
 _FLOAT = Form("integer-valued float", write_float_deploy)
 _ASCEND = Form("AscendQuant/AscendDequant", ascend.write_ascend)
+_QDQ = Form("QDQ", write_qdq)
 
 
 def choose_ort_form(layer: QuantizedLayer) -> Form:
@@ -141,16 +148,31 @@ TARGETS: Mapping[str, Target] = {
         choose=choose_ort_form,
         fake_product=write_fake_product,
         product=write_integer_product,
-        keeps_integers=True,
+        product_form="MatMulInteger",
+        store=partial(write_stored_weights, keep_integers=True),
+        folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
         finish=lambda graph: None,  # noqa: ARG005
+    ),
+    "qdq": Target(
+        fake=write_fake,
+        choose=lambda layer: _QDQ,  # noqa: ARG005
+        fake_product=write_fake_product,
+        product=lambda scribe, product: None,  # noqa: ARG005
+        product_form=_QDQ.name,
+        store=store_quantized_constants,
+        folds_batch_norm=False,
+        check=lambda layers: None,  # noqa: ARG005
+        finish=separate_zero_points,
     ),
     "ascend": Target(
         fake=ascend.write_ascend_fake,
         choose=lambda layer: _ASCEND,  # noqa: ARG005
         fake_product=write_ascend_fake_product,
         product=write_ascend_product,
-        keeps_integers=False,
+        product_form=_ASCEND.name,
+        store=partial(write_stored_weights, keep_integers=False),
+        folds_batch_norm=True,
         check=ascend.check_layers,
         finish=ascend.rewrite_remaining_pairs,
     ),
@@ -168,16 +190,18 @@ def convert_qat_model(
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
     Both compute y = float32(op(q_x - zero_point, q_w) + bias_int32) * (scale_x * scale_w) for
-    every quantized layer, the first on integer-valued floats, the second in integers.
+    every quantized layer, the first on integer-valued floats, the second in integers; of target
+    "qdq" the second only states these numbers, and its runtime rounds as it does.
 
     Args:
         model_file: an ONNX file with QuantizeLinear/DequantizeLinear around Conv, ConvTranspose,
             Gemm or MatMul; opset 13 or later.
         save_path: prefix of the files; folders are created.
         record_file: where to write the quantization factors as text, if anywhere.
-        target: "ort" or "ascend".
+        target: "ort", "qdq" or "ascend".
         fold_batch_norm: fold the BatchNormalization behind a layer into one factor and one shift a
-            channel, in both models alike; torch and the models then round it differently.
+            channel, in both models alike; torch and the models then round it differently. The
+            deploy model of "qdq" keeps the BatchNormalization for its runtime to fold.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
@@ -234,10 +258,11 @@ def convert_model(
         how.fake(Scribe(fake.graph, layer), layer)
     for product in products:
         how.fake_product(Scribe(fake.graph, product), product)
-    layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm)
+    folded = fold_batch_norm and how.folds_batch_norm
+    layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=folded)
     record = record_text(layers)
     order = [name for name, _ in named_operators(deploy.graph)]
-    summaries = [_summarize_product(product, target) for product in products]
+    summaries = [_summarize_product(product, how.product_form) for product in products]
     for layer in layers:
         form = how.choose(layer)
         summaries.append(_summarize(layer, form))
@@ -249,12 +274,13 @@ def convert_model(
         if any(layer.wide for layer in layers):
             _raise_opset(model)
     write_stored_weights(fake.graph, keep_integers=False)
-    write_stored_weights(deploy.graph, keep_integers=how.keeps_integers)
-    how.finish(deploy.graph)
+    how.store(deploy.graph)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
+    how.finish(deploy.graph)
+    passes.RemoveUnusedNodesPass()(deploy)
     summaries.sort(key=lambda summary: order.index(summary.name))
     return fake, deploy, summaries, floats, record
 
@@ -278,13 +304,13 @@ def read_quantized(
     return layers, products, [operator for operator in floats if operator.name not in names]
 
 
-def _summarize_product(product: QuantizedProduct, target: str) -> LayerSummary:
+def _summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
     first = product.operands[0]
     unsigned = 128 if first.zero_point.dtype.kind == "u" else 0
     return LayerSummary(
         name=product.name,
         op=product.node.op_type,
-        form="MatMulInteger" if target == "ort" else _ASCEND.name,
+        form=form,
         bits=8,
         scale_x=float(first.scale),
         zero_point_x=int(first.zero_point) - unsigned,

@@ -6,10 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
+from bridge.export.layer_names import LAYER_KEY
 from bridge.export.reader import QuantizedLayer
-
-LAYER_KEY = "qatfunc.layer"
-"""Metadata of every written node: the layer it belongs to."""
 
 
 class Written(Protocol):
