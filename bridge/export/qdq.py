@@ -97,7 +97,8 @@ def separate_zero_points(graph: ir.Graph) -> None:
         shared = node.inputs[2] if len(node.inputs) > 2 else None
         zeros = constant(shared)
         if shared in taken and zeros is not None:
-            node.replace_input_with(2, add_initializer(graph, f"{node.name}_zero_point", zeros))
+            name = f"{node.name}_zero_point_{len(graph.initializers)}"
+            node.replace_input_with(2, add_initializer(graph, name, zeros))
         elif shared is not None:
             taken.add(shared)
 

@@ -84,11 +84,14 @@ def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir
 
     Args:
         graph: the graph.
-        name: of the initializer, new in the graph.
+        name: of the initializer; made longer where the graph has it already, as a file that a
+            conversion wrote has.
         array: its values.
     Returns:
         the initializer.
     """
+    while name in graph.initializers:
+        name += "_"
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name,
