@@ -32,7 +32,7 @@ from bridge.export.reader import (
 )
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
-from bridge.export.stored_weights import write_stored_weights
+from bridge.export.stored_weights import write_float_inputs, write_stored_weights
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
@@ -107,7 +107,7 @@ class Target:
         fake_product: writes a product of two activations of the fake-quant model.
         product: writes one of the deploy model.
         product_form: what a product becomes there.
-        store: writes the quantized constants of operators left in float in the deploy model.
+        store: writes the quantized operands of operators left in float in the deploy model.
         folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
         check: refuses layers that the target cannot hold.
         finish: last changes to the deploy model.
@@ -142,6 +142,11 @@ def choose_ort_form(layer: QuantizedLayer) -> Form:
     return {"Conv": _INTEGER_CONV, "MatMul": _INTEGER_MATMUL, "ConvTranspose": _FLOAT}[layer.op]
 
 
+def _store_integers(graph: ir.Graph) -> None:
+    write_stored_weights(graph, keep_integers=True)
+    write_float_inputs(graph)
+
+
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         fake=write_fake,
@@ -149,7 +154,7 @@ TARGETS: Mapping[str, Target] = {
         fake_product=write_fake_product,
         product=write_integer_product,
         product_form="MatMulInteger",
-        store=partial(write_stored_weights, keep_integers=True),
+        store=_store_integers,
         folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
         finish=lambda graph: None,  # noqa: ARG005
@@ -274,6 +279,7 @@ def convert_model(
         if any(layer.wide for layer in layers):
             _raise_opset(model)
     write_stored_weights(fake.graph, keep_integers=False)
+    write_float_inputs(fake.graph)
     how.store(deploy.graph)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
