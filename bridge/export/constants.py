@@ -59,16 +59,11 @@ def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
 
 
 def _clip(node: ir.Node) -> Callable[[Array], Array] | None:
-    """Return what a Clip of integers does, as Brevitas narrows the range of weights."""
-    limits = []
-    for index in (1, 2):
-        given = node.inputs[index] if index < len(node.inputs) else None
-        limit = constant(given)
-        if given is not None and limit is None:
-            return None
-        limits.append(limit)
-    low, high = limits
-    return lambda array: np.clip(array, low, high)
+    """Return what a Clip does with both ends constant, as Brevitas narrows the range of weights."""
+    if len(node.inputs) < 3:
+        return None
+    low, high = constant(node.inputs[1]), constant(node.inputs[2])
+    return None if low is None or high is None else lambda array: np.clip(array, low, high)
 
 
 def _identity(_: ir.Node) -> Callable[[Array], Array]:
