@@ -15,7 +15,7 @@ from typing import Any
 
 import bridge
 
-TARGETS = ("ort", "ascend")
+TARGETS = ("ort", "qdq", "ascend")
 """What install's target can be, the default first."""
 
 ROOTS = ("amct_pytorch", "amct_onnx")
@@ -42,7 +42,7 @@ def install(*, target: str = TARGETS[0], force: bool = False) -> None:
     A second call changes the target and nothing else.
 
     Args:
-        target: what convert_qat_model writes deploy models for, "ort" or "ascend".
+        target: what convert_qat_model writes deploy models for, "ort", "qdq" or "ascend".
         force: go before an installed amct_pytorch or amct_onnx.
     Raises:
         ValueError: the target is unknown.

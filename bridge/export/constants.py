@@ -12,7 +12,8 @@ def constant(value: ir.Value | None) -> Array | None:
     """Return the array a value always has, or None if it depends on the model's input.
 
     Args:
-        value: an initializer, the output of a Constant, or what shape operators make of one.
+        value: an initializer, the output of a Constant, or what shape operators and Clip make of
+            one.
     Returns:
         the array, or None.
     """
@@ -22,10 +23,12 @@ def constant(value: ir.Value | None) -> Array | None:
     if tensor is not None:
         return tensor.numpy()
     node = value.producer()
-    inner = None if node is None or node.op_type not in RESHAPES else constant(node.inputs[0])
-    if node is None or inner is None:
+    if node is None or (node.op_type != "Clip" and node.op_type not in RESHAPES):
         return None
-    move = RESHAPES[node.op_type](node)
+    inner = constant(node.inputs[0])
+    if inner is None:
+        return None
+    move = _clip(node) if node.op_type == "Clip" else RESHAPES[node.op_type](node)
     return None if move is None else move(inner)
 
 
@@ -53,6 +56,14 @@ def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
         a function on arrays of the node's input shape.
     """
     return RESHAPES[node.op_type](node) if node.op_type in RESHAPES else None
+
+
+def _clip(node: ir.Node) -> Callable[[Array], Array] | None:
+    """Return what a Clip does with both ends constant, as Brevitas narrows the range of weights."""
+    if len(node.inputs) < 3:
+        return None
+    low, high = constant(node.inputs[1]), constant(node.inputs[2])
+    return None if low is None or high is None else lambda array: np.clip(array, low, high)
 
 
 def _identity(_: ir.Node) -> Callable[[Array], Array]:

@@ -26,6 +26,7 @@ from bridge.export.product import (
     write_fake_product,
     write_integer_product,
 )
+from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
 from bridge.export.reader import (
     FloatOperator,
     QuantizedLayer,
@@ -34,7 +35,7 @@ from bridge.export.reader import (
 )
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
-from bridge.export.stored_weights import write_stored_weights
+from bridge.export.stored_weights import write_float_inputs, write_stored_weights
 from bridge.export.unsigned import count_from_zero
 
 _OPSET_OF_16_BIT = 21
@@ -135,7 +136,9 @@ class Target:
         choose: picks the form of a layer of the deploy model.
         fake_product: writes a product of two activations of the fake-quant model.
         product: writes one of the deploy model.
-        keeps_integers: whether constants of operators left in float stay integers in the file.
+        product_form: what a product becomes there.
+        store: writes the quantized operands of operators left in float in the deploy model.
+        folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
         check: refuses layers that the target cannot hold.
         finish: last changes to the deploy model.
     """
@@ -146,12 +149,15 @@ class Target:
     choose: Chooser
     fake_product: ProductWriter
     product: ProductWriter
-    keeps_integers: bool
+    product_form: str
+    store: Callable[[ir.Graph], None]
+    folds_batch_norm: bool
     check: Callable[[Sequence[QuantizedLayer]], None]
     finish: Callable[[ir.Graph], None]
 
 
 _ASCEND = Form("AscendQuant/AscendDequant", ascend.write_ascend)
+_QDQ = Form("QDQ", write_qdq)
 
 
 def ort_form(name: str, chain: Chain | None = None) -> Form:
@@ -189,6 +195,11 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
     return ort_form(name, chain)
 
 
+def _store_integers(graph: ir.Graph) -> None:
+    write_stored_weights(graph, keep_integers=True)
+    write_float_inputs(graph)
+
+
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         fake=write_fake,
@@ -197,9 +208,24 @@ TARGETS: Mapping[str, Target] = {
         choose=choose_ort_form,
         fake_product=write_fake_product,
         product=write_integer_product,
-        keeps_integers=True,
+        product_form="MatMulInteger",
+        store=_store_integers,
+        folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
         finish=lambda graph: None,  # noqa: ARG005
+    ),
+    "qdq": Target(
+        fake=write_fake,
+        prepare=lambda graph: None,  # noqa: ARG005
+        chains=lambda layers, max_ulps: {},  # noqa: ARG005
+        choose=lambda layer, chain: _QDQ,  # noqa: ARG005
+        fake_product=write_fake_product,
+        product=lambda scribe, product: None,  # noqa: ARG005
+        product_form=_QDQ.name,
+        store=store_quantized_constants,
+        folds_batch_norm=False,
+        check=lambda layers: None,  # noqa: ARG005
+        finish=separate_zero_points,
     ),
     "ascend": Target(
         fake=ascend.write_ascend_fake,
@@ -208,7 +234,9 @@ TARGETS: Mapping[str, Target] = {
         choose=lambda layer, chain: _ASCEND,  # noqa: ARG005
         fake_product=write_ascend_fake_product,
         product=write_ascend_product,
-        keeps_integers=False,
+        product_form=_ASCEND.name,
+        store=partial(write_stored_weights, keep_integers=False),
+        folds_batch_norm=True,
         check=ascend.check_layers,
         finish=ascend.rewrite_remaining_pairs,
     ),
@@ -228,16 +256,18 @@ def convert_qat_model(
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
     Both compute y = float32(op(q_x - zero_point, q_w) + bias_int32) * (scale_x * scale_w) for
-    every quantized layer, the first on integer-valued floats, the second in integers.
+    every quantized layer, the first on integer-valued floats, the second in integers; of target
+    "qdq" the second only states these numbers, and its runtime rounds as it does.
 
     Args:
         model_file: an ONNX file with QuantizeLinear/DequantizeLinear around Conv, ConvTranspose,
             Gemm or MatMul; opset 13 or later.
         save_path: prefix of the files; folders are created.
         record_file: where to write the quantization factors as text, if anywhere.
-        target: "ort" or "ascend".
+        target: "ort", "qdq" or "ascend".
         fold_batch_norm: fold the BatchNormalization behind a layer into one factor and one shift a
-            channel, in both models alike; torch and the models then round it differently.
+            channel, in both models alike; torch and the models then round it differently. The
+            deploy model of "qdq" keeps the BatchNormalization for its runtime to fold.
         max_ulps: how far the factor scale_x * scale_w of a channel may be moved, in both models
             alike, where that lets a faster integer operator compute the same bits; bridge.adopt
             moves the torch model's. 0 moves none; such layers take another form.
@@ -304,7 +334,8 @@ def convert_model(
     how = TARGETS[target]
     fake, deploy = source.clone(), source.clone()
     how.prepare(deploy.graph)
-    layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm)
+    folded = fold_batch_norm and how.folds_batch_norm
+    layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=folded)
     how.check(layers)
     record = record_text(layers)
     order = {name: i for i, (name, _) in enumerate(named_operators(deploy.graph))}
@@ -316,7 +347,7 @@ def convert_model(
     summaries = []
     for product in products:
         how.product(Scribe(deploy.graph, product), product)
-        summaries.append(_summarize_product(product, target))
+        summaries.append(_summarize_product(product, how.product_form))
     for layer in reversed(layers):
         form = forms[layer.name]
         summaries.append(_summarize(layer, form, chains.get(layer.name)))
@@ -326,12 +357,14 @@ def convert_model(
         if any(layer.wide for layer in layers):
             _raise_opset(model)
     write_stored_weights(fake.graph, keep_integers=False)
-    write_stored_weights(deploy.graph, keep_integers=how.keeps_integers)
-    how.finish(deploy.graph)
+    write_float_inputs(fake.graph)
+    how.store(deploy.graph)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
+    how.finish(deploy.graph)
+    passes.RemoveUnusedNodesPass()(deploy)
     summaries.sort(key=lambda summary: order[summary.name])
     return fake, deploy, summaries, floats, record
 
@@ -367,13 +400,13 @@ def read_quantized(
     return layers, products, [operator for operator in floats if operator.name not in names]
 
 
-def _summarize_product(product: QuantizedProduct, target: str) -> LayerSummary:
+def _summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
     first = product.operands[0]
     unsigned = 128 if first.zero_point.dtype.kind == "u" else 0
     return LayerSummary(
         name=product.name,
         op=product.node.op_type,
-        form="MatMulInteger" if target == "ort" else _ASCEND.name,
+        form=form,
         bits=8,
         scale_x=float(first.scale),
         zero_point_x=int(first.zero_point) - unsigned,

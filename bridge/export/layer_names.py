@@ -6,15 +6,18 @@ import onnx_ir as ir
 
 from bridge.export.constants import root
 
+LAYER_KEY = "qatfunc.layer"
+"""Metadata of every node a conversion writes: the layer it belongs to."""
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def layer_name(node: ir.Node, weight: ir.Value | None, bias: ir.Value | None) -> str:
     """Return the module path of a layer, or the closest to it that the file holds.
 
-    In this order: the module scopes the default exporter writes beside each node; the path in
-    the weight's and bias's names; the scopes in a node name of the TorchScript exporter; the
-    node's own name.
+    In this order: what a conversion or the default exporter writes beside each node, the name or
+    the module scopes; the path in the weight's and bias's names; the scopes in a node name of the
+    TorchScript exporter; the node's own name.
 
     Args:
         node: the layer's operator.
@@ -23,7 +26,7 @@ def layer_name(node: ir.Node, weight: ir.Value | None, bias: ir.Value | None) ->
     Returns:
         such as "layer1.0.conv1".
     """
-    scopes = module_path(node)
+    scopes = node.metadata_props.get(LAYER_KEY) or module_path(node)
     if scopes:
         return scopes
     for value, ending in ((weight, ".weight"), (bias, ".bias")):

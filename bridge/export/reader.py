@@ -405,7 +405,7 @@ def _read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
     if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":
         add = uses[0].node
         bias = _float_bias(add.inputs[1 - uses[0].idx])
-        if bias is not None and bias.dtype == np.float32 and bias.shape == (channels,):
+        if bias is not None and bias.dtype.kind == "f" and bias.shape == (channels,):
             return add.outputs[0], bias
     return output, None
 
@@ -423,11 +423,12 @@ def _float_bias(value: ir.Value | None) -> Array | None:
     zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
     if zero_point is not None and (zero_point != 0).any():
         return None
-    return integers.astype(np.float32) * scale
+    # In float64, so that integers on the accumulator's own scale come through as they are.
+    return integers.astype(np.float64) * scale
 
 
 def _integer_bias(bias: Array, rescale: Array, name: str) -> Array:
-    rounded = np.rint(bias.astype(np.float32) / rescale)
+    rounded = np.rint(bias.astype(np.promote_types(bias.dtype, np.float32)) / rescale)
     worst = np.abs(rounded).max(initial=0.0)
     if not worst <= _INT32_MAX:  # NaN too
         raise ConversionError(

@@ -6,10 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
+from bridge.export.layer_names import LAYER_KEY
 from bridge.export.reader import QuantizedLayer
-
-LAYER_KEY = "qatfunc.layer"
-"""Metadata of every written node: the layer it belongs to."""
 
 
 class Written(Protocol):
@@ -102,11 +100,14 @@ def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir
 
     Args:
         graph: the graph.
-        name: of the initializer, new in the graph.
+        name: of the initializer; made longer where the graph has it already, as a file that a
+            conversion wrote has.
         array: its values.
     Returns:
         the initializer.
     """
+    while name in graph.initializers:
+        name += "_"
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name,

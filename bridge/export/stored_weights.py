@@ -1,14 +1,17 @@
-"""Quantized constants of operators that stay in float.
+"""Quantized operands of operators that stay in float.
 
 ONNX Runtime fuses DequantizeLinear(constant) -> MatMul into kernels that round the other operand
-too, so such a pair may not stay one in a model whose bits are promised.
+too, quantizes the float weight of a convolution between pairs, and computes sums, products and
+averages between pairs on integers with other roundings. So no DequantizeLinear may stand before
+such an operator in a model whose bits are promised.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array
+from bridge.export.constants import Array, constant
 from bridge.export.errors import ConversionError
+from bridge.export.layer_names import LAYER_KEY
 from bridge.export.reader import NotQuantizedError, read_stored
 from bridge.export.scribe import add_initializer
 
@@ -34,7 +37,8 @@ def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
             continue
         name = node.outputs[0].name or ""
         if keep_integers:
-            value = _write_nodes(graph, node, integers, scale, zero_point)
+            stored = add_initializer(graph, f"{name}_integers", integers)
+            value = _write_nodes(graph, node, stored, scale, zero_point)
         else:
             centered = integers.astype(np.float32) - zero_point.astype(np.float32)
             value = add_initializer(graph, f"{name}_value", centered * scale)
@@ -42,8 +46,30 @@ def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
         graph.remove(node, safe=True)
 
 
+def write_float_inputs(graph: ir.Graph) -> None:
+    """Write the dequantized inputs of operators that stay in float in plain arithmetic.
+
+    (float32(x_q) - zero point) * scale has the bits of DequantizeLinear.
+
+    Args:
+        graph: after all layers and stored weights were written.
+    """
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            continue
+        uses = node.outputs[0].uses()
+        readers = [use for use in uses if LAYER_KEY not in use.node.metadata_props]
+        scale = constant(node.inputs[1])
+        zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros((), np.int8)
+        if not readers or scale is None or zero_point is None or scale.size != 1:
+            continue
+        value = _write_nodes(graph, node, node.inputs[0], scale, zero_point)
+        for use in readers:
+            use.node.replace_input_with(use.idx, value)
+
+
 def _write_nodes(
-    graph: ir.Graph, before: ir.Node, integers: Array, scale: Array, zero_point: Array
+    graph: ir.Graph, before: ir.Node, stored: ir.Value, scale: Array, zero_point: Array
 ) -> ir.Value:
     name = before.outputs[0].name or ""
 
@@ -53,7 +79,6 @@ def _write_nodes(
         graph.insert_before(before, node)
         return node.outputs[0]
 
-    stored = add_initializer(graph, f"{name}_integers", integers)
     value = op("Cast", stored, to=ir.DataType.FLOAT)
     if zero_point.any():
         zero = add_initializer(graph, f"{name}_zero_point", zero_point.astype(np.float32))

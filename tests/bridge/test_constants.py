@@ -65,6 +65,17 @@ def test_what_depends_on_the_input_or_on_arithmetic_is_no_constant(body):
     assert constant(output(body)) is None
 
 
+def test_a_constant_between_constant_ends():
+    value = output("y = Clip (a, low, high)", low=np.float32(1), high=np.float32(4))
+    assert constant(value).tolist() == ARRAY.clip(1, 4).tolist()
+
+
+@pytest.mark.parametrize("body", ["y = Clip (a)", "y = Clip (a, low)", "y = Clip (a, low, m)"])
+def test_a_constant_without_two_constant_ends(body):
+    body = "m = ReduceMax <keepdims = 0> (x) " + body
+    assert constant(output(body, low=np.float32(1))) is None
+
+
 def test_constant_nodes_are_constants():
     value = output("y = Constant <value_ints = [3, 4]> ()")
     assert constant(value).tolist() == [3, 4]

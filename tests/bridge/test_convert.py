@@ -46,7 +46,9 @@ def test_a_prefix_without_a_name_is_refused(tmp_path, monkeypatch, path):
 
 @pytest.mark.parametrize("target", ["ORT", "", "onnxruntime", None])
 def test_an_unknown_target_is_refused_first(tmp_path, target):
-    with pytest.raises(ValueError, match=rf"^target must be 'ort' or 'ascend', got {target!r}$"):
+    with pytest.raises(
+        ValueError, match=rf"^target must be 'ort' or 'qdq' or 'ascend', got {target!r}$"
+    ):
         convert_qat_model(tmp_path / "absent.onnx", tmp_path / "net", target=target)
 
 
@@ -94,6 +96,8 @@ def test_zero_points_are_reported_signed(tmp_path, zero, bits, signed):
     [
         ("ort", "Conv", "ConvInteger"),
         ("ort", "ConvTranspose", "integer-valued float"),
+        ("qdq", "Conv", "QDQ"),
+        ("qdq", "ConvTranspose", "QDQ"),
         ("ascend", "Conv", "AscendQuant/AscendDequant"),
         ("ascend", "ConvTranspose", "AscendQuant/AscendDequant"),
     ],

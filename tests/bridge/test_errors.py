@@ -331,7 +331,10 @@ CONVERSIONS = {
         r"inter\.onnx: opset must be 13 or later, got 12$",
     ),
     "an unknown target": Conversion(
-        whole, ValueError, "^target must be 'ort' or 'ascend', got 'npu'$", {"target": "npu"}
+        whole,
+        ValueError,
+        "^target must be 'ort' or 'qdq' or 'ascend', got 'npu'$",
+        {"target": "npu"},
     ),
     "a path that ends in a slash": Conversion(
         whole, ValueError, "^save_path must end in a file name prefix, got '", {"save_path": "new/"}

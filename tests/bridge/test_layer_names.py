@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bridge import ConvTranspose2dQAT, LinearQAT
-from bridge.export.layer_names import module_path, scope_of_name
+from bridge.export.layer_names import LAYER_KEY, module_path, scope_of_name
 from tests.bridge.exporting import EXPORTERS, export, read
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, X, model, the_layer
 from tests.bridge.layers import config
@@ -34,7 +34,14 @@ def named(folder, *, node="", scopes=None, **renamed):
 SCOPE = json.dumps(["", "layer1", "layer1.0", "layer1.0.conv1", "conv2d"]).replace('"', "'")
 
 
-def test_the_module_scope_comes_first(tmp_path):
+def test_what_a_conversion_wrote_comes_before_everything(tmp_path):
+    proto = model(GEMM, b=BIAS)
+    for key, value in ((SCOPES, SCOPE), (LAYER_KEY, "blocks.3.fc")):
+        proto.graph.node[-1].metadata_props.add(key=key, value=value)
+    assert the_layer(proto, tmp_path).name == "blocks.3.fc"
+
+
+def test_the_module_scope_comes_next(tmp_path):
     assert named(tmp_path, node="/x/Gemm", w="b.weight", scopes=SCOPE) == "layer1.0.conv1"
 
 

@@ -75,3 +75,21 @@ def test_a_pair_that_is_an_output_stays_one(tmp_path):
     done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
     values = run_model(done.deploy, [batch()])
     assert same_bits(values["vd"], INTEGERS[:2].astype(np.float32) * SCALES[:2])
+
+
+def test_no_dequantized_value_is_read_by_a_float_operator(tmp_path):
+    # ONNX Runtime would compute the sum of two such values on integers, with roundings of its own.
+    body = (
+        GEMM.replace("y = Gemm", "m = Gemm")
+        + "mq = QuantizeLinear (m, s2, zx) md = DequantizeLinear (mq, s2, zx) two = Add (md, md) "
+        + "yq = QuantizeLinear (two, s2, zx) y = DequantizeLinear (yq, s2, zx)"
+    )
+    proto = model(body, b=BIAS, s2=np.float32(0.3))
+    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    for path in (done.fake_quant, done.deploy):
+        (add,) = (n for n in onnx.load(path).graph.node if n.op_type == "Add" and "two" in n.output)
+        producers = {out: n.op_type for n in onnx.load(path).graph.node for out in n.output}
+        assert [producers[name] for name in add.input] == ["Mul", "Mul"]
+        dequantized = run_model(path, [batch()], ["mq", add.input[0]])
+        integers = dequantized["mq"].astype(np.float32) - np.float32(-7)
+        assert same_bits(dequantized[add.input[0]], integers * np.float32(0.3))

@@ -114,7 +114,7 @@ def test_the_target_can_be_changed(installed):
 
 
 def test_an_unknown_target():
-    with pytest.raises(ValueError, match="target must be 'ort' or 'ascend', got 'gpu'"):
+    with pytest.raises(ValueError, match="target must be 'ort' or 'qdq' or 'ascend', got 'gpu'"):
         bridge.amct.install(target="gpu")
     assert not loaded()
 

@@ -1,0 +1,162 @@
+"""The portable form: activations in Q/DQ pairs, weights and biases as stored integers.
+
+    x -> QuantizeLinear -> DequantizeLinear ------------------------+
+    weight, int8 ------> DequantizeLinear(scale_w) -----------------+-> operator -> y
+    bias, int32 -------> DequantizeLinear(scale_x * scale_w) -------+
+
+The operator is the file's own: Conv, ConvTranspose, Gemm, or MatMul with an Add for its bias.
+
+Scales of channels lie on axis 0 of a convolution's weight, on axis 1 of a transposed one's and of a
+matrix. With groups a transposed convolution's weight is (in, out/groups, ...) and no axis holds its
+channels: the scales go to axis 1 where all groups have the same, to axis 0 where a group has one
+channel; otherwise the file stores the weight with one channel a row, and shape operators on
+constants lead back.
+
+Zero points are always written: without one, QuantizeLinear makes unsigned integers. With symmetric
+ranges (`asymmetric: False`) they are all 0, as TensorRT wants them. Its parser has been reported to
+refuse the DequantizeLinear of an int32 bias, which other runtimes need to compute in integers.
+
+What is exact: every integer and every scale is the fake-quant model's, so reading the file again
+gives a fake-quant model with the same bits. What is not: a runtime computes the operator in its
+own way. If that is float32 in the order written here, y differs from fake-quant's by at most
+
+    gamma(K + 6) * A * scale_x * scale_w,        gamma(n) = n u / (1 - n u),  u = 2^-24
+
+where K products make one sum and A is the sum of their magnitudes and the bias's, in integers: of
+the 2 + 1 roundings of a product (3 of the bias) and the K of the sum, and the 3 of fake-quant. The
+next quantizer's integer then differs only where a value lies that close to a tie. A runtime that
+fuses the operator with the next quantizer has its own roundings, and its integers differ by one
+step on a few more values.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.constants import Array, constant
+from bridge.export.errors import ConversionError
+from bridge.export.float_operator import fit_to_stride
+from bridge.export.reader import NotQuantizedError, QuantizedLayer, read_stored
+from bridge.export.scribe import Scribe, add_initializer
+
+
+def write_qdq(scribe: Scribe, layer: QuantizedLayer) -> None:
+    """Write a layer with a stored weight and a stored bias; its input keeps the pair it has.
+
+    Args:
+        scribe: writes the nodes.
+        layer: the layer, without a folded BatchNormalization.
+    """
+    kernel, attributes = _fitted(layer)
+    x, weight = _input(layer), _weight(scribe, layer, kernel)
+    op_type = layer.node.op_type
+    if layer.bias is None:
+        y = scribe.op(op_type, x, weight, **attributes)
+    elif op_type == "MatMul":
+        y = scribe.op("Add", scribe.op("MatMul", x, weight), _bias(scribe, layer, layer.bias))
+    else:
+        y = scribe.op(op_type, x, weight, _bias(scribe, layer, layer.bias), **attributes)
+    scribe.replace_output(y)
+
+
+def store_quantized_constants(graph: ir.Graph) -> None:
+    """Replace the QuantizeLinear of a constant by its integers; its DequantizeLinear stays.
+
+    Args:
+        graph: after all layers were written and unused nodes removed; what is left are constants
+            of operators that stay in float.
+    """
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            continue
+        quantize = node.inputs[0].producer()
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        try:
+            integers, _, _ = read_stored(node, node.name or "")
+        except (NotQuantizedError, ConversionError):
+            continue  # an activation, or not rightly quantized; no layer has read it
+        stored = add_initializer(graph, f"{node.inputs[0].name}_integers", integers)
+        node.replace_input_with(0, stored)
+
+
+def separate_zero_points(graph: ir.Graph) -> None:
+    """Give the DequantizeLinear of every constant a zero point that no other node reads.
+
+    ONNX Runtime rewrites int8 weights with their zero points where its users ask for precision on
+    processors without VNNI (session.x64quantprecision), and fails on a zero point of two weights.
+
+    Args:
+        graph: the finished graph.
+    """
+    taken: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type != "DequantizeLinear" or constant(node.inputs[0]) is None:
+            continue
+        shared = node.inputs[2] if len(node.inputs) > 2 else None
+        zeros = constant(shared)
+        if shared in taken and zeros is not None:
+            name = f"{node.name}_zero_point_{len(graph.initializers)}"
+            node.replace_input_with(2, add_initializer(graph, name, zeros))
+        elif shared is not None:
+            taken.add(shared)
+
+
+def _input(layer: QuantizedLayer) -> ir.Value:
+    """The layer's dequantized input: OpenVINO takes a pair for one only if nobody splits it."""
+    value = layer.node.inputs[0]
+    if value is None:
+        raise ConversionError(f"layer {layer.name!r}: its operator has no input")
+    return value
+
+
+def _fitted(layer: QuantizedLayer) -> tuple[Array, dict[str, Any]]:
+    """Return the weight and the attributes so that output_padding is less than the stride.
+
+    ONNX Runtime asks for that. What fit_to_stride leaves to be added at an axis's end, taps of 0
+    at the kernel's end add, whose surplus padding cuts off: the bias still reaches all of it.
+    """
+    attributes = dict(layer.attributes)
+    padding, pads = attributes.get("output_padding"), attributes.get("pads")
+    if not padding or not pads:
+        return layer.weight, attributes
+    ones = [1] * len(padding)
+    strides, dilations = attributes.get("strides", ones), attributes.get("dilations", ones)
+    pads, padding, zeros = fit_to_stride(strides, pads, padding)
+    taps = [-(-zero // dilation) for zero, dilation in zip(zeros, dilations, strict=True)]
+    for axis, (zero, dilation) in enumerate(zip(zeros, dilations, strict=True)):
+        pads[len(zeros) + axis] += taps[axis] * dilation - zero
+    weight = np.pad(layer.weight, [(0, 0), (0, 0), *((0, count) for count in taps)])
+    shape = list(weight.shape[2:])
+    return weight, attributes | {"pads": pads, "output_padding": padding, "kernel_shape": shape}
+
+
+def _weight(scribe: Scribe, layer: QuantizedLayer, weight: Array) -> ir.Value:
+    if layer.op != "ConvTranspose" or layer.scale_w.size == 1:
+        return _dequantized(scribe, weight, layer.scale_w, axis=int(layer.op == "MatMul"))
+    by_group = layer.scale_w.reshape(layer.groups, -1)
+    if (by_group == by_group[0]).all():
+        return _dequantized(scribe, weight, by_group[0], axis=1)
+    inputs, channels = weight.shape[0] // layer.groups, weight.shape[1]
+    if channels == 1:
+        return _dequantized(scribe, weight, np.repeat(layer.scale_w, inputs), axis=0)
+    split = weight.reshape(layer.groups, inputs, channels, *weight.shape[2:])
+    rows = np.swapaxes(split, 1, 2)
+    stored = rows.reshape(layer.groups * channels, inputs, *weight.shape[2:])
+    value = _dequantized(scribe, stored, layer.scale_w, axis=0)
+    value = scribe.op("Reshape", value, np.array(rows.shape, np.int64))
+    value = scribe.op("Transpose", value, perm=[0, 2, 1, *range(3, rows.ndim)])
+    return scribe.op("Reshape", value, np.array(weight.shape, np.int64))
+
+
+def _bias(scribe: Scribe, layer: QuantizedLayer, bias: Array) -> ir.Value:
+    return _dequantized(scribe, bias, layer.rescale, axis=0)
+
+
+def _dequantized(scribe: Scribe, integers: Array, scale: Array, *, axis: int) -> ir.Value:
+    scale = scale.reshape(()) if scale.size == 1 else scale
+    # ONNX gives int32 no zero point.
+    zeros = () if integers.dtype == np.int32 else (np.zeros(scale.shape, integers.dtype),)
+    on_axis = {"axis": axis} if scale.size > 1 else {}
+    return scribe.op("DequantizeLinear", integers, scale, *zeros, **on_axis)

@@ -1,0 +1,1 @@
+"""Quantized models that other tools wrote; make.py says how."""

@@ -1,0 +1,169 @@
+"""Write the models of this folder again, each with the tool it is named after.
+
+    python -m tests.bridge.others.make [FOLDER]
+
+Needs, beside this project: torchao 0.18 (PT2E), brevitas 0.13 and onnxoptimizer. The files that are
+here were made with these, torch 2.13 and onnxruntime 1.32.
+"""
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnxruntime import quantization
+from torch import Tensor, nn
+
+SHAPE = (8, 3, 4, 4)
+
+
+class Network(nn.Module):
+    """A convolution, a transposed one, a matrix product on rows of rank 3, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+        self.rows = nn.Linear(64, 12)
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.up(torch.relu(self.conv(x))))
+        return self.head(torch.relu(self.rows(x.flatten(2))).flatten(1))
+
+
+class Residual(nn.Module):
+    """What stays between quantized layers: a sum, a product, a sigmoid, pools, a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.relu(x + self.second(x))
+        x = x * torch.sigmoid(x)
+        x = torch.cat([F.max_pool2d(x, 2), F.avg_pool2d(x, 2)], 2)
+        return self.head(x.mean((2, 3)))
+
+
+class _Batches(quantization.CalibrationDataReader):
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        self._left = [{"x": random.normal(size=SHAPE).astype(np.float32)} for _ in range(4)]
+
+    def get_next(self) -> Any:
+        return self._left.pop() if self._left else None
+
+
+def _ort(
+    path: Path,
+    *,
+    per_channel: bool,
+    activation: str,
+    weight: str,
+    network: type[nn.Module] = Network,
+    **options: Any,
+) -> None:
+    """onnxruntime.quantization.quantize_static."""
+    kinds = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "float.onnx")
+        names = {"input_names": ["x"], "output_names": ["y"]}
+        torch.onnx.export(
+            network().eval(), (torch.zeros(SHAPE),), source, dynamo=False, opset_version=17, **names
+        )
+        quantization.quantize_static(
+            source,
+            path,
+            _Batches(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=per_channel,
+            activation_type=kinds[activation],
+            weight_type=kinds[weight],
+            extra_options=options,
+        )
+
+
+def _pt2e(path: Path) -> None:
+    """torch's export-based quantization with its XNNPACK quantizer."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.testing.pt2e._xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+
+    x = torch.randn(SHAPE)
+    graph = torch.export.export(Network().eval(), (x,)).module()
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    prepared = prepare_pt2e(graph, XNNPACKQuantizer().set_global(config))
+    prepared(x)
+    torch.onnx.export(convert_pt2e(prepared), (x,), path, dynamo=True, external_data=False)
+
+
+def _brevitas(path: Path) -> None:
+    """Brevitas' QCDQ export: quantize, clip, dequantize."""
+    import brevitas.nn as qnn
+    from brevitas.export import export_onnx_qcdq
+    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Int32Bias
+
+    numbers: Any = {"weight_quant": Int8WeightPerChannelFloat, "bias_quant": Int32Bias}
+    passed = {"return_quant_tensor": True}
+    model = nn.Sequential(
+        qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, **passed),
+        qnn.QuantConv2d(3, 4, 3, padding=1, **numbers, **passed),
+        qnn.QuantReLU(**passed),
+        qnn.QuantConvTranspose2d(4, 3, 2, stride=2, **numbers, **passed),
+        qnn.QuantReLU(**passed),
+        nn.Flatten(),
+        qnn.QuantLinear(192, 5, bias=True, **numbers),
+    )
+    x = torch.randn(SHAPE)
+    model(x)
+    export_onnx_qcdq(model.eval(), args=x, export_path=path, opset_version=17, dynamo=False)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "ort_per_channel": lambda path: _ort(path, per_channel=True, activation="int8", weight="int8"),
+    "ort_per_tensor": lambda path: _ort(path, per_channel=False, activation="uint8", weight="int8"),
+    "ort_float_biases": lambda path: _ort(
+        path, per_channel=True, activation="uint8", weight="int8", QuantizeBias=False
+    ),
+    "ort_weight_pairs": lambda path: _ort(
+        path, per_channel=False, activation="int8", weight="int8", AddQDQPairToWeight=True
+    ),
+    "ort_unsigned_weights": lambda path: _ort(
+        path, per_channel=False, activation="uint8", weight="uint8"
+    ),
+    "ort_residual": lambda path: _ort(
+        path, per_channel=True, activation="uint8", weight="int8", network=Residual
+    ),
+    "pt2e": _pt2e,
+    "brevitas": _brevitas,
+}
+
+
+def main(folder: Path) -> None:
+    """Write every model, with a fixed input size and nothing of the way it was made."""
+    warnings.filterwarnings("ignore")
+    for name, make in MAKERS.items():
+        torch.manual_seed(0)
+        path = folder / f"{name}.onnx"
+        make(path)
+        model = onnx.load(path)
+        for node in model.graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        onnx.save(model, path)
+        print(f"{name:24} {path.stat().st_size:7,} bytes")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent)

@@ -1,0 +1,95 @@
+"""Models that other tools quantized: what is read in them, and that deploy equals fake-quant."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from bridge import convert_qat_model
+from tests.bridge.graphs import same_bits
+from tests.bridge.others import make
+
+FOLDER = Path(make.__file__).parent
+LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
+
+ALL_FOUR = ["conv", "up", "rows", "head"]
+# XNNPACK's quantizer scales a transposed convolution's weight along its inputs.
+ALONG_INPUTS = "its weight scale varies within an output channel"
+UNSIGNED = "its weight is quantized to uint8, not int8"
+FOUND = {
+    "ort_per_channel": (ALL_FOUR, {}),
+    "ort_per_tensor": (ALL_FOUR, {}),
+    "ort_float_biases": (ALL_FOUR, {}),
+    "ort_weight_pairs": (ALL_FOUR, {}),
+    # The two others happened to have weights whose zero point is 128.
+    "ort_unsigned_weights": (["conv", "rows"], {"up": UNSIGNED, "head": UNSIGNED}),
+    "ort_residual": (["first", "second", "head"], {}),
+    "pt2e": (["conv", "node_MatMul_25", "head"], {"up": ALONG_INPUTS}),
+    # A Flatten stands between the pair and the operator.
+    "brevitas": (["1", "3"], {"6": "its input is not dequantized"}),
+}
+"""Names of the layers in each file, and what stays in float."""
+
+
+def run(path, x, level="DISABLE_ALL"):
+    """The output for each of several inputs."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options)
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: one})[0] for one in x])
+
+
+def data():
+    """Inputs, enough of them that codes next to ties occur."""
+    return np.random.default_rng(1).normal(size=(40, *make.SHAPE)).astype(np.float32)
+
+
+def test_every_file_has_a_maker_and_a_test():
+    assert {path.stem for path in FOLDER.glob("*.onnx")} == set(make.MAKERS) == set(FOUND)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_is_read(tmp_path, name):
+    done = convert_qat_model(FOLDER / f"{name}.onnx", tmp_path / "net")
+    layers, floats = FOUND[name]
+    assert [layer.name for layer in done.layers] == layers
+    assert {operator.name: operator.reason for operator in done.left_in_float} == floats
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_deploy_equals_fake_quant_at_every_level(tmp_path, name):
+    done = convert_qat_model(FOLDER / f"{name}.onnx", tmp_path / "net")
+    x = data()
+    expected = run(done.fake_quant, x)
+    assert len(np.unique(expected)) > 10
+    for level in LEVELS:
+        assert same_bits(run(done.fake_quant, x, level), expected), level
+        assert same_bits(run(done.deploy, x, level), expected), level
+
+
+# Float biases are rounded to the accumulator's steps when they are read, so that file is another.
+WITH_INTEGER_BIASES = [n for n in FOUND if n.startswith("ort_") and n != "ort_float_biases"]
+
+
+@pytest.mark.parametrize("name", WITH_INTEGER_BIASES)
+def test_fake_quant_is_the_model_it_was_made_of(tmp_path, name):
+    # Every value of these files, the output too, is quantized again, which hides what rounds
+    # differently inside; a bias or a scale that were read wrongly would show.
+    path = FOLDER / f"{name}.onnx"
+    done = convert_qat_model(path, tmp_path / "net")
+    assert same_bits(run(done.fake_quant, data()), run(path, data()))
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_portable_form_of_them(tmp_path, name):
+    done = convert_qat_model(FOLDER / f"{name}.onnx", tmp_path / "net", target="qdq")
+    again = convert_qat_model(done.deploy, tmp_path / "again", target="qdq")
+    assert [layer.name for layer in again.layers] == FOUND[name][0]
+    x = data()
+    expected = run(done.fake_quant, x)
+    assert same_bits(run(again.fake_quant, x), expected)
+    error = np.abs(run(done.deploy, x) - expected).max()
+    assert error <= 1e-6 * np.abs(expected).max()  # no code moved; float32's last bits
