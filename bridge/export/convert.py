@@ -236,7 +236,7 @@ def convert_model(
         how.fake_product(Scribe(fake.graph, product), product)
     layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm)
     record = record_text(layers)
-    order = [name for name, _ in named_operators(deploy.graph)]
+    order = {name: i for i, (name, _) in enumerate(named_operators(deploy.graph))}
     summaries = [_summarize_product(product, target) for product in products]
     for layer in layers:
         form = how.choose(layer)
@@ -255,7 +255,7 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
-    summaries.sort(key=lambda summary: order.index(summary.name))
+    summaries.sort(key=lambda summary: order[summary.name])
     return fake, deploy, summaries, floats, record
 
 

@@ -91,7 +91,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir
     Returns:
         the initializer.
     """
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name,
         shape=ir.Shape(array.shape),
