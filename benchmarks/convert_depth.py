@@ -3,8 +3,8 @@
     python benchmarks/convert_depth.py
 
 A block is a quantized 1 x 1 convolution with its bias and a Relu: 5 nodes. Weights are small, so
-that what is measured is the work a node, not the bytes of its weight. Seconds are the process's own,
-the least of three, so that what else the machine does is not counted.
+that what is measured is the work a node, not the bytes of its weight. Seconds are the process's
+own, the least of three, so that what else the machine does is not counted.
 """
 
 import tempfile

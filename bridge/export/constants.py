@@ -5,28 +5,47 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.errors import ConversionError
+
 Array = np.ndarray
 
 
 def constant(value: ir.Value | None) -> Array | None:
     """Return the array a value always has, or None if it depends on the model's input.
 
+    An initializer that is an input too depends on it: the caller may give another value.
+
     Args:
         value: an initializer, the output of a Constant, or what shape operators make of one.
     Returns:
         the array, or None.
+    Raises:
+        ConversionError: its data does not fit its shape, or a shape operator not its input.
     """
-    if value is None:
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is not None:
+    moves: list[Callable[[Array], Array]] = []
+    while value is not None and not value.is_graph_input():
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            array = _array(tensor)
+            for move in reversed(moves):
+                array = move(array)
+            return array
+        node = value.producer()
+        move = None if node is None else reshaper(node)
+        if node is None or move is None:
+            return None
+        moves.append(move)
+        value = node.inputs[0]
+    return None
+
+
+def _array(tensor: ir.TensorProtocol) -> Array:
+    try:
         return tensor.numpy()
-    node = value.producer()
-    inner = None if node is None or node.op_type not in RESHAPES else constant(node.inputs[0])
-    if node is None or inner is None:
-        return None
-    move = RESHAPES[node.op_type](node)
-    return None if move is None else move(inner)
+    except (ValueError, TypeError) as error:
+        raise ConversionError(
+            f"the data of {tensor.name!r} is not {tensor.dtype.name}{tensor.shape}: {error}"
+        ) from error
 
 
 def root(value: ir.Value) -> ir.Value:
@@ -50,9 +69,22 @@ def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
     Args:
         node: any node.
     Returns:
-        a function on arrays of the node's input shape.
+        a function on arrays of the node's input shape; it raises ConversionError for others.
     """
-    return RESHAPES[node.op_type](node) if node.op_type in RESHAPES else None
+    move = RESHAPES[node.op_type](node) if node.op_type in RESHAPES else None
+    if move is None:
+        return None
+
+    def checked(array: Array) -> Array:
+        try:
+            return move(array)
+        except (ValueError, IndexError) as error:  # AxisError is both
+            raise ConversionError(
+                f"{node.op_type} {node.name!r} does not fit its input of shape {array.shape}: "
+                f"{error}"
+            ) from error
+
+    return checked
 
 
 def _identity(_: ir.Node) -> Callable[[Array], Array]:
@@ -69,7 +101,7 @@ def _reshape(node: ir.Node) -> Callable[[Array], Array] | None:
     shape = constant(node.inputs[1])
     if shape is None:
         return None
-    sizes = [int(s) for s in shape]
+    sizes = [int(s) for s in shape.ravel()]
     if "allowzero" in node.attributes and node.attributes["allowzero"].as_int():
         return lambda array: array.reshape(sizes)
     return lambda array: array.reshape(
@@ -86,7 +118,7 @@ def _unsqueeze(node: ir.Node) -> Callable[[Array], Array] | None:
     axes = constant(node.inputs[1])
     if axes is None:
         return None
-    return lambda array: np.expand_dims(array, tuple(int(a) for a in axes))
+    return lambda array: np.expand_dims(array, tuple(int(a) for a in axes.ravel()))
 
 
 def _squeeze(node: ir.Node) -> Callable[[Array], Array] | None:
@@ -95,7 +127,7 @@ def _squeeze(node: ir.Node) -> Callable[[Array], Array] | None:
     axes = constant(node.inputs[1])
     if axes is None:
         return None
-    return lambda array: np.squeeze(array, tuple(int(a) for a in axes))
+    return lambda array: np.squeeze(array, tuple(int(a) for a in axes.ravel()))
 
 
 def _first(node: ir.Node) -> ir.Value:

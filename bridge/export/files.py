@@ -2,9 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
@@ -13,20 +14,26 @@ from bridge.export.errors import ConversionError
 # protobuf ends at 2 GiB; above this the tensors go to a file beside the model.
 _INLINE_LIMIT = 1_800_000_000
 
+# From this version on an initializer that is an input too is a default that callers may override;
+# before it every initializer had to be an input.
+_IR_VERSION_OF_DEFAULTS = 4
+
 
 def read_model(path: Path) -> ir.Model:
     """Load a model and bring it to the form the reader expects.
 
-    Functions are inlined, Constant nodes become initializers, and initializers that are inputs
-    too become constants. Weights in external files are not read before they are needed.
+    Functions are inlined and Constant nodes become initializers. Where the IR version is below 4,
+    initializers that are inputs too become constants. Weights in external files are not read
+    before they are needed.
 
     Args:
         path: an .onnx file.
     Returns:
         the model.
     Raises:
-        FileNotFoundError: there is no such file.
-        ConversionError: the file is not an ONNX model, or its opset is below 13.
+        FileNotFoundError: there is no such file, or a file with its data is missing.
+        ConversionError: the file is not a valid ONNX model, its opset is below 13, or its data
+            lies outside its folder or ends too early.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no ONNX model at {path}")
@@ -37,10 +44,65 @@ def read_model(path: Path) -> ir.Model:
     opset = model.opset_imports.get("")
     if opset is None or opset < 13:
         raise ConversionError(f"{path}: opset must be 13 or later, got {opset}")
-    passes.InlinePass()(model)
-    passes.RemoveInitializersFromInputsPass()(model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            _check_external(path, value.const_value)
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise ConversionError(f"{path} is not a valid ONNX model: {_oneline(error)}") from error
+    _normalize(path, model)
     return model
+
+
+def _normalize(path: Path, model: ir.Model) -> None:
+    if (model.ir_version or 0) < _IR_VERSION_OF_DEFAULTS:
+        passes.RemoveInitializersFromInputsPass()(model)
+        model.ir_version = _IR_VERSION_OF_DEFAULTS
+    try:
+        passes.InlinePass()(model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    except Exception as error:
+        reason = _oneline(error.__cause__ or error)
+        raise ConversionError(f"{path}: its functions cannot be inlined: {reason}") from error
+    for node, name, tensor in _tensor_attributes(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            raise ConversionError(
+                f"{path}: attribute {name!r} of {node.op_type} {node.name!r} has its data in "
+                f"another file, which only initializers and Constant nodes may"
+            )
+
+
+def _tensor_attributes(
+    model: ir.Model,
+) -> Iterator[tuple[ir.Node, str, ir.TensorProtocol]]:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield node, name, attribute.as_tensor()
+
+
+def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
+    """Raise unless the whole of a tensor's data is there, in the model's folder."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return
+    what = f"{path}: the data of {tensor.name!r}"
+    data = Path(tensor.path)
+    if not data.resolve().is_relative_to(path.parent.resolve()):
+        raise ConversionError(
+            f"{what} lies outside the model's folder, at {str(tensor.location)!r}"
+        )
+    if not data.is_file():
+        raise FileNotFoundError(f"{what} is missing: there is no file {data}")
+    offset, size = tensor.offset or 0, data.stat().st_size
+    if offset < 0 or offset + tensor.nbytes > size:
+        raise ConversionError(
+            f"{what} takes {tensor.nbytes} bytes from {offset} on, but {data} has {size}"
+        )
+
+
+def _oneline(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def write_models(models: Mapping[Path, ir.Model]) -> None:

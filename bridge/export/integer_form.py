@@ -66,15 +66,19 @@ def unsigned_input(scribe: Scribe, x_q: ir.Value, zero: Array) -> tuple[ir.Value
         return _unsigned(scribe, x_q), zero_point
     # Quantizing with a zero point 128 higher gives the same codes, 128 higher.
     x, scale = quantize.inputs[0], quantize.inputs[1]
-    if x is None or scale is None or not _same_zero_point(quantize, zero):
+    if x is None or scale is None or not _plain(quantize, zero):
         return _unsigned(scribe, x_q), zero_point
     return scribe.op("QuantizeLinear", x, scale, np.uint8(zero_point)), zero_point
 
 
-def _same_zero_point(quantize: ir.Node, zero: Array) -> bool:
-    """Whether a quantizer counts from the zero point that its reader reads by."""
-    stored = constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
-    return stored is not None and bool((stored == zero).all())
+def _plain(quantize: ir.Node, zero: Array) -> bool:
+    """Whether a quantizer has one scale, its reader's zero point and nothing special."""
+    scale, stored = constant(quantize.inputs[1]), None
+    if len(quantize.inputs) > 2:
+        stored = constant(quantize.inputs[2])
+    if scale is None or stored is None or scale.size != 1 or stored.size != 1:
+        return False
+    return set(quantize.attributes) <= {"axis"} and bool((stored == zero).all())
 
 
 def _unsigned(scribe: Scribe, integers: ir.Value | Array) -> ir.Value:

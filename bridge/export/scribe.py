@@ -86,11 +86,13 @@ def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir
 
     Args:
         graph: the graph.
-        name: of the initializer, new in the graph.
+        name: of the initializer; where the graph has one of that name, it gets underscores.
         array: its values.
     Returns:
         the initializer.
     """
+    while name in graph.initializers:
+        name += "_"
     tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name,

@@ -26,6 +26,7 @@ from tests.bridge.graphs import (
     rescaled,
     same_bits,
     save,
+    with_inputs,
 )
 
 WIDE = np.tile(INTEGERS, (100, 1))
@@ -44,19 +45,25 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_functions_constants_and_inputs_are_brought_to_one_form(tmp_path):
+def test_functions_and_constants_are_brought_to_one_form(tmp_path):
     body = "sx = Constant <value = float {0.05}> ()" + X + W + "y = local.product (xd, wd)"
     functions = (
         '<domain: "local", opset_import: ["" : 17]> product (a, b) => (c) { c = MatMul (a, b) }'
     )
     proto = model(body, functions=functions, sx=None)
-    shape = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.INT8, [3, 2])
-    proto.graph.input.append(shape)
     graph = files.read_model(save(proto, tmp_path)).graph
     operators = [node.op_type for node in graph]
     assert operators == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]
     assert [value.name for value in graph.inputs] == ["x"]
     assert graph.initializers["sx"].const_value.numpy() == SX
+
+
+def test_initializers_are_no_inputs_any_more_where_they_had_to_be(tmp_path):
+    read = files.read_model(save(with_inputs(model(MATMUL), ir_version=3), tmp_path))
+    assert [value.name for value in read.graph.inputs] == ["x"]
+    assert read.ir_version == 4
+    path = save(with_inputs(model(MATMUL), "w", ir_version=4), tmp_path)
+    assert [value.name for value in files.read_model(path).graph.inputs] == ["x", "w"]
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19, 21, 23])
