@@ -255,6 +255,8 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
+        # A value of the file may have the name of a written one.
+        passes.NameFixPass()(model)
     summaries.sort(key=lambda summary: order[summary.name])
     return fake, deploy, summaries, floats, record
 

@@ -40,7 +40,7 @@ def read_model(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
     except Exception as error:
-        raise ConversionError(f"{path} is not a readable ONNX model: {error}") from error
+        raise ConversionError(f"{path} is not a readable ONNX model: {_reason(error)}") from error
     opset = model.opset_imports.get("")
     if opset is None or opset < 13:
         raise ConversionError(f"{path}: opset must be 13 or later, got {opset}")
@@ -50,7 +50,7 @@ def read_model(path: Path) -> ir.Model:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise ConversionError(f"{path} is not a valid ONNX model: {_oneline(error)}") from error
+        raise ConversionError(f"{path} is not a valid ONNX model: {_reason(error)}") from error
     _normalize(path, model)
     return model
 
@@ -63,8 +63,9 @@ def _normalize(path: Path, model: ir.Model) -> None:
         passes.InlinePass()(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     except Exception as error:
-        reason = _oneline(error.__cause__ or error)
-        raise ConversionError(f"{path}: its functions cannot be inlined: {reason}") from error
+        raise ConversionError(
+            f"{path}: its functions cannot be inlined: {_reason(error)}"
+        ) from error
     for node, name, tensor in _tensor_attributes(model):
         if isinstance(tensor, ir.ExternalTensor):
             raise ConversionError(
@@ -101,8 +102,11 @@ def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
         )
 
 
-def _oneline(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _reason(error: BaseException) -> str:
+    """What an error comes from, on one line: onnx_ir wraps it once for every level of the file."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def write_models(models: Mapping[Path, ir.Model]) -> None:

@@ -468,7 +468,7 @@ def _check_product(scale_x: np.float32, scale_w: Array, name: str) -> None:
     if not (np.isfinite(product) & (product > 0)).all():
         raise ConversionError(
             f"layer {name!r}: scale_x * scale_w must be positive and finite in float32, got "
-            f"{scale_x} * {scale_w[~(np.isfinite(product) & (product > 0))][0]}"
+            f"{scale_x:.4g} * {scale_w[~(np.isfinite(product) & (product > 0))][0]:.4g}"
         )
 
 
