@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array
+from bridge.export.constants import Array, called
 from bridge.export.errors import ConversionError
 from bridge.export.float_operator import write_operator
 from bridge.export.reader import NotQuantizedError, QuantizedLayer, read_parameters
@@ -155,7 +155,7 @@ def rewrite_remaining_pairs(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
             continue
-        name = node.name or node.outputs[0].name or ""
+        name = called(node)
         try:
             scale, zero_point = read_parameters(node, name)
         except NotQuantizedError as reason:
@@ -212,7 +212,7 @@ def _check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: s
     if first.size != 1 or first.item() != scale or zero.item() != zero_point:
         raise ConversionError(
             f"layer {name!r}: target 'ascend' needs one scale and zero point a pair, but "
-            f"{quantize.name!r} has {first.ravel()[:4]} and {zero.ravel()[:4]}, its "
+            f"{called(quantize)!r} has {first.ravel()[:4]} and {zero.ravel()[:4]}, its "
             f"DequantizeLinear {scale} and {zero_point}"
         )
     with np.errstate(over="ignore"):

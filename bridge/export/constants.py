@@ -26,7 +26,7 @@ def constant(value: ir.Value | None) -> Array | None:
     while value is not None and not value.is_graph_input():
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is not None:
-            array = _array(tensor)
+            array = array_of(tensor, value.name)
             for move in reversed(moves):
                 array = move(array)
             return array
@@ -39,13 +39,34 @@ def constant(value: ir.Value | None) -> Array | None:
     return None
 
 
-def _array(tensor: ir.TensorProtocol) -> Array:
+def array_of(tensor: ir.TensorProtocol, name: str | None) -> Array:
+    """Return a tensor's data.
+
+    Args:
+        tensor: as a file says.
+        name: of its value, for messages.
+    Returns:
+        the array.
+    Raises:
+        ConversionError: the data does not fit the shape or the type.
+    """
     try:
         return tensor.numpy()
     except (ValueError, TypeError) as error:
         raise ConversionError(
-            f"the data of {tensor.name!r} is not {tensor.dtype.name}{tensor.shape}: {error}"
+            f"the data of {name!r} is not {tensor.dtype.name}{tensor.shape}: {error}"
         ) from error
+
+
+def called(node: ir.Node) -> str:
+    """Return what to call a node in a message.
+
+    Args:
+        node: any node; names are optional.
+    Returns:
+        its name, or that of its output.
+    """
+    return node.name or node.outputs[0].name or node.op_type
 
 
 def root(value: ir.Value) -> ir.Value:
@@ -80,7 +101,7 @@ def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
             return move(array)
         except (ValueError, IndexError) as error:  # AxisError is both
             raise ConversionError(
-                f"{node.op_type} {node.name!r} does not fit its input of shape {array.shape}: "
+                f"{node.op_type} {called(node)!r} does not fit its input of shape {array.shape}: "
                 f"{error}"
             ) from error
 

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from bridge.export.constants import array_of
 from bridge.export.errors import ConversionError
 
 # protobuf ends at 2 GiB; above this the tensors go to a file beside the model.
@@ -32,8 +33,8 @@ def read_model(path: Path) -> ir.Model:
         the model.
     Raises:
         FileNotFoundError: there is no such file, or a file with its data is missing.
-        ConversionError: the file is not a valid ONNX model, its opset is below 13, or its data
-            lies outside its folder or ends too early.
+        ConversionError: the file is not a valid ONNX model, its opset is below 13, it has no
+            outputs, or its data lies outside its folder or ends too early.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no ONNX model at {path}")
@@ -51,7 +52,14 @@ def read_model(path: Path) -> ir.Model:
         onnx.checker.check_model(str(path))
     except Exception as error:
         raise ConversionError(f"{path} is not a valid ONNX model: {_reason(error)}") from error
+    if not model.graph.outputs:
+        raise ConversionError(f"{path}: the model has no outputs")
     _normalize(path, model)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
+                array_of(tensor, value.name)
     return model
 
 
@@ -88,17 +96,20 @@ def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
     if not isinstance(tensor, ir.ExternalTensor):
         return
     what = f"{path}: the data of {tensor.name!r}"
-    data = Path(tensor.path)
-    if not data.resolve().is_relative_to(path.parent.resolve()):
+    try:
+        data, length = Path(tensor.path).resolve(), tensor.nbytes
+    except (ValueError, TypeError, OSError) as error:
+        raise ConversionError(f"{what} cannot be found: {error}") from error
+    if not data.is_relative_to(path.parent.resolve()):
         raise ConversionError(
             f"{what} lies outside the model's folder, at {str(tensor.location)!r}"
         )
     if not data.is_file():
         raise FileNotFoundError(f"{what} is missing: there is no file {data}")
     offset, size = tensor.offset or 0, data.stat().st_size
-    if offset < 0 or offset + tensor.nbytes > size:
+    if offset < 0 or offset + length > size:
         raise ConversionError(
-            f"{what} takes {tensor.nbytes} bytes from {offset} on, but {data} has {size}"
+            f"{what} takes {length} bytes from {offset} on, but {data} has {size}"
         )
 
 
@@ -127,12 +138,23 @@ def write_models(models: Mapping[Path, ir.Model]) -> None:
         for path, model in models.items():
             external = _external_name(path, model)
             if external is None:
-                # What still lies in the source's data file would be looked for beside the result.
-                model = ir.external_data.load_to_model(model)
+                _load(model)
             ir.save(model, Path(scratch) / path.name, external_data=external)
         # Data before models: a model never stands without its data.
         for made in sorted(Path(scratch).iterdir(), key=lambda p: p.suffix != ".data"):
             os.replace(made, folder / made.name)
+
+
+def _load(model: ir.Model) -> None:
+    """Take in what lies in the source's data file: it would be looked for beside the result.
+
+    onnx_ir's own loading closes the file, which models in memory and layers still read from.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
 def _external_name(path: Path, model: ir.Model) -> str | None:

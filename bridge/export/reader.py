@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, constant, reshaper
+from bridge.export.constants import Array, called, constant, reshaper
 from bridge.export.errors import ConversionError
 from bridge.export.layer_names import layer_name
 from bridge.export.norm import Norm, read_norm
@@ -319,7 +319,7 @@ def read_stored(node: ir.Node, name: str) -> tuple[Array, Array, Array]:
     integers = _integer_weight(node.inputs[0], name)
     if integers.dtype != zero_point.dtype:
         raise ConversionError(
-            f"layer {name!r}: {node.op_type} {node.name!r} takes {integers.dtype} but its zero "
+            f"layer {name!r}: {node.op_type} {called(node)!r} takes {integers.dtype} but its zero "
             f"point is {zero_point.dtype}"
         )
     return integers, *_on_axis(node, (scale, zero_point), integers.shape, name)
@@ -371,11 +371,11 @@ def read_parameters(node: ir.Node, name: str) -> tuple[Array, Array]:
         ConversionError: the scale is not positive and finite, or the zero point does not match.
     """
     scale = constant(node.inputs[1])
-    what = f"{node.op_type} {node.name!r}"
+    what = f"{node.op_type} {called(node)!r}"
     if scale is None:
         raise NotQuantizedError(f"the scale of {what} {_not_constant(node.inputs[1])}")
     if scale.dtype != np.float32:
-        raise NotQuantizedError(f"the scale of {node.name!r} is {scale.dtype}, not float32")
+        raise NotQuantizedError(f"the scale of {called(node)!r} is {scale.dtype}, not float32")
     if not (np.isfinite(scale) & (scale > 0)).all():
         raise ConversionError(
             f"layer {name!r}: the scale of {what} must be positive and finite, got "
@@ -442,7 +442,7 @@ def _on_axis(
         return scale, zero_point
     if not -len(shape) <= axis < len(shape) or shape[axis] != size:
         raise ConversionError(
-            f"layer {name!r}: {node.op_type} {node.name!r} has {size} scales on axis {axis} of "
+            f"layer {name!r}: {node.op_type} {called(node)!r} has {size} scales on axis {axis} of "
             f"shape {shape}"
         )
     full = [1] * len(shape)

@@ -69,7 +69,7 @@ class Scribe:
             value: what the written nodes compute.
         """
         old = self._layer.output
-        name, value.shape, value.type = old.name, old.shape, old.type
+        name, value.shape, value.type = old.name, old.shape, ir.TensorType(ir.DataType.FLOAT)
         old.name = f"{self._layer.name}/float_output"
         value.name = name
         # The operator, and what was its bias and BatchNormalization, are now without readers.

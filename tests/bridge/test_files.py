@@ -136,6 +136,19 @@ def test_a_model_with_external_data_is_converted(external, tmp_path):
         assert same_bits(run_model(path, [x])["y"], expected(x))
 
 
+def test_external_data_that_both_models_keep(tmp_path):
+    # sx is what the quantizer reads in both; f belongs to an operator that stays in float.
+    body = GEMM.replace("y =", "m =") + " y = MatMul (m, f)"
+    proto = model(body, b=BIAS, f=np.eye(2, dtype=np.float32))
+    path = tmp_path / "inter.onnx"
+    onnx.save(proto, path, save_as_external_data=True, size_threshold=0, location="weights")
+    done = convert_qat_model(path, tmp_path / "out" / "net")
+    x = batch()
+    for path in (done.fake_quant, done.deploy):
+        y = rescaled(codes(x, SX, ZX) @ INTEGERS.astype(np.int64), SX, SW, BIAS)
+        assert same_bits(run_model(path, [x])["y"], y)
+
+
 def test_external_data_that_is_gone(external, tmp_path):
     (tmp_path / "inter.weights").unlink()
     with pytest.raises(FileNotFoundError, match=r"inter\.weights"):

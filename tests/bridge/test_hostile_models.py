@@ -695,6 +695,23 @@ FILES = {
         lambda: edited(whole(), lambda proto: tensor(proto, "w").dims.__setitem__(0, 1 << 60)),
         r"inter\.onnx is not a valid ONNX model: TensorProto \(tensor name: w\) raw_data size",
     ),
+    "data at no path": Refused(
+        elsewhere("a\0b"),
+        r"inter\.onnx: the data of 'w' cannot be found: .*null byte",
+    ),
+    "no outputs": Refused(
+        lambda: edited(whole(), lambda proto: proto.graph.ClearField("output")),
+        r"inter\.onnx: the model has no outputs$",
+    ),
+    "numbers that are fewer than the shape says": Refused(
+        lambda: edited(
+            whole(MATMUL, b=BIAS),
+            lambda proto: proto.graph.initializer.add(
+                name="t", data_type=TensorProto.FLOAT, dims=[2], float_data=[1, 2, 3]
+            ),
+        ),
+        r"^the data of 't' is not FLOAT\[2\]: cannot reshape|inter\.onnx is not a valid ONNX model",
+    ),
     "nodes out of order": Refused(
         lambda: edited(whole(), lambda proto: proto.graph.node.append(proto.graph.node.pop(0))),
         r"inter\.onnx is not a valid ONNX model: Nodes in a graph must be topologically sorted",
