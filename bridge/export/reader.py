@@ -215,7 +215,7 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
     _check_groups(weight, op, groups, name)
     scale_w = _per_channel(scales, op, groups)
-    _check_product(scale_x, scale_w, name)
+    check_product(scale_x, scale_w, name)
     output, bias = _read_bias(node, len(channels_first(weight, op, groups)))
     last = node.op_type == "MatMul"
     norm = read_norm(output, channels_last=last) if fold_batch_norm else None
@@ -461,8 +461,16 @@ def _check_groups(weight: Array, op: str, groups: int, name: str) -> None:
         )
 
 
-def _check_product(scale_x: np.float32, scale_w: Array, name: str) -> None:
-    """Raise unless one step of the sums is a float32 above zero."""
+def check_product(scale_x: np.float32, scale_w: Array, name: str) -> None:
+    """Raise unless one step of the sums is a float32 above zero.
+
+    Args:
+        scale_x: of the input.
+        scale_w: of the weight, or of the other input.
+        name: of the layer.
+    Raises:
+        ConversionError: a product of the two is 0 or infinite.
+    """
     with np.errstate(over="ignore", under="ignore"):
         product = scale_x * scale_w
     if not (np.isfinite(product) & (product > 0)).all():

@@ -334,6 +334,42 @@ def numbers(rng: random.Random, proto: onnx.ModelProto) -> None:
         tensor.raw_data = rng.randbytes(len(tensor.raw_data))
 
 
+def scaled(rng: random.Random, proto: onnx.ModelProto) -> None:
+    """Numbers that may still make a model: other signs of integers, other sizes of floats."""
+    tensor = _tensor(rng, proto)
+    if tensor.data_type == TensorProto.FLOAT and tensor.raw_data:
+        array = np.frombuffer(tensor.raw_data, np.float32)
+        with np.errstate(over="ignore", under="ignore"):
+            tensor.raw_data = np.ldexp(array, rng.choice((-150, -20, -1, 3, 20, 120))).tobytes()
+    elif tensor.data_type == TensorProto.INT8:
+        tensor.raw_data = rng.randbytes(len(tensor.raw_data))
+
+
+def bypass(rng: random.Random, proto: onnx.ModelProto) -> None:
+    """Read what a node reads, not what it makes."""
+    graph = _graph(rng, proto)
+    inner = [node for node in graph.node if node.input and node.output]
+    if not inner:
+        return
+    node = rng.choice(inner)
+    for other in graph.node:
+        for i, name in enumerate(other.input):
+            if name == node.output[0] and other is not node:
+                other.input[i] = node.input[0]
+
+
+def inserted(rng: random.Random, proto: onnx.ModelProto) -> None:
+    """Put an operator between a node and the nodes that read it."""
+    node = rng.choice(proto.graph.node) if proto.graph.node else proto.graph.node.add()
+    if not node.output:
+        return
+    kind = rng.choice(("Identity", "Relu", "Neg", "Identity", "Transpose", "Flatten", "Squeeze"))
+    old, new = node.output[0], f"{node.output[0]}_inserted"
+    node.output[0] = new
+    at = list(proto.graph.node).index(node) + 1
+    proto.graph.node.insert(at, helper.make_node(kind, [new], [old]))
+
+
 def tensors(rng: random.Random, proto: onnx.ModelProto) -> None:
     initializers = proto.graph.initializer
     if not initializers:
@@ -415,9 +451,12 @@ def nothing_left(rng: random.Random, proto: onnx.ModelProto) -> None:
     graph.ClearField(rng.choice(("node", "initializer", "input", "output", "name")))
 
 
+# Those that leave valid files come twice and more: what is not valid never reaches the reader.
 MUTATIONS: tuple[Mutation, ...] = (
     *(operator, domain, node_name, scopes, nodes_gone, nodes_twice, nodes_out_of_order, reader),
-    *(inputs_fewer, inputs_more, outputs, cycle, attribute, attribute, new_attribute, dimensions),
-    *(reshaped, reshaped, data_type, retyped, retyped, data, numbers, numbers, tensors, elsewhere),
-    *(value_info, signature, versions, functions, nothing_left, new_attribute),
+    *(inputs_fewer, inputs_more, outputs, cycle, attribute, new_attribute, dimensions, data_type),
+    *(retyped, data, numbers, tensors, elsewhere, value_info, signature, versions, functions),
+    *(nothing_left, attribute, attribute, new_attribute, new_attribute, retyped, retyped),
+    *(scaled, scaled, scaled, bypass, bypass, inserted, inserted, inserted, reshaped, reshaped),
+    *(node_name, scopes, value_info, reader, reader),
 )

@@ -14,7 +14,7 @@ import pytest
 from bridge import ConversionError, convert_qat_model
 from property_tests.bridge.mutations import mutated
 
-BLOCKS = 10
+BLOCKS = 4
 SECONDS = 20
 
 

@@ -182,6 +182,15 @@ SCALES |= {
         lambda: whole(sx=np.float32(1e30), sw=np.float32(1e30)),
         r"^layer 'fc': scale_x \* scale_w must be positive and finite in float32, got 1e\+30 \* 1",
     ),
+    "scales of two inputs whose product is infinite": Refused(
+        lambda: whole(
+            X + "t = Transpose (x) tq = QuantizeLinear (t, sx, zx) "
+            "td = DequantizeLinear (tq, sx, zx) [mm] y = MatMul (xd, td)",
+            sx=np.float32(1e30),
+            outputs="float[N, N] y",
+        ),
+        r"^layer 'mm': scale_x \* scale_w must be positive and finite in float32, got 1e\+30 \* 1",
+    ),
     "a scale with a dimension": Right(
         lambda: whole(
             sx=SX.reshape(1), zx=ZX.reshape(1), sw=ONE.reshape(1), zw=np.zeros(1, np.int8)
