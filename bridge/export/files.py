@@ -1,5 +1,6 @@
 """Reading models and writing them so that no reader ever sees half of one."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -127,19 +128,33 @@ def write_models(models: Mapping[Path, ir.Model]) -> None:
     to their places, each in one step.
 
     Args:
-        models: by target path; folders are created.
+        models: by target path, all in one folder; it is created.
     Raises:
-        OSError: a file cannot be written; nothing was replaced then.
+        OSError: a file cannot be written; nothing was replaced or created then.
+        ConversionError: a model has names that no file can hold; as before, nothing has changed.
     """
-    for path in models:
-        path.parent.mkdir(parents=True, exist_ok=True)
     folder = next(iter(models)).parent
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_all(folder, models)
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # someone else may have put something there
+                path.rmdir()
+        raise
+
+
+def _write_all(folder: Path, models: Mapping[Path, ir.Model]) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".qatfunc-") as scratch:
         for path, model in models.items():
             external = _external_name(path, model)
             if external is None:
                 _load(model)
-            ir.save(model, Path(scratch) / path.name, external_data=external)
+            try:
+                ir.save(model, Path(scratch) / path.name, external_data=external)
+            except ir.serde.SerdeError as error:  # a name that is not UTF-8
+                raise ConversionError(f"{path} cannot be written: {_reason(error)}") from error
         # Data before models: a model never stands without its data.
         for made in sorted(Path(scratch).iterdir(), key=lambda p: p.suffix != ".data"):
             os.replace(made, folder / made.name)

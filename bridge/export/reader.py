@@ -347,7 +347,7 @@ def _integer_weight(value: ir.Value | None, name: str) -> Array:
     scale, zero_point = _on_axis(producer, (scale, zero_point), weight.shape, name)
     info = np.iinfo(zero_point.dtype)
     with np.errstate(over="ignore"):  # infinity is clipped like every large value
-        q = np.rint(weight / scale)
+        q = np.asarray(np.rint(weight / scale))
     q += zero_point
     return np.clip(q, info.min, info.max, out=q).astype(zero_point.dtype)
 

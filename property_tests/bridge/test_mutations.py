@@ -66,6 +66,8 @@ def check_written(source: Path, fake: Path, deploy: Path, shape: tuple[int, ...]
     assert None not in sessions, "ONNX Runtime takes the source but not what was written"
     if len(whole.get_inputs()) != 1 or run(whole, shape) is None:
         return
+    if whole.get_inputs()[0].name in {value.name for value in whole.get_outputs()}:
+        return  # one value with two declarations, which may contradict each other
     first, second = (run(one, shape) for one in sessions)
     assert first is not None, "the source runs but not the fake-quant model"
     assert second is not None, "the source runs but not the deploy model"

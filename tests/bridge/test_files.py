@@ -232,6 +232,17 @@ def test_when_one_model_cannot_be_written_nothing_changes(tmp_path, monkeypatch,
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+def test_a_name_that_is_no_text_leaves_no_folder(tmp_path):
+    # A quantizer with a uint8 zero point is kept as it is, name and all.
+    data = model(MATMUL, zx=np.uint8(7)).SerializeToString()
+    path = tmp_path / "inter.onnx"
+    path.write_bytes(data.replace(b"quantize_x", b"quantiz\xe9_x"))
+    with pytest.raises(ConversionError, match=r"net_\w+\.onnx cannot be written: .*utf-8"):
+        convert_qat_model(path, tmp_path / "new" / "folder" / "net")
+    assert contents(tmp_path).keys() == {"inter.onnx"}
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_model_is_never_in_place_before_its_data(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_INLINE_LIMIT", 0)
     moved, replace = [], files.os.replace
