@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, constant
+from bridge.export.constants import Array, called
 from bridge.export.errors import ConversionError
 from bridge.export.float_operator import write_operator
-from bridge.export.reader import QuantizedLayer
+from bridge.export.reader import NotQuantizedError, QuantizedLayer, read_parameters
 from bridge.export.scribe import Scribe, per_output_shape
 from bridge.export.tail import write_shift, write_tail
 
@@ -75,11 +75,11 @@ def ascend_input(
     Returns:
         the input as the dialect quantizes it.
     Raises:
-        ConversionError: no QuantizeLinear produces the input.
+        ConversionError: no QuantizeLinear of that scale and zero point produces the input.
     """
     return scribe.op(
         "AscendQuant",
-        _float_input(name, x_q),
+        _float_input(name, x_q, scale, zero_point),
         scale=float(np.float32(1.0) / scale),
         offset=float(_as_signed(zero_point)),
         dst_type="INT8",
@@ -100,10 +100,10 @@ def reciprocal_input(
     Returns:
         integer-valued floats.
     Raises:
-        ConversionError: no QuantizeLinear produces the input.
+        ConversionError: no QuantizeLinear of that scale and zero point produces the input.
     """
     zero = _as_signed(zero_point)
-    x = scribe.op("Mul", _float_input(name, x_q), np.float32(1.0) / scale)
+    x = scribe.op("Mul", _float_input(name, x_q, scale, zero_point), np.float32(1.0) / scale)
     limits = np.float32(-128 - zero), np.float32(127 - zero)
     return scribe.op("Clip", scribe.op("Round", x), *limits)
 
@@ -149,17 +149,26 @@ def rewrite_remaining_pairs(graph: ir.Graph) -> None:
     Args:
         graph: after all layers and stored weights were written and unused nodes removed.
     Raises:
-        ConversionError: a pair has no constant scalar scale; names the node.
+        ConversionError: a pair's scale or zero point is not constant, not 8 bits wide or not the
+            same on both sides; names the node.
     """
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
             continue
-        scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
+        name = called(node)
+        try:
+            scale, zero_point = read_parameters(node, name)
+        except NotQuantizedError as reason:
+            raise ConversionError(f"node {name!r}: {reason}") from reason
         quantize = node.inputs[0].producer()
-        if scale is None or zero_point is None:
-            raise ConversionError(f"node {node.name!r}: its scale or zero point is not constant")
-        if quantize is not None and quantize.op_type == "QuantizeLinear" and scale.size == 1:
-            _replace_pair(graph, quantize, node, float(scale.ravel()[0]), _as_signed(zero_point))
+        if quantize is None or quantize.op_type != "QuantizeLinear" or scale.size != 1:
+            continue
+        if zero_point.dtype not in (np.int8, np.uint8):
+            raise ConversionError(
+                f"node {name!r}: target 'ascend' takes INT8 activations, got {zero_point.dtype}"
+            )
+        _check_pair(quantize, np.float32(scale.item()), zero_point.reshape(()), name)
+        _replace_pair(graph, quantize, node, scale.item(), _as_signed(zero_point))
 
 
 def _replace_pair(
@@ -183,14 +192,36 @@ def _replace_pair(
     graph.remove(dequantize, safe=True)
 
 
-def _float_input(name: str, x_q: ir.Value) -> ir.Value:
+def _float_input(name: str, x_q: ir.Value, scale: np.float32, zero_point: Array) -> ir.Value:
     producer = x_q.producer()
     if producer is None or producer.op_type != "QuantizeLinear" or producer.inputs[0] is None:
         raise ConversionError(
             f"layer {name!r}: target 'ascend' needs a QuantizeLinear just before the layer, "
             f"got {'the graph input' if producer is None else producer.op_type}"
         )
+    _check_pair(producer, scale, zero_point, name)
     return producer.inputs[0]
+
+
+def _check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: str) -> None:
+    """Raise unless a pair quantizes and dequantizes alike, by a scale that has a reciprocal."""
+    try:
+        first, zero = read_parameters(quantize, name)
+    except NotQuantizedError as reason:
+        raise ConversionError(f"layer {name!r}: {reason}") from reason
+    if first.size != 1 or first.item() != scale or zero.item() != zero_point:
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' needs one scale and zero point a pair, but "
+            f"{called(quantize)!r} has {first.ravel()[:4]} and {zero.ravel()[:4]}, its "
+            f"DequantizeLinear {scale} and {zero_point}"
+        )
+    with np.errstate(over="ignore"):
+        reciprocal = np.float32(1.0) / scale
+    if not np.isfinite(reciprocal):
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' multiplies by 1 / scale, which is beyond float32 "
+            f"for {scale}"
+        )
 
 
 def _as_signed(zero_point: Array) -> int:

@@ -105,7 +105,7 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
         attributes = {name: attribute.value for name, attribute in move.attributes.items()}
         codes = scribe.op(move.op_type, codes, *rest, **attributes)
     for quantizer in chain.quantizers:
-        scribe.replace(quantizer.outputs[0], codes)
+        scribe.replace(quantizer.outputs[0], codes, ir.DataType.UINT8)
 
 
 def _find(layer: QuantizedLayer, *, max_ulps: int) -> Chain | None:

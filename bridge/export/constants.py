@@ -5,31 +5,69 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.errors import ConversionError
+
 Array = np.ndarray
 
 
 def constant(value: ir.Value | None) -> Array | None:
     """Return the array a value always has, or None if it depends on the model's input.
 
+    An initializer that is an input too depends on it: the caller may give another value.
+
     Args:
         value: an initializer, the output of a Constant, or what shape operators and Clip make of
             one.
     Returns:
         the array, or None.
+    Raises:
+        ConversionError: its data does not fit its shape, or a shape operator not its input.
     """
-    if value is None:
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is not None:
+    moves: list[Callable[[Array], Array]] = []
+    while value is not None and not value.is_graph_input():
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            array = array_of(tensor, value.name)
+            for move in reversed(moves):
+                array = move(array)
+            return array
+        node = value.producer()
+        move = None if node is None else _clip(node) or reshaper(node)
+        if node is None or move is None:
+            return None
+        moves.append(move)
+        value = node.inputs[0]
+    return None
+
+
+def array_of(tensor: ir.TensorProtocol, name: str | None) -> Array:
+    """Return a tensor's data.
+
+    Args:
+        tensor: as a file says.
+        name: of its value, for messages.
+    Returns:
+        the array.
+    Raises:
+        ConversionError: the data does not fit the shape or the type.
+    """
+    try:
         return tensor.numpy()
-    node = value.producer()
-    if node is None or (node.op_type != "Clip" and node.op_type not in RESHAPES):
-        return None
-    inner = constant(node.inputs[0])
-    if inner is None:
-        return None
-    move = _clip(node) if node.op_type == "Clip" else RESHAPES[node.op_type](node)
-    return None if move is None else move(inner)
+    except (ValueError, TypeError) as error:
+        raise ConversionError(
+            f"the data of {name!r} is not {tensor.dtype.name}{tensor.shape}: {error}"
+        ) from error
+
+
+def called(node: ir.Node) -> str:
+    """Return what to call a node in a message.
+
+    Args:
+        node: any node; names are optional.
+    Returns:
+        its name, or that of its output.
+    """
+    return node.name or node.outputs[0].name or node.op_type
 
 
 def root(value: ir.Value) -> ir.Value:
@@ -53,14 +91,27 @@ def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
     Args:
         node: any node.
     Returns:
-        a function on arrays of the node's input shape.
+        a function on arrays of the node's input shape; it raises ConversionError for others.
     """
-    return RESHAPES[node.op_type](node) if node.op_type in RESHAPES else None
+    move = RESHAPES[node.op_type](node) if node.op_type in RESHAPES else None
+    if move is None:
+        return None
+
+    def checked(array: Array) -> Array:
+        try:
+            return move(array)
+        except (ValueError, IndexError) as error:  # AxisError is both
+            raise ConversionError(
+                f"{node.op_type} {called(node)!r} does not fit its input of shape {array.shape}: "
+                f"{error}"
+            ) from error
+
+    return checked
 
 
 def _clip(node: ir.Node) -> Callable[[Array], Array] | None:
     """Return what a Clip does with both ends constant, as Brevitas narrows the range of weights."""
-    if len(node.inputs) < 3:
+    if node.op_type != "Clip" or len(node.inputs) < 3:
         return None
     low, high = constant(node.inputs[1]), constant(node.inputs[2])
     return None if low is None or high is None else lambda array: np.clip(array, low, high)
@@ -80,7 +131,7 @@ def _reshape(node: ir.Node) -> Callable[[Array], Array] | None:
     shape = constant(node.inputs[1])
     if shape is None:
         return None
-    sizes = [int(s) for s in shape]
+    sizes = [int(s) for s in shape.ravel()]
     if "allowzero" in node.attributes and node.attributes["allowzero"].as_int():
         return lambda array: array.reshape(sizes)
     return lambda array: array.reshape(
@@ -97,7 +148,7 @@ def _unsqueeze(node: ir.Node) -> Callable[[Array], Array] | None:
     axes = constant(node.inputs[1])
     if axes is None:
         return None
-    return lambda array: np.expand_dims(array, tuple(int(a) for a in axes))
+    return lambda array: np.expand_dims(array, tuple(int(a) for a in axes.ravel()))
 
 
 def _squeeze(node: ir.Node) -> Callable[[Array], Array] | None:
@@ -106,7 +157,7 @@ def _squeeze(node: ir.Node) -> Callable[[Array], Array] | None:
     axes = constant(node.inputs[1])
     if axes is None:
         return None
-    return lambda array: np.squeeze(array, tuple(int(a) for a in axes))
+    return lambda array: np.squeeze(array, tuple(int(a) for a in axes.ravel()))
 
 
 def _first(node: ir.Node) -> ir.Value:

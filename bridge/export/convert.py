@@ -365,6 +365,9 @@ def convert_model(
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
     how.finish(deploy.graph)
     passes.RemoveUnusedNodesPass()(deploy)
+    for model in (fake, deploy):
+        # A value of the file may have the name of a written one.
+        passes.NameFixPass()(model)
     summaries.sort(key=lambda summary: order[summary.name])
     return fake, deploy, summaries, floats, record
 

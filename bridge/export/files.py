@@ -1,46 +1,124 @@
 """Reading models and writing them so that no reader ever sees half of one."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from bridge.export.constants import array_of
 from bridge.export.errors import ConversionError
 
 # protobuf ends at 2 GiB; above this the tensors go to a file beside the model.
 _INLINE_LIMIT = 1_800_000_000
 
+# From this version on an initializer that is an input too is a default that callers may override;
+# before it every initializer had to be an input.
+_IR_VERSION_OF_DEFAULTS = 4
+
 
 def read_model(path: Path) -> ir.Model:
     """Load a model and bring it to the form the reader expects.
 
-    Functions are inlined, Constant nodes become initializers, and initializers that are inputs
-    too become constants. Weights in external files are not read before they are needed.
+    Functions are inlined and Constant nodes become initializers. Where the IR version is below 4,
+    initializers that are inputs too become constants. Weights in external files are not read
+    before they are needed.
 
     Args:
         path: an .onnx file.
     Returns:
         the model.
     Raises:
-        FileNotFoundError: there is no such file.
-        ConversionError: the file is not an ONNX model, or its opset is below 13.
+        FileNotFoundError: there is no such file, or a file with its data is missing.
+        ConversionError: the file is not a valid ONNX model, its opset is below 13, it has no
+            outputs, or its data lies outside its folder or ends too early.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no ONNX model at {path}")
     try:
         model = ir.load(path)
     except Exception as error:
-        raise ConversionError(f"{path} is not a readable ONNX model: {error}") from error
+        raise ConversionError(f"{path} is not a readable ONNX model: {_reason(error)}") from error
     opset = model.opset_imports.get("")
     if opset is None or opset < 13:
         raise ConversionError(f"{path}: opset must be 13 or later, got {opset}")
-    passes.InlinePass()(model)
-    passes.RemoveInitializersFromInputsPass()(model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            _check_external(path, value.const_value)
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise ConversionError(f"{path} is not a valid ONNX model: {_reason(error)}") from error
+    if not model.graph.outputs:
+        raise ConversionError(f"{path}: the model has no outputs")
+    _normalize(path, model)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
+                array_of(tensor, value.name)
     return model
+
+
+def _normalize(path: Path, model: ir.Model) -> None:
+    if (model.ir_version or 0) < _IR_VERSION_OF_DEFAULTS:
+        passes.RemoveInitializersFromInputsPass()(model)
+        model.ir_version = _IR_VERSION_OF_DEFAULTS
+    try:
+        passes.InlinePass()(model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    except Exception as error:
+        raise ConversionError(
+            f"{path}: its functions cannot be inlined: {_reason(error)}"
+        ) from error
+    for node, name, tensor in _tensor_attributes(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            raise ConversionError(
+                f"{path}: attribute {name!r} of {node.op_type} {node.name!r} has its data in "
+                f"another file, which only initializers and Constant nodes may"
+            )
+
+
+def _tensor_attributes(
+    model: ir.Model,
+) -> Iterator[tuple[ir.Node, str, ir.TensorProtocol]]:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield node, name, attribute.as_tensor()
+
+
+def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
+    """Raise unless the whole of a tensor's data is there, in the model's folder."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return
+    what = f"{path}: the data of {tensor.name!r}"
+    try:
+        data, length = Path(tensor.path).resolve(), tensor.nbytes
+    except (ValueError, TypeError, OSError) as error:
+        raise ConversionError(f"{what} cannot be found: {error}") from error
+    if not data.is_relative_to(path.parent.resolve()):
+        raise ConversionError(
+            f"{what} lies outside the model's folder, at {str(tensor.location)!r}"
+        )
+    if not data.is_file():
+        raise FileNotFoundError(f"{what} is missing: there is no file {data}")
+    offset, size = tensor.offset or 0, data.stat().st_size
+    if offset < 0 or offset + length > size:
+        raise ConversionError(
+            f"{what} takes {length} bytes from {offset} on, but {data} has {size}"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """What an error comes from, on one line: onnx_ir wraps it once for every level of the file."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def write_models(models: Mapping[Path, ir.Model]) -> None:
@@ -50,23 +128,48 @@ def write_models(models: Mapping[Path, ir.Model]) -> None:
     to their places, each in one step.
 
     Args:
-        models: by target path; folders are created.
+        models: by target path, all in one folder; it is created.
     Raises:
-        OSError: a file cannot be written; nothing was replaced then.
+        OSError: a file cannot be written; nothing was replaced or created then.
+        ConversionError: a model has names that no file can hold; as before, nothing has changed.
     """
-    for path in models:
-        path.parent.mkdir(parents=True, exist_ok=True)
     folder = next(iter(models)).parent
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_all(folder, models)
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # someone else may have put something there
+                path.rmdir()
+        raise
+
+
+def _write_all(folder: Path, models: Mapping[Path, ir.Model]) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".qatfunc-") as scratch:
         for path, model in models.items():
             external = _external_name(path, model)
             if external is None:
-                # What still lies in the source's data file would be looked for beside the result.
-                model = ir.external_data.load_to_model(model)
-            ir.save(model, Path(scratch) / path.name, external_data=external)
+                _load(model)
+            try:
+                ir.save(model, Path(scratch) / path.name, external_data=external)
+            except ir.serde.SerdeError as error:  # a name that is not UTF-8
+                raise ConversionError(f"{path} cannot be written: {_reason(error)}") from error
         # Data before models: a model never stands without its data.
         for made in sorted(Path(scratch).iterdir(), key=lambda p: p.suffix != ".data"):
             os.replace(made, folder / made.name)
+
+
+def _load(model: ir.Model) -> None:
+    """Take in what lies in the source's data file: it would be looked for beside the result.
+
+    onnx_ir's own loading closes the file, which models in memory and layers still read from.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
 def _external_name(path: Path, model: ir.Model) -> str | None:

@@ -35,8 +35,8 @@ def read_norm(value: ir.Value, *, channels_last: bool) -> Norm | None:
         value: the layer's output.
         channels_last: the layer's channels are on its last axis, not on axis 1.
     Returns:
-        what it computes; None if something else reads the value, the statistics are not constant
-        float32, the node normalizes another axis, or a factor is not finite.
+        what it computes; None if something else reads the value, the node is in a subgraph, the
+        statistics are not constant float32, it normalizes another axis, or a factor is not finite.
     """
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
@@ -44,6 +44,9 @@ def read_norm(value: ir.Value, *, channels_last: bool) -> Norm | None:
     node = uses[0].node
     if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or uses[0].idx:
         return None
+    producer = value.producer()
+    if producer is None or node.graph is not producer.graph:
+        return None  # in a subgraph, which may not run, or run many times
     ranks = {v.shape.rank() for v in (value, node.outputs[0]) if v.shape is not None}
     if channels_last and ranks != {2}:
         return None

@@ -16,6 +16,7 @@ from bridge.export.integer_form import unsigned_input
 from bridge.export.reader import (
     EXACT_FLOAT32,
     NotQuantizedError,
+    check_product,
     named_operators,
     read_activation,
 )
@@ -93,7 +94,8 @@ def read_products(graph: ir.Graph, layers: Iterable[ir.Node] = ()) -> list[Quant
     Returns:
         the products, in topological order.
     Raises:
-        ConversionError: a scale is not positive and finite, or sums can leave int32.
+        ConversionError: a scale, or the product of two, is not positive and finite, or sums can
+            leave int32.
     """
     products = []
     taken = set(layers)
@@ -104,6 +106,7 @@ def read_products(graph: ir.Graph, layers: Iterable[ir.Node] = ()) -> list[Quant
             operands = (_operand(node, 0, name), _operand(node, 1, name))
         except NotQuantizedError:
             continue
+        check_product(operands[0].scale, operands[1].scale.reshape(1), name)
         product = QuantizedProduct(
             name=name,
             node=node,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, constant, reshaper
+from bridge.export.constants import Array, called, constant, reshaper
 from bridge.export.errors import ConversionError
 from bridge.export.layer_names import layer_name
 from bridge.export.norm import Norm, read_norm
@@ -24,6 +24,7 @@ EXACT_FLOAT32 = 1 << 24
 """Below this every integer, and every sum of integers in any order, is exact in float32."""
 
 _INT32_MAX = (1 << 31) - 1
+_ACTIVATIONS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +155,16 @@ def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
     Returns:
         (name, node) pairs in topological order; the second use of a name is NAME#2.
     """
-    names: dict[str, int] = {}
+    uses: dict[str, int] = {}
+    given: set[str] = set()
     for node in ir.traversal.RecursiveGraphIterator(graph):
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
-            name = _name(node)
-            names[name] = names.get(name, 0) + 1
-            yield name if names[name] == 1 else f"{name}#{names[name]}", node
+            unique = name = _name(node)
+            while unique in given:  # a node may be called NAME#2 in the file too
+                uses[name] = uses.get(name, 1) + 1
+                unique = f"{name}#{uses[name]}"
+            given.add(unique)
+            yield unique, node
 
 
 def channels_first(weight: Array, op: str, groups: int) -> Array:
@@ -206,6 +211,8 @@ def _behind_pairs(value: ir.Value) -> ir.Value:
 def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLayer:
     x_q, scale_x, zero_point_x = read_activation(node, 0, name)
     weight, scales = _read_weight(node.inputs[1], name)
+    if not weight.size:
+        raise NotQuantizedError(f"its weight has no elements, its shape is {weight.shape}")
     op = "MatMul" if node.op_type == "Gemm" else node.op_type
     groups = _int_attribute(node, "group", 1)
     if node.op_type == "Gemm":
@@ -214,7 +221,9 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
             weight, scales = weight.T, scales.T
     if op == "MatMul" and weight.ndim != 2:
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
+    _check_groups(weight, op, groups, name)
     scale_w = _per_channel(scales, op, groups)
+    check_product(scale_x, scale_w, name)
     output, bias = _read_bias(node, len(channels_first(weight, op, groups)))
     last = node.op_type == "MatMul"
     norm = read_norm(output, channels_last=last) if fold_batch_norm else None
@@ -234,6 +243,11 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         attributes={} if op == "MatMul" else {k: a.value for k, a in node.attributes.items()},
         groups=groups,
     )
+    if not np.isfinite(layer.rescale).all():
+        raise ConversionError(
+            f"layer {name!r}: scale_x * scale_w times the factor of its BatchNormalization is "
+            "beyond float32"
+        )
     limit = _INT32_MAX if not layer.wide else (1 << 53)
     if layer.accumulator_bound > limit:
         raise ConversionError(
@@ -261,27 +275,27 @@ def read_activation(node: ir.Node, index: int, name: str) -> tuple[ir.Value, np.
     if producer is None or producer.op_type != "DequantizeLinear":
         raise NotQuantizedError("its input is not dequantized")
     x_q = producer.inputs[0]
-    scale, zero_point = _scale_and_zero_point(producer, name)
-    if x_q is None or scale.size != 1:
+    scale, zero_point = read_parameters(producer, name)
+    if x_q is None or scale.size != 1 or _int_attribute(producer, "block_size", 0):
         raise NotQuantizedError("its input is not quantized per tensor")
     if constant(x_q) is not None:
         raise NotQuantizedError("its input is a constant")
-    if zero_point.dtype.kind not in "iu" or zero_point.dtype.itemsize > 2:
+    if zero_point.dtype not in _ACTIVATIONS:
         raise NotQuantizedError(f"its input is quantized to {zero_point.dtype}, not 8 or 16 bits")
     return x_q, np.float32(scale.reshape(())), zero_point.reshape(())
 
 
 def _read_weight(value: ir.Value | None, name: str) -> tuple[Array, Array]:
     """Return the int8 weight and its scale, broadcast to the weight's shape."""
+    moves = []
     producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type != "DequantizeLinear":
+        moves.append(reshaper(producer))
+        if moves[-1] is None or producer.inputs[0] is None:
+            raise NotQuantizedError("its weight is not quantized")
+        producer = producer.inputs[0].producer()
     if producer is None:
         raise NotQuantizedError("its weight is not quantized")
-    if producer.op_type != "DequantizeLinear":
-        move = reshaper(producer)
-        if move is None:
-            raise NotQuantizedError("its weight is not quantized")
-        weight, scales = _read_weight(producer.inputs[0], name)
-        return move(weight), move(np.broadcast_to(scales, weight.shape))
     integers, scale, zero_point = read_stored(producer, name)
     if zero_point.dtype == np.uint8 and (zero_point == 128).all():
         integers, zero_point = (integers.astype(np.int16) - 128).astype(np.int8), zero_point * 0
@@ -289,7 +303,10 @@ def _read_weight(value: ir.Value | None, name: str) -> tuple[Array, Array]:
         raise NotQuantizedError(f"its weight is quantized to {integers.dtype}, not int8")
     if (zero_point != 0).any():
         raise NotQuantizedError("its weight has a zero point")
-    return integers, np.broadcast_to(scale, integers.shape)
+    scales = np.broadcast_to(scale, integers.shape)
+    for move in reversed(moves):
+        integers, scales = move(integers), move(scales)
+    return integers, scales
 
 
 def read_stored(node: ir.Node, name: str) -> tuple[Array, Array, Array]:
@@ -304,13 +321,16 @@ def read_stored(node: ir.Node, name: str) -> tuple[Array, Array, Array]:
         NotQuantizedError: what it dequantizes is not constant, or quantized in blocks.
         ConversionError: a scale is not positive and finite, or the constant is not finite.
     """
-    scale, zero_point = _scale_and_zero_point(node, name)
+    scale, zero_point = read_parameters(node, name)
     if _int_attribute(node, "block_size", 0):
         raise NotQuantizedError("its weight is quantized in blocks")
-    axis = _int_attribute(node, "axis", 1)
     integers = _integer_weight(node.inputs[0], name)
-    rank = integers.ndim
-    return integers, _on_axis(scale, axis, rank), _on_axis(zero_point, axis, rank)
+    if integers.dtype != zero_point.dtype:
+        raise ConversionError(
+            f"layer {name!r}: {node.op_type} {called(node)!r} takes {integers.dtype} but its zero "
+            f"point is {zero_point.dtype}"
+        )
+    return integers, *_on_axis(node, (scale, zero_point), integers.shape, name)
 
 
 def _integer_weight(value: ir.Value | None, name: str) -> Array:
@@ -319,56 +339,153 @@ def _integer_weight(value: ir.Value | None, name: str) -> Array:
         return stored
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "QuantizeLinear":
-        raise NotQuantizedError("its weight is not constant")
+        raise NotQuantizedError(f"its weight {_not_constant(value)}")
     weight = constant(producer.inputs[0])
     if weight is None:
-        raise NotQuantizedError("its weight is not constant")
+        raise NotQuantizedError(f"its weight {_not_constant(producer.inputs[0])}")
+    scale, zero_point = read_parameters(producer, name)
+    if zero_point.dtype.kind not in "iu":
+        raise NotQuantizedError(f"its weight is quantized to {zero_point.dtype}, not int8")
+    if _int_attribute(producer, "block_size", 0):
+        raise NotQuantizedError("its weight is quantized in blocks")
+    if weight.dtype != np.float32:
+        raise NotQuantizedError(f"its weight is {weight.dtype}, not float32")
     if not np.isfinite(weight).all():
         raise ConversionError(f"layer {name!r}: its weight has NaN or infinite values")
-    scale, zero_point = _scale_and_zero_point(producer, name)
-    axis = _int_attribute(producer, "axis", 1)
+    scale, zero_point = _on_axis(producer, (scale, zero_point), weight.shape, name)
     info = np.iinfo(zero_point.dtype)
-    q = np.rint(weight / _on_axis(scale, axis, weight.ndim))
-    q += _on_axis(zero_point, axis, weight.ndim)
+    with np.errstate(over="ignore"):  # infinity is clipped like every large value
+        q = np.asarray(np.rint(weight / scale))
+    q += zero_point
     return np.clip(q, info.min, info.max, out=q).astype(zero_point.dtype)
 
 
-def _scale_and_zero_point(node: ir.Node, name: str) -> tuple[Array, Array]:
+def _not_constant(value: ir.Value | None) -> str:
+    if value is not None and value.is_graph_input() and value.const_value is not None:
+        return f"is not constant: {value.name!r} is an input of the model, which callers may set"
+    return "is not constant"
+
+
+def read_parameters(node: ir.Node, name: str) -> tuple[Array, Array]:
+    """Read a quantizer's constants.
+
+    Args:
+        node: a QuantizeLinear or DequantizeLinear.
+        name: what to call its reader in a message.
+    Returns:
+        scale and zero point, of one size; without a zero point, zeros of the integers' type.
+    Raises:
+        NotQuantizedError: one is not constant, or its type is none a layer can have.
+        ConversionError: the scale is not positive and finite, or the zero point does not match.
+    """
     scale = constant(node.inputs[1])
+    what = f"{node.op_type} {called(node)!r}"
     if scale is None:
-        raise NotQuantizedError(f"the scale of {node.op_type} {node.name!r} is not constant")
+        raise NotQuantizedError(f"the scale of {what} {_not_constant(node.inputs[1])}")
     if scale.dtype != np.float32:
-        raise NotQuantizedError(f"the scale of {node.name!r} is {scale.dtype}, not float32")
+        raise NotQuantizedError(f"the scale of {called(node)!r} is {scale.dtype}, not float32")
     if not (np.isfinite(scale) & (scale > 0)).all():
         raise ConversionError(
-            f"layer {name!r}: the scale of {node.op_type} {node.name!r} must be positive and "
-            f"finite, got {scale.ravel()[:4]}"
+            f"layer {name!r}: the scale of {what} must be positive and finite, got "
+            f"{scale.ravel()[:4]}"
         )
+    if node.op_type == "DequantizeLinear" and _int_attribute(node, "output_dtype", 0) not in (
+        ir.DataType.UNDEFINED,
+        ir.DataType.FLOAT,
+    ):
+        raise NotQuantizedError(f"{what} does not dequantize to float32")
+    dtype = _dtype_of_codes(node)
     if len(node.inputs) < 3 or node.inputs[2] is None:
-        dtype = _dtype_without_zero_point(node)
+        if dtype is None:
+            raise NotQuantizedError(f"the type of what {what} takes is not known")
         return scale, np.zeros(scale.shape, dtype)
     zero_point = constant(node.inputs[2])
     if zero_point is None:
-        raise NotQuantizedError(f"the zero point of {node.op_type} {node.name!r} is not constant")
+        raise NotQuantizedError(f"the zero point of {what} {_not_constant(node.inputs[2])}")
+    if zero_point.size != scale.size:
+        raise ConversionError(
+            f"layer {name!r}: {what} has {scale.size} scales but {zero_point.size} zero points"
+        )
+    if dtype not in (None, zero_point.dtype):
+        raise ConversionError(
+            f"layer {name!r}: {what} takes {dtype} but its zero point is {zero_point.dtype}"
+        )
     return scale, zero_point
 
 
-def _dtype_without_zero_point(node: ir.Node) -> np.dtype[Any]:
-    if node.op_type == "DequantizeLinear" and node.inputs[0] is not None:
-        stored = constant(node.inputs[0])
-        if stored is not None:
-            return stored.dtype
-        if node.inputs[0].dtype is not None:
-            return np.dtype(node.inputs[0].dtype.numpy())
-    return np.dtype(np.uint8)  # QuantizeLinear's default
+def _dtype_of_codes(node: ir.Node) -> np.dtype[Any] | None:
+    """The type of a pair's integers as far as its node says without its zero point."""
+    if node.op_type == "QuantizeLinear":
+        output = _int_attribute(node, "output_dtype", 0)
+        if output:
+            return _numpy_dtype(output)
+        return None if len(node.inputs) > 2 and node.inputs[2] is not None else np.dtype(np.uint8)
+    codes = node.inputs[0]
+    if codes is None:
+        return None
+    stored, producer = constant(codes), codes.producer()
+    if stored is not None:
+        return stored.dtype
+    if producer is not None and producer.op_type == "QuantizeLinear":
+        zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+        return _dtype_of_codes(producer) if zero_point is None else zero_point.dtype
+    return None if codes.dtype is None else _numpy_dtype(codes.dtype)
 
 
-def _on_axis(values: Array, axis: int, rank: int) -> Array:
-    if values.size == 1:
-        return values.reshape((1,) * rank)
-    shape = [1] * rank
-    shape[axis] = values.size
-    return values.reshape(shape)
+def _numpy_dtype(data_type: int) -> np.dtype[Any] | None:
+    try:
+        return np.dtype(ir.DataType(data_type).numpy())
+    except (ValueError, TypeError):  # no number, or none that ONNX knows
+        return None
+
+
+def _on_axis(
+    node: ir.Node, parameters: tuple[Array, Array], shape: tuple[int, ...], name: str
+) -> tuple[Array, Array]:
+    """Shape a quantizer's scale and zero point so that they broadcast to what it quantizes."""
+    axis = _int_attribute(node, "axis", 1)
+    size = parameters[0].size
+    if size == 1:
+        scale, zero_point = (values.reshape((1,) * len(shape)) for values in parameters)
+        return scale, zero_point
+    if not -len(shape) <= axis < len(shape) or shape[axis] != size:
+        raise ConversionError(
+            f"layer {name!r}: {node.op_type} {called(node)!r} has {size} scales on axis {axis} of "
+            f"shape {shape}"
+        )
+    full = [1] * len(shape)
+    full[axis] = size
+    scale, zero_point = (values.reshape(full) for values in parameters)
+    return scale, zero_point
+
+
+def _check_groups(weight: Array, op: str, groups: int, name: str) -> None:
+    """Raise unless a convolution's weight has the rank and the channels of its groups."""
+    if op == "MatMul":
+        return
+    if weight.ndim < 3 or groups < 1 or weight.shape[0] % groups:
+        raise ConversionError(
+            f"layer {name!r}: a weight of shape {weight.shape} is no {op}'s in {groups} groups"
+        )
+
+
+def check_product(scale_x: np.float32, scale_w: Array, name: str) -> None:
+    """Raise unless one step of the sums is a float32 above zero.
+
+    Args:
+        scale_x: of the input.
+        scale_w: of the weight, or of the other input.
+        name: of the layer.
+    Raises:
+        ConversionError: a product of the two is 0 or infinite.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        product = scale_x * scale_w
+    if not (np.isfinite(product) & (product > 0)).all():
+        raise ConversionError(
+            f"layer {name!r}: scale_x * scale_w must be positive and finite in float32, got "
+            f"{scale_x:.4g} * {scale_w[~(np.isfinite(product) & (product > 0))][0]:.4g}"
+        )
 
 
 def _per_channel(scales: Array, op: str, groups: int) -> Array:
@@ -397,14 +514,15 @@ def _read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
             return output, None
         bias = _float_bias(value)
         if bias is None:
-            raise NotQuantizedError("its bias is not constant")
+            raise NotQuantizedError(f"its bias {_not_constant(value)}")
         if bias.size not in (1, channels) or (bias.ndim > 1 and bias.shape[-1] != bias.size):
             raise NotQuantizedError(f"its bias has shape {bias.shape}, not one value a channel")
         return output, np.broadcast_to(bias.ravel(), (channels,))
     uses = list(output.uses())
     if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":
         add = uses[0].node
-        bias = _float_bias(add.inputs[1 - uses[0].idx])
+        # In a subgraph it may not run, or run many times.
+        bias = _float_bias(add.inputs[1 - uses[0].idx]) if add.graph is node.graph else None
         if bias is not None and bias.dtype.kind == "f" and bias.shape == (channels,):
             return add.outputs[0], bias
     return output, None
@@ -428,7 +546,8 @@ def _float_bias(value: ir.Value | None) -> Array | None:
 
 
 def _integer_bias(bias: Array, rescale: Array, name: str) -> Array:
-    rounded = np.rint(bias.astype(np.promote_types(bias.dtype, np.float32)) / rescale)
+    with np.errstate(over="ignore"):
+        rounded = np.rint(bias.astype(np.promote_types(bias.dtype, np.float32)) / rescale)
     worst = np.abs(rounded).max(initial=0.0)
     if not worst <= _INT32_MAX:  # NaN too
         raise ConversionError(

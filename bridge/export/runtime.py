@@ -25,7 +25,7 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     Args:
         path: a fake-quant, deploy or inter model; the Ascend dialect runs in onnx's reference
             evaluator, everything else in ONNX Runtime on the CPU.
-        inputs: one array for each graph input, in order.
+        inputs: one array for each graph input without a default, in order.
         extra: names of inner values to return too.
     Returns:
         arrays by name; the model's own outputs first.
@@ -33,7 +33,8 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
         ValueError: the number of inputs does not fit.
     """
     model = onnx.load(path)
-    names = [value.name for value in model.graph.input]
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in defaults]
     if len(names) != len(inputs):
         raise ValueError(f"{path} takes {len(names)} inputs {names}, got {len(inputs)}")
     known = {value.name for value in model.graph.output}

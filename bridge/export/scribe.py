@@ -73,9 +73,9 @@ class Scribe:
         Args:
             value: what the written nodes compute.
         """
-        self.replace(self._layer.output, value)
+        self.replace(self._layer.output, value, ir.DataType.FLOAT)
 
-    def replace(self, old: ir.Value, value: ir.Value) -> None:
+    def replace(self, old: ir.Value, value: ir.Value, dtype: ir.DataType) -> None:
         """Let a value take the place and the name of another.
 
         What computed the other is then without readers, and is removed after all is written.
@@ -83,8 +83,9 @@ class Scribe:
         Args:
             old: any value of the graph.
             value: what the written nodes compute.
+            dtype: its type.
         """
-        name, value.shape, value.type = old.name, old.shape, old.type
+        name, value.shape, value.type = old.name, old.shape, ir.TensorType(dtype)
         old.name = f"{name}/replaced"
         value.name = name
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
@@ -108,7 +109,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir
     """
     while name in graph.initializers:
         name += "_"
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name,
         shape=ir.Shape(array.shape),

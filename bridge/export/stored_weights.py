@@ -22,13 +22,16 @@ def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
     """Replace the DequantizeLinear of every constant by what it computes.
 
     Args:
-        graph: after all layers were written and unused nodes removed.
+        graph: after all layers were written and unused nodes removed; its subgraphs count.
         keep_integers: write (float32(integers) - zero point) * scale as nodes, which leaves the
             integers in the file; otherwise write the floats.
     """
-    for node in list(graph):
+    for node in list(ir.traversal.RecursiveGraphIterator(graph)):
+        owner = node.graph
         if node.op_type != "DequantizeLinear" or node.outputs[0].is_graph_output():
             continue
+        if not isinstance(owner, ir.Graph):
+            continue  # a function's body
         try:
             integers, scale, zero_point = read_stored(node, node.name or "")
         except (NotQuantizedError, ConversionError):
@@ -37,13 +40,13 @@ def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
             continue
         name = node.outputs[0].name or ""
         if keep_integers:
-            stored = add_initializer(graph, f"{name}_integers", integers)
-            value = _write_nodes(graph, node, stored, scale, zero_point)
+            stored = add_initializer(owner, f"{name}_integers", integers)
+            value = _write_nodes(owner, node, stored, scale, zero_point)
         else:
             centered = integers.astype(np.float32) - zero_point.astype(np.float32)
-            value = add_initializer(graph, f"{name}_value", centered * scale)
+            value = add_initializer(owner, f"{name}_value", centered * scale)
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
-        graph.remove(node, safe=True)
+        owner.remove(node, safe=True)
 
 
 def write_float_inputs(graph: ir.Graph) -> None:

@@ -25,7 +25,8 @@ def count_from_zero(graph: ir.Graph) -> None:
         readers = [use.node for use in node.outputs[0].uses()]
         pair = [node, *readers]
         only_read = all(reader.op_type == "DequantizeLinear" for reader in readers)
-        if not only_read or node.outputs[0].is_graph_output() or "output_dtype" in node.attributes:
+        plain = all(set(one.attributes) <= {"axis"} for one in pair)
+        if not only_read or not plain or node.outputs[0].is_graph_output():
             continue
         zeros = [_signed_zero(one) for one in pair]
         if all(zero is not None for zero in zeros):

@@ -58,6 +58,16 @@ def _tensor(array: Array, name: str) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(array), name)
 
 
+def with_inputs(proto: onnx.ModelProto, *names: str, ir_version: int) -> onnx.ModelProto:
+    """Make initializers, all of them unless named, inputs of the model too."""
+    proto.ir_version = ir_version
+    for tensor in proto.graph.initializer:
+        if not names or tensor.name in names:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            proto.graph.input.append(info)
+    return proto
+
+
 def save(proto: onnx.ModelProto, folder: Path, name: str = "inter.onnx") -> Path:
     path = folder / name
     onnx.save(proto, path)

@@ -26,6 +26,7 @@ from tests.bridge.graphs import (
     rescaled,
     same_bits,
     save,
+    with_inputs,
 )
 
 WIDE = np.tile(INTEGERS, (100, 1))
@@ -44,19 +45,25 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_functions_constants_and_inputs_are_brought_to_one_form(tmp_path):
+def test_functions_and_constants_are_brought_to_one_form(tmp_path):
     body = "sx = Constant <value = float {0.05}> ()" + X + W + "y = local.product (xd, wd)"
     functions = (
         '<domain: "local", opset_import: ["" : 17]> product (a, b) => (c) { c = MatMul (a, b) }'
     )
     proto = model(body, functions=functions, sx=None)
-    shape = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.INT8, [3, 2])
-    proto.graph.input.append(shape)
     graph = files.read_model(save(proto, tmp_path)).graph
     operators = [node.op_type for node in graph]
     assert operators == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]
     assert [value.name for value in graph.inputs] == ["x"]
     assert graph.initializers["sx"].const_value.numpy() == SX
+
+
+def test_initializers_are_no_inputs_any_more_where_they_had_to_be(tmp_path):
+    read = files.read_model(save(with_inputs(model(MATMUL), ir_version=3), tmp_path))
+    assert [value.name for value in read.graph.inputs] == ["x"]
+    assert read.ir_version == 4
+    path = save(with_inputs(model(MATMUL), "w", ir_version=4), tmp_path)
+    assert [value.name for value in files.read_model(path).graph.inputs] == ["x", "w"]
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19, 21, 23])
@@ -127,6 +134,19 @@ def test_a_model_with_external_data_is_converted(external, tmp_path):
     x = batch(columns=300)
     for path in (done.fake_quant, done.deploy):
         assert same_bits(run_model(path, [x])["y"], expected(x))
+
+
+def test_external_data_that_both_models_keep(tmp_path):
+    # sx is what the quantizer reads in both; f belongs to an operator that stays in float.
+    body = GEMM.replace("y =", "m =") + " y = MatMul (m, f)"
+    proto = model(body, b=BIAS, f=np.eye(2, dtype=np.float32))
+    path = tmp_path / "inter.onnx"
+    onnx.save(proto, path, save_as_external_data=True, size_threshold=0, location="weights")
+    done = convert_qat_model(path, tmp_path / "out" / "net")
+    x = batch()
+    for path in (done.fake_quant, done.deploy):
+        y = rescaled(codes(x, SX, ZX) @ INTEGERS.astype(np.int64), SX, SW, BIAS)
+        assert same_bits(run_model(path, [x])["y"], y)
 
 
 def test_external_data_that_is_gone(external, tmp_path):
@@ -210,6 +230,17 @@ def test_when_one_model_cannot_be_written_nothing_changes(tmp_path, monkeypatch,
         convert_qat_model(source, tmp_path / "net")
     assert contents(tmp_path) == before
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_name_that_is_no_text_leaves_no_folder(tmp_path):
+    # A quantizer with a uint8 zero point is kept as it is, name and all.
+    data = model(MATMUL, zx=np.uint8(7)).SerializeToString()
+    path = tmp_path / "inter.onnx"
+    path.write_bytes(data.replace(b"quantize_x", b"quantiz\xe9_x"))
+    with pytest.raises(ConversionError, match=r"net_\w+\.onnx cannot be written: .*utf-8"):
+        convert_qat_model(path, tmp_path / "new" / "folder" / "net")
+    assert contents(tmp_path).keys() == {"inter.onnx"}
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_model_is_never_in_place_before_its_data(tmp_path, monkeypatch):

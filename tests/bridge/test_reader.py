@@ -21,6 +21,7 @@ from tests.bridge.graphs import (
     read,
     the_layer,
     the_reason,
+    with_inputs,
 )
 from tests.bridge.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS, UNSIGNED
 
@@ -191,12 +192,25 @@ def test_a_function_is_read_as_what_it_does(tmp_path):
     assert np.array_equal(layer.weight, INTEGERS)
 
 
-def test_initializers_may_be_inputs_too(tmp_path):
-    proto = model(MATMUL)
-    for name, shape in (("w", [3, 2]), ("sw", [2])):
-        kind = TensorProto.INT8 if name == "w" else TensorProto.FLOAT
-        proto.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
-    assert np.array_equal(the_layer(proto, tmp_path).weight, INTEGERS)
+def test_initializers_are_inputs_too_in_the_oldest_files(tmp_path):
+    layer = the_layer(with_inputs(model(MATMUL), ir_version=3), tmp_path)
+    assert np.array_equal(layer.weight, INTEGERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("w", "its weight"),
+        ("sw", "the scale of DequantizeLinear 'dequantize_w'"),
+        ("zx", "the zero point of DequantizeLinear 'dequantize_x'"),
+        ("b", "its bias"),
+    ],
+)
+def test_an_initializer_that_callers_may_set_is_no_constant(tmp_path, name, what):
+    proto = with_inputs(model(GEMM, b=BIAS), name, ir_version=4)
+    assert the_reason(proto, tmp_path) == (
+        f"{what} is not constant: {name!r} is an input of the model, which callers may set"
+    )
 
 
 IF = (
