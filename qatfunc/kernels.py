@@ -1,0 +1,186 @@
+"""The arithmetic of the fused operator, forward and backward, in few passes over the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qatfunc.arq import arq_qparams
+from qatfunc.bilinear import Bilinear, Convolution
+from qatfunc.channels import per_output, sum_to_channels, to_full_rank
+from qatfunc.grid import Grid, Number, activation_grid, number, to_integers
+from qatfunc.lsq import lsq_slope
+from qatfunc.params import Clip
+from qatfunc.range_gradients import dot, inside, range_gradients, range_shares
+from qatfunc.scalars import symmetric_scale, to_float32
+from qatfunc.spec import ActivationSpec, WeightSpec
+
+_FEW_CHANNELS = 4
+"""Up to here two gradients of a weight cost less than one of an input (measured with oneDNN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedSpec:
+    """What is static about one call of the fused operator.
+
+    Args:
+        op: the operator.
+        weight: the weight's grid.
+        activation: the input's grid.
+        optional: which optional parameters there are, of "bias" and "weight_scale".
+    """
+
+    op: Bilinear
+    weight: WeightSpec
+    activation: ActivationSpec
+    optional: tuple[str, ...]
+
+
+class Operands(NamedTuple):
+    """The tensors of one call; `optional` has those that FusedSpec.optional names."""
+
+    x: Tensor
+    weight: Tensor
+    clip: Clip
+    optional: dict[str, Tensor]
+
+
+def named(spec: FusedSpec, tensors: Sequence[Tensor]) -> Operands:
+    """Give names to (x, weight, clip.max, clip.min, *optional)."""
+    x, weight, high, low, *rest = tensors
+    return Operands(x, weight, Clip(high, low), dict(zip(spec.optional, rest, strict=True)))
+
+
+def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
+    """Compute the operator.
+
+    Args:
+        spec: what is static.
+        operands: the tensors.
+    Returns:
+        the output, and the weight's scales, of weight's rank.
+    """
+    op, scales = spec.op, _weight_scales(spec, operands)
+    grid = activation_grid(operands.clip, spec.activation)
+    rescale = _rescale(op, grid.scale, scales)
+    acc = op(to_integers(operands.x, *grid), _weight_integers(spec, operands.weight, scales))
+    # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
+    # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
+    acc.round_()
+    bias = operands.optional.get("bias")
+    acc.add_(0.0 if bias is None else (op.per_channel(bias) / rescale).round_().add_(0.0))
+    return acc.mul_(rescale), scales
+
+
+def fused_backward(
+    spec: FusedSpec, needed: Sequence[bool], g: Tensor, scales: Tensor, operands: Operands
+) -> tuple[Tensor, ...]:
+    """Compute gradients of the operands from nothing that the float operator does not keep too.
+
+    With n the integers of x and w' = q_w * scale_w they come from dL/dx' = op^T(g, w') and
+    dL/dw' = op^T(g, n) * scale_x, hence without a pass over g.
+
+    Args:
+        spec: what is static.
+        needed: which of (x, weight, clip.max, clip.min, *optional) are wanted.
+        g: the output's gradient.
+        scales: the weight's scales, as fused_forward returned them.
+        operands: the tensors of the forward.
+    Returns:
+        the gradients wanted, in that order.
+    """
+    wanted = dict(zip(("x", "weight", "max", "min", *spec.optional), needed, strict=True))
+    grid = activation_grid(operands.clip, spec.activation)
+    integers = to_integers(operands.x, *grid)
+    step = _Step(spec, wanted, g, scales, operands, grid, integers)
+    found: dict[str, Tensor] = {}
+    if wanted["x"] or wanted["max"] or wanted["min"]:
+        found |= _by_input(step)
+    if wanted["weight"] or wanted.get("weight_scale"):
+        found |= _by_weight(step)
+    if wanted.get("bias"):
+        found["bias"] = spec.op.sum_to_channels(g).reshape(operands.optional["bias"].shape)
+    return tuple(found[name] for name, want in wanted.items() if want)
+
+
+class _Step(NamedTuple):
+    """What the gradients of the input and of the weight both start from."""
+
+    spec: FusedSpec
+    wanted: dict[str, bool]
+    g: Tensor
+    scales: Tensor
+    operands: Operands
+    grid: Grid
+    integers: Tensor
+
+
+def _by_input(step: _Step) -> dict[str, Tensor]:
+    """Gradients of x and of its range."""
+    spec, wanted, g, scales, (x, weight, clip, _), grid, integers = step
+    op, steps = spec.op, spec.activation.steps
+    fake = _weight_integers(spec, weight, scales).mul_(_compact(scales))
+    if not wanted["x"] and _has_few_channels(op, weight):
+        # The first layer of a network, whose input gradient nobody else asks for:
+        # <op^T(g, w'), share> = <w', gradient of the weight for the input `share`>
+        shares = range_shares(x, integers, clip, grid, steps=steps)
+        high, low = (dot(op.weight_gradient(g, share, weight), fake) for share in shares)
+        return {"max": high, "min": low}
+    slope = op.input_gradient(g, x, fake)
+    found = {"x": inside(slope, x, grid)}
+    if wanted["max"] or wanted["min"]:
+        found["max"], found["min"] = range_gradients(
+            slope, x, integers, clip, grid, passed=found["x"], steps=steps
+        )
+    return found
+
+
+def _by_weight(step: _Step) -> dict[str, Tensor]:
+    """Gradients of the weight and of its trained scale."""
+    spec, wanted, g, scales, (_, weight, _, optional), grid, integers = step
+    op = spec.op
+    found = {"weight": op.weight_gradient(g, integers, weight).mul_(grid.scale)}
+    if wanted.get("weight_scale"):
+        channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
+        terms = lsq_slope(weight, scales, spec.weight, channels=channels) * found["weight"]
+        shape = optional["weight_scale"].shape
+        per_channel = sum_to_channels(terms, transposed=op.transposed, groups=op.groups)
+        summed = per_channel if shape.numel() > 1 else per_channel.sum()
+        found["weight_scale"] = summed.reshape(shape)
+    return found
+
+
+def _weight_scales(spec: FusedSpec, operands: Operands) -> Tensor:
+    """Return the scales of arq.arq_qparams, or those given, of the weight's rank."""
+    op, weight = spec.op, operands.weight
+    given = operands.optional.get("weight_scale")
+    if given is not None:
+        return to_full_rank(given, weight, transposed=op.transposed, groups=op.groups)
+    if spec.weight.per_channel or op.transposed or not weight.is_cpu:
+        return arq_qparams(weight, spec.weight, transposed=op.transposed, groups=op.groups).scale
+    low, high = torch.aminmax(weight)
+    scale = symmetric_scale(high.item(), low.item(), spec.weight)
+    return weight.new_full((1,) * weight.ndim, scale)
+
+
+def _weight_integers(spec: FusedSpec, weight: Tensor, scales: Tensor) -> Tensor:
+    return to_integers(weight, _compact(scales), spec.weight.qmin, spec.weight.qmax)
+
+
+def _compact(scales: Tensor) -> Number:
+    return number(scales) if scales.numel() == 1 else scales
+
+
+def _rescale(op: Bilinear, scale_x: Number, scales: Tensor) -> Number:
+    """Return scale_x * scale_w as it multiplies the output."""
+    if scales.numel() > 1 or isinstance(scale_x, Tensor):
+        per_channel = per_output(scales, transposed=op.transposed, groups=op.groups)
+        return op.per_channel(per_channel * scale_x)
+    return to_float32(scale_x * scales.item())
+
+
+def _has_few_channels(op: Bilinear, weight: Tensor) -> bool:
+    plain = isinstance(op, Convolution) and not op.transposed and op.groups == 1
+    return plain and weight.shape[1] <= _FEW_CHANNELS
