@@ -27,9 +27,14 @@ class Grid(NamedTuple):
     high: Number
 
 
+def reads_cheaply(x: Tensor) -> bool:
+    """Whether reading a number off a tensor costs next to nothing."""
+    return x.is_cpu
+
+
 def number(x: Tensor) -> Number:
-    """Return a one-element tensor as a Python float where that costs nothing."""
-    return x.item() if x.is_cpu else x
+    """Return a one-element tensor as a Python float where that costs next to nothing."""
+    return x.item() if reads_cheaply(x) else x
 
 
 def activation_grid(clip: Clip, spec: ActivationSpec) -> Grid:
@@ -43,7 +48,7 @@ def activation_grid(clip: Clip, spec: ActivationSpec) -> Grid:
     """
     scale: Number
     zero_point: Number
-    if clip.max.is_cpu:
+    if reads_cheaply(clip.max):
         scale, zero_point = ulq_scale(clip.max.item(), clip.min.item(), spec)
     else:
         scale, zero_point = ulq_qparams(clip, spec)

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qatfunc.affine import check_broadcast
 from qatfunc.arq import arq_qparams
 from qatfunc.bilinear import Bilinear, Convolution
 from qatfunc.channels import per_output, sum_to_channels, to_full_rank
-from qatfunc.grid import Grid, Number, activation_grid, number, to_integers
+from qatfunc.grid import Grid, Number, activation_grid, number, reads_cheaply, to_integers
 from qatfunc.lsq import lsq_slope
 from qatfunc.params import Clip
 from qatfunc.range_gradients import dot, inside, range_gradients, range_shares
@@ -157,8 +158,10 @@ def _weight_scales(spec: FusedSpec, operands: Operands) -> Tensor:
     op, weight = spec.op, operands.weight
     given = operands.optional.get("weight_scale")
     if given is not None:
-        return to_full_rank(given, weight, transposed=op.transposed, groups=op.groups)
-    if spec.weight.per_channel or op.transposed or not weight.is_cpu:
+        scales = to_full_rank(given, weight, transposed=op.transposed, groups=op.groups)
+        check_broadcast(scales, weight)
+        return scales
+    if spec.weight.per_channel or op.transposed or not reads_cheaply(weight):
         return arq_qparams(weight, spec.weight, transposed=op.transposed, groups=op.groups).scale
     low, high = torch.aminmax(weight)
     scale = symmetric_scale(high.item(), low.item(), spec.weight)

@@ -23,7 +23,7 @@ def next_float32(value: float) -> float:
     >>> next_float32(1.0) == 1.0 + 2.0**-23
     True
     """
-    bits = struct.unpack("<i", struct.pack("<f", value))[0]
+    bits = struct.unpack("<i", struct.pack("<f", value + 0.0))[0]  # -0.0 becomes 0.0
     return float(struct.unpack("<f", struct.pack("<i", bits + 1))[0])
 
 
