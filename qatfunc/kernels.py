@@ -96,18 +96,19 @@ def fused_backward(
     grid = activation_grid(operands.clip, spec.activation)
     integers = to_integers(operands.x, *grid)
     step = _Step(spec, wanted, g, scales, operands, grid, integers)
-    found: dict[str, Tensor] = {}
-    if wanted["x"] or wanted["max"] or wanted["min"]:
-        found |= _by_input(step)
-    if wanted["weight"] or wanted.get("weight_scale"):
-        found |= _by_weight(step)
+    if step.by_range and not wanted["x"] and _has_few_channels(spec.op, operands.weight):
+        found = _by_first_layer(step)
+    else:
+        found = _by_input(step)
+        if step.by_weight:
+            found |= _weights(step, spec.op.weight_gradient(g, integers, operands.weight))
     if wanted.get("bias"):
         found["bias"] = spec.op.sum_to_channels(g).reshape(operands.optional["bias"].shape)
     return tuple(found[name] for name, want in wanted.items() if want)
 
 
 class _Step(NamedTuple):
-    """What the gradients of the input and of the weight both start from."""
+    """What gradients start from."""
 
     spec: FusedSpec
     wanted: dict[str, bool]
@@ -117,32 +118,54 @@ class _Step(NamedTuple):
     grid: Grid
     integers: Tensor
 
+    @property
+    def by_range(self) -> bool:
+        return self.wanted["max"] or self.wanted["min"]
+
+    @property
+    def by_weight(self) -> bool:
+        return self.wanted["weight"] or self.wanted.get("weight_scale", False)
+
+    def fake_weight(self) -> Tensor:
+        weight = _weight_integers(self.spec, self.operands.weight, self.scales)
+        return weight.mul_(_compact(self.scales))
+
 
 def _by_input(step: _Step) -> dict[str, Tensor]:
     """Gradients of x and of its range."""
-    spec, wanted, g, scales, (x, weight, clip, _), grid, integers = step
-    op, steps = spec.op, spec.activation.steps
-    fake = _weight_integers(spec, weight, scales).mul_(_compact(scales))
-    if not wanted["x"] and _has_few_channels(op, weight):
-        # The first layer of a network, whose input gradient nobody else asks for:
-        # <op^T(g, w'), share> = <w', gradient of the weight for the input `share`>
-        shares = range_shares(x, integers, clip, grid, steps=steps)
-        high, low = (dot(op.weight_gradient(g, share, weight), fake) for share in shares)
-        return {"max": high, "min": low}
-    slope = op.input_gradient(g, x, fake)
-    found = {"x": inside(slope, x, grid)}
-    if wanted["max"] or wanted["min"]:
-        found["max"], found["min"] = range_gradients(
-            slope, x, integers, clip, grid, passed=found["x"], steps=steps
-        )
-    return found
+    spec, wanted, g, _, (x, _, clip, _), grid, integers = step
+    if not (wanted["x"] or step.by_range):
+        return {}
+    slope = spec.op.input_gradient(g, x, step.fake_weight())
+    passed = inside(slope, x, grid)
+    if not step.by_range:
+        return {"x": passed}
+    steps = spec.activation.steps
+    high, low = range_gradients(slope, x, integers, clip, grid, passed=passed, steps=steps)
+    return {"x": passed, "max": high, "min": low}
 
 
-def _by_weight(step: _Step) -> dict[str, Tensor]:
-    """Gradients of the weight and of its trained scale."""
-    spec, wanted, g, scales, (_, weight, _, optional), grid, integers = step
-    op = spec.op
-    found = {"weight": op.weight_gradient(g, integers, weight).mul_(grid.scale)}
+def _by_first_layer(step: _Step) -> dict[str, Tensor]:
+    """Gradients of the range and of the weight, where nobody asks for the input's gradient.
+
+    <op^T(g, w'), share> = <w', gradient of the weight for the input `share`>
+    """
+    spec, _, g, _, (x, weight, clip, _), grid, integers = step
+    inputs = [integers, *range_shares(x, integers, clip, grid, steps=spec.activation.steps)]
+    if weight.shape[1] == 1:  # three channels cost no more than one, as vectors are wider
+        wide = weight.new_empty(len(weight), len(inputs), *weight.shape[2:])
+        slopes = spec.op.weight_gradient(g, torch.cat(inputs, 1), wide).split(1, 1)
+    else:
+        slopes = tuple(spec.op.weight_gradient(g, each, weight) for each in inputs)
+    fake = step.fake_weight()
+    found = {"max": dot(slopes[1], fake), "min": dot(slopes[2], fake)}
+    return found | _weights(step, slopes[0]) if step.by_weight else found
+
+
+def _weights(step: _Step, slope: Tensor) -> dict[str, Tensor]:
+    """Gradients of the weight and of its trained scale from op^T(g, n)."""
+    spec, wanted, _, scales, (_, weight, _, optional), grid, _ = step
+    found, op = {"weight": slope * grid.scale}, spec.op
     if wanted.get("weight_scale"):
         channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
         terms = lsq_slope(weight, scales, spec.weight, channels=channels) * found["weight"]
