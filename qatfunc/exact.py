@@ -7,6 +7,7 @@ from qatfunc.bilinear import Bilinear
 from qatfunc.composition import composed_op
 from qatfunc.exact_types import exact_types
 from qatfunc.fused import fused_op
+from qatfunc.numbers import traced
 from qatfunc.params import Clip, Params
 from qatfunc.spec import ActivationSpec, LayerSpec
 from qatfunc.ste import straight_through
@@ -40,10 +41,8 @@ def quantized_op(op: Bilinear, x: Tensor, params: Params, spec: LayerSpec) -> Te
 
 def _can_fuse(x: Tensor, params: Params) -> bool:
     """Whether the operands are what the fused operator takes, and nobody wants to look inside."""
-    # Compiling torch.func.grad of an autograd Function drops its backward, silently; a tracer
-    # would take the numbers that the Function reads off the range for constants.
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    if torch.compiler.is_compiling() or tracing or x.is_meta:
+    # Compiling torch.func.grad of an autograd Function, besides, drops its backward, silently.
+    if traced() or x.is_meta:
         return False
     tensors = [params["weight"], *params["clip"]]
     tensors += [params[name] for name in ("bias", "weight_scale") if params.get(name) is not None]

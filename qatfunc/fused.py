@@ -8,6 +8,7 @@ plain functions, which has the same bits.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -122,6 +123,11 @@ class _Backward(Function):
         backward = partial(_composed_backward, spec, needed)
         dims = (in_dims[2], *in_dims[4:])
         return torch.vmap(backward, dims)(g, *rest), (0,) * sum(needed)
+
+
+for _function in (_Forward, _Backward):
+    # Function.apply asks for forward's signature each time, and takes long to find it out.
+    _function.forward.__signature__ = signature(_function.forward)  # type: ignore[union-attr]
 
 
 def _composed(spec: FusedSpec, *tensors: Tensor) -> Tensor:

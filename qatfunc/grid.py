@@ -1,22 +1,15 @@
-"""The grid of an activation as the fused operator uses it, and quantizing to it in place.
-
-Numbers are Python floats on a CPU, where operators on one-element tensors cost more than small
-layers do and bounds given as tensors make torch.clamp ten times slower. On other devices they
-stay tensors: reading them would stall the device, and dividing by a float multiplies by its
-reciprocal there.
-"""
+"""The grid of an activation as the fused operator uses it, and quantizing to it in place."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from qatfunc.numbers import Number, reads_cheaply
 from qatfunc.params import Clip
 from qatfunc.scalars import ulq_scale
 from qatfunc.spec import ActivationSpec
 from qatfunc.ulq import ulq_qparams
-
-Number = float | Tensor
 
 
 class Grid(NamedTuple):
@@ -25,16 +18,6 @@ class Grid(NamedTuple):
     scale: Number
     low: Number
     high: Number
-
-
-def reads_cheaply(x: Tensor) -> bool:
-    """Whether reading a number off a tensor costs next to nothing."""
-    return x.is_cpu
-
-
-def number(x: Tensor) -> Number:
-    """Return a one-element tensor as a Python float where that costs next to nothing."""
-    return x.item() if reads_cheaply(x) else x
 
 
 def activation_grid(clip: Clip, spec: ActivationSpec) -> Grid:

@@ -11,8 +11,9 @@ from qatfunc.affine import check_broadcast
 from qatfunc.arq import arq_qparams
 from qatfunc.bilinear import Bilinear, Convolution
 from qatfunc.channels import per_output, sum_to_channels, to_full_rank
-from qatfunc.grid import Grid, Number, activation_grid, number, reads_cheaply, to_integers
+from qatfunc.grid import Grid, activation_grid, to_integers
 from qatfunc.lsq import lsq_slope
+from qatfunc.numbers import Number, number, reads_cheaply
 from qatfunc.params import Clip
 from qatfunc.range_gradients import dot, inside, range_gradients, range_shares
 from qatfunc.scalars import symmetric_scale, to_float32

@@ -13,7 +13,8 @@ contribute to both sums, so their integers, high above and low below, tell one f
 import torch
 from torch import Tensor
 
-from qatfunc.grid import Grid, Number, number
+from qatfunc.grid import Grid
+from qatfunc.numbers import Number, number
 from qatfunc.params import Clip
 from qatfunc.scalars import next_float32, round_half_even, to_float32
 
@@ -112,4 +113,4 @@ def _end_error(end: Tensor, grid: Grid, *, steps: int) -> Number:
 
 
 def _scalar(value: Number, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else like.new_tensor(value)
+    return value if isinstance(value, Tensor) else like.new_full((), value)
