@@ -102,7 +102,7 @@ def fused_backward(
     else:
         found = _by_input(step)
         if step.by_weight:
-            found |= _weights(step, spec.op.weight_gradient(g, integers, operands.weight))
+            found |= _weights(step, _weight_slope(step))
     if wanted.get("bias"):
         found["bias"] = spec.op.sum_to_channels(g).reshape(operands.optional["bias"].shape)
     return tuple(found[name] for name, want in wanted.items() if want)
@@ -134,10 +134,10 @@ class _Step(NamedTuple):
 
 def _by_input(step: _Step) -> dict[str, Tensor]:
     """Gradients of x and of its range."""
-    spec, wanted, g, _, (x, _, clip, _), grid, integers = step
+    spec, wanted, _, _, (x, _, clip, _), grid, integers = step
     if not (wanted["x"] or step.by_range):
         return {}
-    slope = spec.op.input_gradient(g, x, step.fake_weight())
+    slope = _input_slope(step)
     passed = inside(slope, x, grid)
     if not step.by_range:
         return {"x": passed}
@@ -146,13 +146,33 @@ def _by_input(step: _Step) -> dict[str, Tensor]:
     return {"x": passed, "max": high, "min": low}
 
 
+def _input_slope(step: _Step) -> Tensor:
+    """dL/dx', the scales of the weight multiplied into the smaller factor."""
+    spec, _, g, scales, (x, weight, _, _), _, _ = step
+    if g.numel() >= weight.numel():
+        return spec.op.input_gradient(g, x, step.fake_weight())
+    integers = _weight_integers(spec, weight, scales)
+    return spec.op.input_gradient(g * _output_scales(spec.op, scales), x, integers)
+
+
+def _weight_slope(step: _Step) -> Tensor:
+    """dL/dw', the scale of the input multiplied into the smaller factor."""
+    spec, _, g, _, (_, weight, _, _), grid, integers = step
+    if integers.numel() >= weight.numel():
+        return spec.op.weight_gradient(g, integers, weight).mul_(grid.scale)
+    return spec.op.weight_gradient(g, integers * grid.scale, weight)
+
+
 def _by_first_layer(step: _Step) -> dict[str, Tensor]:
     """Gradients of the range and of the weight, where nobody asks for the input's gradient.
 
     <op^T(g, w'), share> = <w', gradient of the weight for the input `share`>
     """
     spec, _, g, _, (x, weight, clip, _), grid, integers = step
-    inputs = [integers, *range_shares(x, integers, clip, grid, steps=spec.activation.steps)]
+    inputs = [
+        integers * grid.scale,
+        *range_shares(x, integers, clip, grid, steps=spec.activation.steps),
+    ]
     if weight.shape[1] == 1:  # three channels cost no more than one, as vectors are wider
         wide = weight.new_empty(len(weight), len(inputs), *weight.shape[2:])
         slopes = spec.op.weight_gradient(g, torch.cat(inputs, 1), wide).split(1, 1)
@@ -160,16 +180,16 @@ def _by_first_layer(step: _Step) -> dict[str, Tensor]:
         slopes = tuple(spec.op.weight_gradient(g, each, weight) for each in inputs)
     fake = step.fake_weight()
     found = {"max": dot(slopes[1], fake), "min": dot(slopes[2], fake)}
-    return found | _weights(step, slopes[0]) if step.by_weight else found
+    return found | _weights(step, slopes[0].contiguous()) if step.by_weight else found
 
 
 def _weights(step: _Step, slope: Tensor) -> dict[str, Tensor]:
-    """Gradients of the weight and of its trained scale from op^T(g, n)."""
-    spec, wanted, _, scales, (_, weight, _, optional), grid, _ = step
-    found, op = {"weight": slope * grid.scale}, spec.op
+    """Gradients of the weight and of its trained scale from dL/dw'."""
+    spec, wanted, _, scales, (_, weight, _, optional), _, _ = step
+    found, op = {"weight": slope}, spec.op
     if wanted.get("weight_scale"):
         channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
-        terms = lsq_slope(weight, scales, spec.weight, channels=channels) * found["weight"]
+        terms = lsq_slope(weight, scales, spec.weight, channels=channels) * slope
         shape = optional["weight_scale"].shape
         per_channel = sum_to_channels(terms, transposed=op.transposed, groups=op.groups)
         summed = per_channel if shape.numel() > 1 else per_channel.sum()
@@ -202,10 +222,17 @@ def _compact(scales: Tensor) -> Number:
 
 def _rescale(op: Bilinear, scale_x: Number, scales: Tensor) -> Number:
     """Return scale_x * scale_w as it multiplies the output."""
-    if scales.numel() > 1 or isinstance(scale_x, Tensor):
-        per_channel = per_output(scales, transposed=op.transposed, groups=op.groups)
-        return op.per_channel(per_channel * scale_x)
-    return to_float32(scale_x * scales.item())
+    scale_w = _output_scales(op, scales)
+    if isinstance(scale_w, Tensor) or isinstance(scale_x, Tensor):
+        return scale_w * scale_x
+    return to_float32(scale_w * scale_x)
+
+
+def _output_scales(op: Bilinear, scales: Tensor) -> Number:
+    """Return the weight's scales as they multiply an output."""
+    if scales.numel() == 1:
+        return number(scales.reshape(()))
+    return op.per_channel(per_output(scales, transposed=op.transposed, groups=op.groups))
 
 
 def _has_few_channels(op: Bilinear, weight: Tensor) -> bool:
