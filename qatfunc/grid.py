@@ -38,6 +38,11 @@ def activation_grid(clip: Clip, spec: ActivationSpec) -> Grid:
     return Grid(scale, spec.qmin - zero_point, spec.qmax - zero_point)
 
 
-def to_integers(x: Tensor, scale: Number, low: Number, high: Number) -> Tensor:
+def clamped_(x: Tensor, grid: Grid) -> Tensor:
+    """Clamp a tensor to a grid's ends, in place."""
+    return x.clamp_(grid.low, grid.high)  # type: ignore[arg-type]
+
+
+def to_integers(x: Tensor, grid: Grid) -> Tensor:
     """Return clamp(round(x / scale), low, high) in one new tensor of x's memory format."""
-    return torch.div(x, scale).round_().clamp_(low, high)  # type: ignore[arg-type]
+    return clamped_(torch.div(x, grid.scale).round_(), grid)

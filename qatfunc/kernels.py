@@ -15,7 +15,14 @@ from qatfunc.grid import Grid, activation_grid, to_integers
 from qatfunc.lsq import lsq_slope
 from qatfunc.numbers import Number, number, reads_cheaply
 from qatfunc.params import Clip
-from qatfunc.range_gradients import dot, inside, range_gradients, range_shares
+from qatfunc.range_gradients import (
+    Quantized,
+    dot,
+    inside,
+    quantize_again,
+    range_gradients,
+    range_shares,
+)
 from qatfunc.scalars import symmetric_scale, to_float32
 from qatfunc.spec import ActivationSpec, WeightSpec
 
@@ -67,7 +74,7 @@ def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
     op, scales = spec.op, _weight_scales(spec, operands)
     grid = activation_grid(operands.clip, spec.activation)
     rescale = _rescale(op, grid.scale, scales)
-    acc = op(to_integers(operands.x, *grid), _weight_integers(spec, operands.weight, scales))
+    acc = op(to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales))
     # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
     # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
     acc.round_()
@@ -94,9 +101,8 @@ def fused_backward(
         the gradients wanted, in that order.
     """
     wanted = dict(zip(("x", "weight", "max", "min", *spec.optional), needed, strict=True))
-    grid = activation_grid(operands.clip, spec.activation)
-    integers = to_integers(operands.x, *grid)
-    step = _Step(spec, wanted, g, scales, operands, grid, integers)
+    quantized = quantize_again(operands.x, operands.clip, spec.activation)
+    step = _Step(spec, wanted, g, scales, operands, quantized)
     if step.by_range and not wanted["x"] and _has_few_channels(spec.op, operands.weight):
         found = _by_first_layer(step)
     else:
@@ -116,8 +122,7 @@ class _Step(NamedTuple):
     g: Tensor
     scales: Tensor
     operands: Operands
-    grid: Grid
-    integers: Tensor
+    quantized: Quantized
 
     @property
     def by_range(self) -> bool:
@@ -134,33 +139,32 @@ class _Step(NamedTuple):
 
 def _by_input(step: _Step) -> dict[str, Tensor]:
     """Gradients of x and of its range."""
-    spec, wanted, _, _, (x, _, clip, _), grid, integers = step
-    if not (wanted["x"] or step.by_range):
+    if not (step.wanted["x"] or step.by_range):
         return {}
     slope = _input_slope(step)
-    passed = inside(slope, x, grid)
+    passed = inside(slope, step.quantized)
     if not step.by_range:
         return {"x": passed}
-    steps = spec.activation.steps
-    high, low = range_gradients(slope, x, integers, clip, grid, passed=passed, steps=steps)
+    high, low = range_gradients(slope, step.quantized, passed=passed)
     return {"x": passed, "max": high, "min": low}
 
 
 def _input_slope(step: _Step) -> Tensor:
     """dL/dx', the scales of the weight multiplied into the smaller factor."""
-    spec, _, g, scales, (x, weight, _, _), _, _ = step
+    op, g, x, weight = step.spec.op, step.g, step.operands.x, step.operands.weight
     if g.numel() >= weight.numel():
-        return spec.op.input_gradient(g, x, step.fake_weight())
-    integers = _weight_integers(spec, weight, scales)
-    return spec.op.input_gradient(g * _output_scales(spec.op, scales), x, integers)
+        return op.input_gradient(g, x, step.fake_weight())
+    integers = _weight_integers(step.spec, weight, step.scales)
+    return op.input_gradient(g * _output_scales(op, step.scales), x, integers)
 
 
 def _weight_slope(step: _Step) -> Tensor:
     """dL/dw', the scale of the input multiplied into the smaller factor."""
-    spec, _, g, _, (_, weight, _, _), grid, integers = step
+    op, weight = step.spec.op, step.operands.weight
+    integers, scale = step.quantized.integers, step.quantized.grid.scale
     if integers.numel() >= weight.numel():
-        return spec.op.weight_gradient(g, integers, weight).mul_(grid.scale)
-    return spec.op.weight_gradient(g, integers * grid.scale, weight)
+        return op.weight_gradient(step.g, integers, weight).mul_(scale)
+    return op.weight_gradient(step.g, integers * scale, weight)
 
 
 def _by_first_layer(step: _Step) -> dict[str, Tensor]:
@@ -168,16 +172,14 @@ def _by_first_layer(step: _Step) -> dict[str, Tensor]:
 
     <op^T(g, w'), share> = <w', gradient of the weight for the input `share`>
     """
-    spec, _, g, _, (x, weight, clip, _), grid, integers = step
-    inputs = [
-        integers * grid.scale,
-        *range_shares(x, integers, clip, grid, steps=spec.activation.steps),
-    ]
+    op, g, weight = step.spec.op, step.g, step.operands.weight
+    fake_input = step.quantized.integers * step.quantized.grid.scale
+    inputs = [fake_input, *range_shares(step.quantized)]
     if weight.shape[1] == 1:  # three channels cost no more than one, as vectors are wider
         wide = weight.new_empty(len(weight), len(inputs), *weight.shape[2:])
-        slopes = spec.op.weight_gradient(g, torch.cat(inputs, 1), wide).split(1, 1)
+        slopes = op.weight_gradient(g, torch.cat(inputs, 1), wide).split(1, 1)
     else:
-        slopes = tuple(spec.op.weight_gradient(g, each, weight) for each in inputs)
+        slopes = tuple(op.weight_gradient(g, each, weight) for each in inputs)
     fake = step.fake_weight()
     found = {"max": dot(slopes[1], fake), "min": dot(slopes[2], fake)}
     return found | _weights(step, slopes[0].contiguous()) if step.by_weight else found
@@ -185,11 +187,11 @@ def _by_first_layer(step: _Step) -> dict[str, Tensor]:
 
 def _weights(step: _Step, slope: Tensor) -> dict[str, Tensor]:
     """Gradients of the weight and of its trained scale from dL/dw'."""
-    spec, wanted, _, scales, (_, weight, _, optional), _, _ = step
-    found, op = {"weight": slope}, spec.op
-    if wanted.get("weight_scale"):
+    found, spec, (_, weight, _, optional) = {"weight": slope}, step.spec, step.operands
+    if step.wanted.get("weight_scale"):
+        op = spec.op
         channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
-        terms = lsq_slope(weight, scales, spec.weight, channels=channels) * slope
+        terms = lsq_slope(weight, step.scales, spec.weight, channels=channels) * slope
         shape = optional["weight_scale"].shape
         per_channel = sum_to_channels(terms, transposed=op.transposed, groups=op.groups)
         summed = per_channel if shape.numel() > 1 else per_channel.sum()
@@ -213,7 +215,8 @@ def _weight_scales(spec: FusedSpec, operands: Operands) -> Tensor:
 
 
 def _weight_integers(spec: FusedSpec, weight: Tensor, scales: Tensor) -> Tensor:
-    return to_integers(weight, _compact(scales), spec.weight.qmin, spec.weight.qmax)
+    grid = Grid(_compact(scales), spec.weight.qmin, spec.weight.qmax)
+    return to_integers(weight, grid)
 
 
 def _compact(scales: Tensor) -> Number:

@@ -10,77 +10,101 @@ where e_end = (round(end / scale) - end / scale) / steps. Only the few elements 
 contribute to both sums, so their integers, high above and low below, tell one from the other.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from qatfunc.grid import Grid
+from qatfunc.grid import Grid, activation_grid, clamped_
 from qatfunc.numbers import Number, number
 from qatfunc.params import Clip
 from qatfunc.scalars import next_float32, round_half_even, to_float32
+from qatfunc.spec import ActivationSpec
 
 
-def inside(g: Tensor, x: Tensor, grid: Grid) -> Tensor:
+class Quantized(NamedTuple):
+    """An input and what a backward pass has to know about it again."""
+
+    x: Tensor
+    clip: Clip
+    grid: Grid
+    steps: int
+    """high - low of the grid."""
+    integers: Tensor
+    """n, counted from the zero point."""
+    rounding: Tensor
+    """n - x / scale inside the range, 0 outside."""
+
+
+def quantize_again(x: Tensor, clip: Clip, spec: ActivationSpec) -> Quantized:
+    """Quantize an input to the same integers as the forward did.
+
+    Args:
+        x: float32, any shape.
+        clip: its range.
+        spec: the grid.
+    Returns:
+        the integers, and how far they are from x.
+    """
+    grid = activation_grid(clip, spec)
+    ratio = torch.div(x, grid.scale)
+    integers = clamped_(ratio.round(), grid)
+    rounding = torch.sub(integers, clamped_(ratio, grid), out=ratio)
+    return Quantized(x, clip, grid, spec.steps, integers, rounding)
+
+
+def inside(g: Tensor, quantized: Quantized) -> Tensor:
     """Return g where low * scale <= x <= high * scale, 0 elsewhere.
 
     Args:
         g: a gradient, of x's shape.
-        x: what was quantized.
-        grid: its grid.
+        quantized: x and its grid.
     Returns:
         a new tensor.
     """
-    highest, lowest = _product(grid.scale, grid.high), _product(grid.scale, grid.low)
+    lowest, highest = _ends(quantized.grid)
     if isinstance(highest, Tensor) or isinstance(lowest, Tensor):
-        return g.masked_fill((x > highest) | (x < lowest), 0.0)
+        return g.masked_fill((quantized.x > highest) | (quantized.x < lowest), 0.0)
     # The backward of hardtanh is one pass; it drops the bounds themselves, which are inside here.
     below, above = -next_float32(-lowest), next_float32(highest)
-    return torch.ops.aten.hardtanh_backward(g, x, below, above)
+    return torch.ops.aten.hardtanh_backward(g, quantized.x, below, above)
 
 
-def range_gradients(
-    g: Tensor, x: Tensor, integers: Tensor, clip: Clip, grid: Grid, *, passed: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
+def range_gradients(g: Tensor, quantized: Quantized, *, passed: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the gradients of clip.max and clip.min; writes to g.
 
     Args:
-        g: the gradient of x' = integers * scale, overwritten.
-        x: what was quantized.
-        integers: counted from the zero point.
-        clip: the range.
-        grid: its grid.
-        passed: inside(g, x, grid).
-        steps: high - low.
+        g: the gradient of x' = n * scale, overwritten.
+        quantized: x and its integers.
+        passed: inside(g, quantized).
     Returns:
         scalars.
     """
-    rounding = number(dot(g, _rounding(x, integers, grid)))
+    grid, steps = quantized.grid, quantized.steps
+    rounding = number(dot(g, quantized.rounding))
     clipped = g.sub_(passed)
-    total, weighted = number(clipped.sum()), number(dot(clipped, integers))
+    total, weighted = number(clipped.sum()), number(dot(clipped, quantized.integers))
     above = (weighted - grid.low * total) / steps
     below = (grid.high * total - weighted) / steps
-    e_max, e_min = (_end_error(end, grid, steps=steps) for end in clip)
+    e_max, e_min = _end_errors(quantized)
     error = rounding / steps + e_max * above + e_min * below
-    return _scalar(error + above, clip.max), _scalar(below - error, clip.min)
+    like = quantized.clip
+    return _scalar(error + above, like.max), _scalar(below - error, like.min)
 
 
-def range_shares(
-    x: Tensor, integers: Tensor, clip: Clip, grid: Grid, *, steps: int
-) -> tuple[Tensor, Tensor]:
+def range_shares(quantized: Quantized) -> tuple[Tensor, Tensor]:
     """Return what each element's gradient counts in those of clip.max and clip.min.
 
     Args:
-        x: what was quantized.
-        integers: counted from the zero point.
-        clip: the range.
-        grid: its grid.
-        steps: high - low.
+        quantized: x and its integers.
     Returns:
         e + above and below - e, of x's shape: the gradients are their products with g, summed.
     """
-    above = (x > _product(grid.scale, grid.high)).to(x.dtype)
-    below = (x < _product(grid.scale, grid.low)).to(x.dtype)
-    e_max, e_min = (_end_error(end, grid, steps=steps) for end in clip)
-    error = _rounding(x, integers, grid).div_(steps).add_(above * e_max).add_(below * e_min)
+    x = quantized.x
+    lowest, highest = _ends(quantized.grid)
+    above, below = (x > highest).to(x.dtype), (x < lowest).to(x.dtype)
+    e_max, e_min = _end_errors(quantized)
+    error = (quantized.rounding / quantized.steps).add_(above * e_max).add_(below * e_min)
     return above.add_(error), below.sub_(error)
 
 
@@ -92,11 +116,8 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
-def _rounding(x: Tensor, integers: Tensor, grid: Grid) -> Tensor:
-    """Return n - x / scale inside the range, 0 outside."""
-    ratio = torch.div(x, grid.scale)
-    ratio.clamp_(grid.low, grid.high)  # type: ignore[arg-type]
-    return torch.sub(integers, ratio, out=ratio)
+def _ends(grid: Grid) -> tuple[Number, Number]:
+    return _product(grid.scale, grid.low), _product(grid.scale, grid.high)
 
 
 def _product(a: Number, b: Number) -> Number:
@@ -104,12 +125,17 @@ def _product(a: Number, b: Number) -> Number:
     return product if isinstance(product, Tensor) else to_float32(product)
 
 
-def _end_error(end: Tensor, grid: Grid, *, steps: int) -> Number:
-    value = number(end) / grid.scale
+def _end_errors(quantized: Quantized) -> tuple[Number, Number]:
+    high, low = (_end_error(end, quantized) for end in quantized.clip)
+    return high, low
+
+
+def _end_error(end: Tensor, quantized: Quantized) -> Number:
+    value = number(end) / quantized.grid.scale
     if isinstance(value, Tensor):
-        return (torch.round(value) - value) / steps
+        return (torch.round(value) - value) / quantized.steps
     value = to_float32(value)
-    return (round_half_even(value) - value) / steps
+    return (round_half_even(value) - value) / quantized.steps
 
 
 def _scalar(value: Number, like: Tensor) -> Tensor:
