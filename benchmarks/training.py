@@ -1,11 +1,13 @@
 """What quantization costs a training step: time and bytes kept, as ratios to float32 training.
 
-    python benchmarks/training.py [--rounds 15] [--threads 1] [--only linear conv ...]
+    python benchmarks/training.py [--rounds 15] [--threads 1] [--only linear conv tiny ...]
 
 A step is forward, backward and SGD. The contestants take turns, one step each a round, so that
 they share whatever else the machine does. Time is CPU time; a ratio is a contestant's step over
 float's of the same round, and what is printed its median and quartiles over the rounds. The bytes
-kept for backward are those of distinct storages.
+kept for backward are those of distinct storages other than the parameters', which exist anyhow.
+
+A second table has the microseconds that a quantized layer on tiny tensors takes above torch's own.
 """
 
 import argparse
@@ -148,7 +150,8 @@ class Trainer:
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
         with self.context(), hooks:
             y = self.model(self.x)
-        size = sum(kept.values())
+        parameters = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        size = sum(size for address, size in kept.items() if address not in parameters)
         del y  # until here its graph holds the storages, so that no address is used twice
         return size
 
@@ -181,19 +184,49 @@ def measure(workload: Workload, rounds: int) -> list[tuple[str, list[float], flo
     return rows
 
 
+TINY = {
+    "Linear 4-4, 2x4": (nn.Linear(4, 4), (2, 4)),
+    "Conv2d 2-2 3x3, 1x2x5x5": (nn.Conv2d(2, 2, 3, padding=1), (1, 2, 5, 5)),
+}
+
+
+def overheads(layer: nn.Module, shape: tuple[int, ...], rounds: int) -> tuple[float, float]:
+    """Return microseconds above torch's own layer: a forward, a forward and backward."""
+    x = torch.randn(shape, requires_grad=True)
+    kind = LinearQAT if isinstance(layer, nn.Linear) else Conv2dQAT
+    quantized = kind.from_float(layer)
+    calibrate(quantized, [x.detach()])
+    pair = (layer, quantized.train())
+    steps = [lambda m: m(x), lambda m: m(x).sum().backward()]
+    above = []
+    for step in steps:
+        times = [[microseconds(partial(step, module)) for module in pair] for _ in range(rounds)]
+        above.append(statistics.median(ours - torchs for torchs, ours in times))
+    return above[0], above[1]
+
+
+def microseconds(function: Callable[[], Any], calls: int = 200) -> float:
+    """Return CPU microseconds a call."""
+    started = time.process_time()
+    for _ in range(calls):
+        function()
+    return 1e6 * (time.process_time() - started) / calls
+
+
 def main() -> None:
-    """Print one table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--only", nargs="+", choices=[*WORKLOADS, "tiny"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     title = (
         f"Training step over float32's, {arguments.rounds} rounds, {arguments.threads} thread(s)"
     )
     table = Table("workload", "contestant", "time", "quartiles", "ms", "bytes kept", title=title)
-    for name in arguments.only:
+    only = arguments.only or [*WORKLOADS, "tiny"]
+    for name in filter(only.__contains__, WORKLOADS):
         workload = WORKLOADS[name]
         for label, ratios, kept, milliseconds in measure(workload, arguments.rounds):
             low, median, high = statistics.quantiles(ratios, n=4)
@@ -206,7 +239,15 @@ def main() -> None:
                 f"{kept:.2f}",
             )
         table.add_section()
-    Console(width=110).print(table)
+    console = Console(width=110)
+    if table.row_count:
+        console.print(table)
+    if "tiny" in only:
+        tiny = Table("layer", "forward", "forward and backward", title="Microseconds above torch's")
+        for title, (layer, shape) in TINY.items():
+            above = overheads(layer, shape, arguments.rounds)
+            tiny.add_row(title, *(f"{value:.0f}" for value in above))
+        console.print(tiny)
 
 
 if __name__ == "__main__":
