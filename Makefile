@@ -30,6 +30,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/convert_resnet101.py
 	$(BIN)/python benchmarks/portable_qdq.py
 	$(BIN)/python benchmarks/convert_depth.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
 
 # The torch pin in constraints.txt is installed first: a build backend's or another package's
 # unpinned torch would otherwise fetch a CUDA build.

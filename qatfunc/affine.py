@@ -26,7 +26,7 @@ def quantize_centered(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
     Gradient: zero almost everywhere; to train, see `qatfunc.ulq` and `qatfunc.arq`.
     Source: docs/semantics.md, 1; ONNX operator QuantizeLinear.
     """
-    _check_broadcast(x, qparams)
+    check_broadcast(qparams.scale, x)
     scaled = torch.round(x / qparams.scale)
     return torch.clamp(scaled, spec.qmin - qparams.zero_point, spec.qmax - qparams.zero_point)
 
@@ -86,8 +86,16 @@ def fake_quantize(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
     return quantize_centered(x, qparams, spec) * qparams.scale
 
 
-def _check_broadcast(x: Tensor, qparams: QParams) -> None:
-    shape = qparams.scale.shape
+def check_broadcast(scale: Tensor, x: Tensor) -> None:
+    """Refuse a scale that would not broadcast to x, or would make the result larger than x.
+
+    Args:
+        scale: any shape.
+        x: what it is to quantize.
+    Raises:
+        ValueError: scale does not broadcast to x's shape.
+    """
+    shape = scale.shape
     padded = (1,) * (x.ndim - len(shape)) + tuple(shape)
     if len(shape) > x.ndim or any(s not in (1, n) for s, n in zip(padded, x.shape, strict=True)):
         raise ValueError(

@@ -64,3 +64,18 @@ def to_full_rank(values: Tensor, weight: Tensor, *, transposed: bool, groups: in
     in_per_group = weight.shape[0] // groups
     rows = torch.repeat_interleave(values.reshape(groups, -1), in_per_group, dim=0)
     return rows.reshape(*rows.shape, *ones)
+
+
+def sum_to_channels(terms: Tensor, *, transposed: bool, groups: int) -> Tensor:
+    """Sum what has a weight's shape over each output channel: the transpose of to_full_rank.
+
+    Args:
+        terms: (out, in/groups, *k) or, transposed, (in, out/groups, *k).
+        transposed: whether the operator is a transposed convolution.
+        groups: groups of the operator.
+    Returns:
+        (out,).
+    """
+    if not transposed:
+        return terms.flatten(1).sum(1)
+    return terms.reshape(*terms.shape[:2], -1).sum(2).unflatten(0, (groups, -1)).sum(1).flatten()

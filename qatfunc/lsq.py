@@ -36,12 +36,23 @@ def lsq_quantize(
     fixed = scale.detach()
     qparams = QParams(fixed, torch.zeros_like(fixed))
     integers = quantize_centered(weight.detach(), qparams, spec)
-    ratio = weight.detach() / fixed
-    rest = torch.where(
-        ratio > spec.qmax,
-        torch.full_like(ratio, spec.qmax),
-        torch.where(ratio < spec.qmin, torch.full_like(ratio, spec.qmin), integers - ratio),
-    )
-    damping = 1.0 / math.sqrt(weight.numel() / channels * spec.qmax)
-    surrogate = weight / fixed + scale * (rest * damping / fixed)
+    slope = lsq_slope(weight.detach(), fixed, spec, channels=channels)
+    surrogate = weight / fixed + scale * (slope / fixed)
     return straight_through(integers, surrogate), qparams
+
+
+def lsq_slope(weight: Tensor, scale: Tensor, spec: IntSpec, *, channels: int) -> Tensor:
+    """Return what each weight's gradient counts in that of its scale: r / sqrt(elements * qmax).
+
+    Args:
+        weight: float32, any shape.
+        scale: float32, positive, broadcastable to weight.
+        spec: the grid.
+        channels: output channels of the weight.
+    Returns:
+        float32 of weight's shape; for r and elements see lsq_quantize.
+    """
+    ratio = weight / scale
+    integers = torch.clamp(torch.round(ratio), spec.qmin, spec.qmax)
+    rest = torch.where((ratio > spec.qmax) | (ratio < spec.qmin), integers, integers - ratio)
+    return rest * (1.0 / math.sqrt(weight.numel() / channels * spec.qmax))

@@ -15,15 +15,15 @@ params is a dict, a pytree that can be differentiated, optimised and saved as it
     "adopted"       Adopted, optional; what the sums are multiplied by instead of the scales
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from qatfunc.exact import Params, quantized_matmul, quantized_op
-from qatfunc.padding import Ints, resolve_padding
+from qatfunc.bilinear import Linear, convolution, transposed_convolution
+from qatfunc.exact import quantized_matmul, quantized_op
+from qatfunc.padding import Ints
+from qatfunc.params import Params
 from qatfunc.spec import ActivationSpec, LayerSpec
 
 
@@ -43,7 +43,7 @@ def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
     Source: docs/semantics.md, 7.
     """
     _check(x, params, weight_rank=2, x_ranks=range(2, 65), name="linear")
-    return quantized_op(F.linear, x, params, spec, channel_axis=-1)
+    return quantized_op(Linear(), x, params, spec)
 
 
 def conv1d(
@@ -74,8 +74,15 @@ def conv1d(
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    op = partial(F.conv1d, stride=stride, dilation=dilation, groups=groups)
-    return _conv(op, x, params, spec, padding=padding, dilation=dilation, spatial=1)
+    _check(x, params, weight_rank=3, x_ranks=(3,), name="conv1d")
+    op = convolution(
+        params["weight"].shape[2:],
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    return quantized_op(op, x, params, spec)
 
 
 def conv2d(
@@ -106,8 +113,15 @@ def conv2d(
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    op = partial(F.conv2d, stride=stride, dilation=dilation, groups=groups)
-    return _conv(op, x, params, spec, padding=padding, dilation=dilation, spatial=2)
+    _check(x, params, weight_rank=4, x_ranks=(4,), name="conv2d")
+    op = convolution(
+        params["weight"].shape[2:],
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    return quantized_op(op, x, params, spec)
 
 
 def conv3d(
@@ -138,8 +152,15 @@ def conv3d(
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    op = partial(F.conv3d, stride=stride, dilation=dilation, groups=groups)
-    return _conv(op, x, params, spec, padding=padding, dilation=dilation, spatial=3)
+    _check(x, params, weight_rank=5, x_ranks=(5,), name="conv3d")
+    op = convolution(
+        params["weight"].shape[2:],
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    return quantized_op(op, x, params, spec)
 
 
 def conv_transpose1d(
@@ -173,15 +194,15 @@ def conv_transpose1d(
     Source: docs/semantics.md, 7.
     """
     _check(x, params, weight_rank=3, x_ranks=(3,), name="conv_transpose1d")
-    op = partial(
-        F.conv_transpose1d,
+    op = transposed_convolution(
+        1,
         stride=stride,
         padding=padding,
         output_padding=output_padding,
         groups=groups,
         dilation=dilation,
     )
-    return quantized_op(op, x, params, spec, channel_axis=1, transposed=True, groups=groups)
+    return quantized_op(op, x, params, spec)
 
 
 def conv_transpose2d(
@@ -215,15 +236,15 @@ def conv_transpose2d(
     Source: docs/semantics.md, 7.
     """
     _check(x, params, weight_rank=4, x_ranks=(4,), name="conv_transpose2d")
-    op = partial(
-        F.conv_transpose2d,
+    op = transposed_convolution(
+        2,
         stride=stride,
         padding=padding,
         output_padding=output_padding,
         groups=groups,
         dilation=dilation,
     )
-    return quantized_op(op, x, params, spec, channel_axis=1, transposed=True, groups=groups)
+    return quantized_op(op, x, params, spec)
 
 
 def matmul(input: Tensor, other: Tensor, params: Params, spec: ActivationSpec) -> Tensor:  # noqa: A002
@@ -250,26 +271,6 @@ def matmul(input: Tensor, other: Tensor, params: Params, spec: ActivationSpec) -
     if params.get("input_clip") is None:
         return torch.matmul(input, other)
     return quantized_matmul(input, other, (params["input_clip"], params["other_clip"]), spec)
-
-
-def _conv(
-    op: Callable[..., Tensor],
-    x: Tensor,
-    params: Params,
-    spec: LayerSpec,
-    *,
-    padding: Ints | str,
-    dilation: Ints,
-    spatial: int,
-) -> Tensor:
-    rank = spatial + 2
-    _check(x, params, weight_rank=rank, x_ranks=(rank,), name=f"conv{spatial}d")
-    inner, outer = resolve_padding(padding, params["weight"].shape[2:], dilation)
-
-    def padded(x: Tensor, weight: Tensor) -> Tensor:
-        return op(F.pad(x, outer) if outer else x, weight, padding=inner)
-
-    return quantized_op(padded, x, params, spec, channel_axis=1)
 
 
 def _check(

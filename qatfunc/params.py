@@ -1,8 +1,12 @@
 """The tensors that quantization is described by: NamedTuples, hence pytrees to torch."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+Params = Mapping[str, Any]
+"""The parameters of an operator by name, see qatfunc.operators."""
 
 
 class QParams(NamedTuple):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from qatfunc.affine import quantize_centered
 from qatfunc.arq import symmetric_scale
+from qatfunc.numbers import reads_cheaply, traced
 from qatfunc.params import Clip, QParams
 from qatfunc.spec import SMALLEST_SCALE, ActivationSpec
 from qatfunc.ste import straight_through
@@ -38,6 +39,21 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
     if spec.fixed_min:
         new_low = torch.zeros_like(new_low)
     return Clip(straight_through(new_high, clip.max), straight_through(new_low, clip.min))
+
+
+def is_valid(clip: Clip, spec: ActivationSpec) -> bool:
+    """Whether resolve_clip would return a range as it is, if finding out costs next to nothing.
+
+    Args:
+        clip: the trained range; not under a transform of torch.func.
+        spec: says whether the lower end is fixed at 0.
+    Returns:
+        False where it would not, and where the range is on another device or being traced.
+    """
+    if traced() or not reads_cheaply(clip.max):
+        return False
+    high, low = clip.max.item(), clip.min.item()
+    return high >= 0.0 >= low and high > low and (low == 0.0 or not spec.fixed_min)
 
 
 def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:

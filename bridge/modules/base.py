@@ -15,7 +15,7 @@ from bridge.naming import layer_path
 from bridge.targets import Operator, autocasting
 from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
-from qatfunc.exact import Params
+from qatfunc.params import Params
 
 
 class QATLayer(RangedModule):

@@ -11,6 +11,7 @@ from bridge.config import QATConfig
 from bridge.modules.state import RangeState, moved
 from bridge.naming import layer_path, siblings
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
+from qatfunc.ulq import is_valid
 
 
 class RangedModule(RangeState):
@@ -55,8 +56,13 @@ class RangedModule(RangeState):
 
     def _commit(self, name: str) -> Clip:
         """Replace a range that training made meaningless by the last valid one, for good."""
-        clip = self._resolve(name)
         current, previous = self._range(name)
+        if isinstance(current.max, nn.Parameter) and is_valid(current, self.config.activation):
+            with torch.no_grad():
+                previous.max.copy_(current.max)
+                previous.min.copy_(current.min)
+            return current
+        clip = self._resolve(name)
         with torch.no_grad():
             for stored, value in zip(previous, clip, strict=True):
                 stored.copy_(value)

@@ -21,6 +21,7 @@ from qatfunc import (
     ulq_qparams,
     ulq_quantize,
 )
+from qatfunc.ulq import is_valid
 from tests.qatfunc import float64_gradients
 from tests.qatfunc.bits import has_negative_zero, same_bits
 from tests.qatfunc.integer_reference import activation_grid, centered_codes
@@ -161,3 +162,15 @@ def test_inputs_are_unchanged(clip: Clip, previous: Clip, case: Activation):
     ulq_quantize(case.x, resolve_clip(clip, previous, case.spec), case.spec)
     after = (case.x, *clip, *previous)
     assert all(same_bits(a, b) for a, b in zip(after, before, strict=True))
+
+
+@given(any_clips(), clips(), activation_specs())
+def test_a_valid_range_is_kept_and_no_other(clip: Clip, previous: Clip, spec: ActivationSpec):
+    """is_valid says whether resolve_clip returns the range itself."""
+    resolved = resolve_clip(clip, previous, spec)
+    if is_valid(clip, spec):
+        assert all(torch.equal(a, b) for a, b in zip(resolved, clip, strict=True))
+    else:
+        high, low = clip
+        end = torch.zeros(()) if spec.fixed_min else low
+        assert high <= end or high < 0 or end > 0 or not torch.equal(end, low)

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from qatfunc.channels import channel_extremes, per_output, to_full_rank
+from qatfunc.channels import channel_extremes, per_output, sum_to_channels, to_full_rank
 
 
 def test_conv_channels_are_on_axis_0():
@@ -70,3 +71,12 @@ def test_per_output_undoes_to_full_rank():
     assert torch.equal(per_output(full, transposed=True, groups=2), values)
     full = to_full_rank(values, torch.zeros(6, 3, 2), transposed=False, groups=1)
     assert torch.equal(per_output(full, transposed=False, groups=1), values)
+
+
+@pytest.mark.parametrize(("transposed", "groups"), [(False, 1), (False, 2), (True, 1), (True, 2)])
+def test_sums_are_the_transpose_of_spreading(transposed: bool, groups: int):
+    weight = torch.arange(4 * 6 * 2.0).reshape(4, 6, 2)
+    values = torch.arange(1.0, 1 + (6 * groups if transposed else 4))
+    layout = {"transposed": transposed, "groups": groups}
+    spread = (to_full_rank(values, weight, **layout) * weight).sum()
+    assert spread == (values * sum_to_channels(weight, **layout)).sum()

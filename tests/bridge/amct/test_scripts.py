@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 
-from bridge.export.files import read_model
 from tests.bridge.exporting import nodes, read
 
 HERE = Path(__file__).resolve().parent
@@ -94,5 +94,5 @@ def test_fine_tuning_the_whole_network(tmp_path, request):
 
 def test_for_ascend(tmp_path):
     run_script("lenet", tmp_path, "--target", "ascend")
-    deployed = read_model(tmp_path / "outputs" / "lenet_deploy_model.onnx").graph
+    deployed = ir.load(tmp_path / "outputs" / "lenet_deploy_model.onnx").graph
     assert len(nodes(deployed, "AscendQuant")) == len(nodes(deployed, "AscendDequant")) == 5

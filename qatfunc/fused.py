@@ -1,0 +1,159 @@
+"""The quantized operator as one autograd Function that keeps no more than float training does.
+
+Saved for the backward pass are the operands and the weight's scales; the integers are computed
+again. Both directions are Functions: a kernel does the work, and whatever asks for more than that
+(vmap, forward differentiation, the derivative of the backward) gets it from the composition of
+plain functions, which has the same bits.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from qatfunc.bilinear import Bilinear
+from qatfunc.composition import composed_op, composed_scales
+from qatfunc.exact_types import exact_types
+from qatfunc.kernels import FusedSpec, fused_backward, fused_forward, named
+from qatfunc.params import Params
+from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
+
+_OPTIONAL = ("bias", "weight_scale")
+
+
+def fused_op(
+    op: Bilinear, x: Tensor, params: Params, *, weight: WeightSpec, activation: ActivationSpec
+) -> Tensor:
+    """Compute what composition.composed_op computes, in fewer passes and less memory.
+
+    Args:
+        op: the operator.
+        x: float32 input.
+        params: see qatfunc.operators; with a clip of two scalars.
+        weight: the weight's grid.
+        activation: the input's grid, not so wide that sums leave float32.
+    Returns:
+        float32 output.
+    Raises:
+        ValueError: as arq.arq_qparams.
+    Gradient: ULQ's for x and clip, ARQ's or LSQ's for weight, g for bias.
+    Source: docs/semantics.md, 7.
+    """
+    optional = tuple(name for name in _OPTIONAL if params.get(name) is not None)
+    static = FusedSpec(op, weight, activation, optional)
+    tensors = (x, params["weight"], *params["clip"], *(params[name] for name in optional))
+    y: Tensor = _Forward.apply(static, *tensors)[0]
+    return y
+
+
+class _Forward(Function):
+    """(spec, x, weight, clip.max, clip.min, *optional) -> (output, the weight's scales)."""
+
+    @staticmethod
+    def forward(spec: FusedSpec, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return fused_forward(spec, named(spec, tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.spec, *tensors = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], *tensors)
+        ctx.save_for_forward(output[1], *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
+        found = iter(_Backward.apply(ctx.spec, needed, g, *ctx.saved_tensors))
+        return None, *(next(found) if need else None for need in needed)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor, None]:
+        _, *tensors = ctx.saved_tensors
+        return _tangent(partial(_composed, ctx.spec), tensors, tangents), None
+
+    @staticmethod
+    def vmap(_: Any, in_dims: Sequence[Any], spec: FusedSpec, *tensors: Tensor) -> Any:
+        if all(dim is None for dim in in_dims[2:]):
+            x = tensors[0].movedim(in_dims[1], 0)
+            y, scales = _Forward.apply(spec, spec.op.join_batches(x), *tensors[1:])
+            return (spec.op.split_batches(y, len(x)), scales), (0, None)
+        both = torch.vmap(partial(_composed_pair, spec), tuple(in_dims[1:]))
+        return both(*tensors), (0, 0)
+
+
+class _Backward(Function):
+    """(spec, needed, g, the weight's scales, x, weight, ...) -> the gradients that are needed."""
+
+    @staticmethod
+    def forward(
+        spec: FusedSpec, needed: tuple[bool, ...], g: Tensor, scales: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        with exact_types(g):  # autocast may surround backward() too
+            return fused_backward(spec, needed, g, scales, named(spec, tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _: tuple[Tensor, ...]) -> None:
+        ctx.spec, ctx.needed, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        g, _, *tensors = ctx.saved_tensors
+        backward = partial(_composed_backward, ctx.spec, ctx.needed)
+        pull = torch.func.vjp(backward, g, *tensors)[1]
+        of_g, *rest = pull(upstream)
+        return None, None, of_g, None, *rest
+
+    @staticmethod
+    def jvp(ctx: Any, _spec: None, _needed: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        g, _, *tensors = ctx.saved_tensors
+        backward = partial(_composed_backward, ctx.spec, ctx.needed)
+        return _tangent(backward, (g, *tensors), (tangents[0], *tangents[2:]))
+
+    @staticmethod
+    def vmap(
+        _: Any, in_dims: Sequence[Any], spec: FusedSpec, needed: tuple[bool, ...], *tensors: Any
+    ) -> Any:
+        g, _scales, *rest = tensors
+        backward = partial(_composed_backward, spec, needed)
+        dims = (in_dims[2], *in_dims[4:])
+        return torch.vmap(backward, dims)(g, *rest), (0,) * sum(needed)
+
+
+for _function in (_Forward, _Backward):
+    # Function.apply asks for forward's signature each time, and takes long to find it out.
+    _function.forward.__signature__ = signature(_function.forward)  # type: ignore[union-attr]
+
+
+def _composed(spec: FusedSpec, *tensors: Tensor) -> Tensor:
+    x, weight, clip, optional = named(spec, tensors)
+    layer = LayerSpec(weight=spec.weight, activation=spec.activation)
+    return composed_op(spec.op, x, {"weight": weight, "clip": clip, **optional}, layer)
+
+
+def _composed_pair(spec: FusedSpec, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    _, weight, _, optional = named(spec, tensors)
+    scales = composed_scales(spec.op, {"weight": weight, **optional}, spec.weight)
+    return _composed(spec, *tensors), scales
+
+
+def _composed_backward(
+    spec: FusedSpec, needed: Sequence[bool], g: Tensor, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    pull = torch.func.vjp(partial(_composed, spec), *tensors)[1]
+    gradients = pull(g)
+    return tuple(gradient for gradient, need in zip(gradients, needed, strict=True) if need)
+
+
+def _tangent(
+    function: Callable[..., Any], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]
+) -> Any:
+    """Push tangents, None for zero, through a function."""
+    pairs = zip(primals, tangents, strict=True)
+    filled = tuple(torch.zeros_like(p) if t is None else t for p, t in pairs)
+    return torch.func.jvp(function, tuple(primals), filled)[1]

@@ -1,0 +1,243 @@
+"""The arithmetic of the fused operator, forward and backward, in few passes over the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qatfunc.affine import check_broadcast
+from qatfunc.arq import arq_qparams
+from qatfunc.bilinear import Bilinear, Convolution
+from qatfunc.channels import per_output, sum_to_channels, to_full_rank
+from qatfunc.grid import Grid, activation_grid, to_integers
+from qatfunc.lsq import lsq_slope
+from qatfunc.numbers import Number, number, reads_cheaply
+from qatfunc.params import Clip
+from qatfunc.range_gradients import (
+    Quantized,
+    dot,
+    inside,
+    quantize_again,
+    range_gradients,
+    range_shares,
+)
+from qatfunc.scalars import symmetric_scale, to_float32
+from qatfunc.spec import ActivationSpec, WeightSpec
+
+_FEW_CHANNELS = 4
+"""Up to here two gradients of a weight cost less than one of an input (measured with oneDNN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedSpec:
+    """What is static about one call of the fused operator.
+
+    Args:
+        op: the operator.
+        weight: the weight's grid.
+        activation: the input's grid.
+        optional: which optional parameters there are, of "bias" and "weight_scale".
+    """
+
+    op: Bilinear
+    weight: WeightSpec
+    activation: ActivationSpec
+    optional: tuple[str, ...]
+
+
+class Operands(NamedTuple):
+    """The tensors of one call; `optional` has those that FusedSpec.optional names."""
+
+    x: Tensor
+    weight: Tensor
+    clip: Clip
+    optional: dict[str, Tensor]
+
+
+def named(spec: FusedSpec, tensors: Sequence[Tensor]) -> Operands:
+    """Give names to (x, weight, clip.max, clip.min, *optional)."""
+    x, weight, high, low, *rest = tensors
+    return Operands(x, weight, Clip(high, low), dict(zip(spec.optional, rest, strict=True)))
+
+
+def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
+    """Compute the operator.
+
+    Args:
+        spec: what is static.
+        operands: the tensors.
+    Returns:
+        the output, and the weight's scales, of weight's rank.
+    """
+    op, scales = spec.op, _weight_scales(spec, operands)
+    grid = activation_grid(operands.clip, spec.activation)
+    rescale = _rescale(op, grid.scale, scales)
+    acc = op(to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales))
+    # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
+    # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
+    acc.round_()
+    bias = operands.optional.get("bias")
+    acc.add_(0.0 if bias is None else (op.per_channel(bias) / rescale).round_().add_(0.0))
+    return acc.mul_(rescale), scales
+
+
+def fused_backward(
+    spec: FusedSpec, needed: Sequence[bool], g: Tensor, scales: Tensor, operands: Operands
+) -> tuple[Tensor, ...]:
+    """Compute gradients of the operands from nothing that the float operator does not keep too.
+
+    With n the integers of x and w' = q_w * scale_w they come from dL/dx' = op^T(g, w') and
+    dL/dw' = op^T(g, n) * scale_x, hence without a pass over g.
+
+    Args:
+        spec: what is static.
+        needed: which of (x, weight, clip.max, clip.min, *optional) are wanted.
+        g: the output's gradient.
+        scales: the weight's scales, as fused_forward returned them.
+        operands: the tensors of the forward.
+    Returns:
+        the gradients wanted, in that order.
+    """
+    wanted = dict(zip(("x", "weight", "max", "min", *spec.optional), needed, strict=True))
+    quantized = quantize_again(operands.x, operands.clip, spec.activation)
+    step = _Step(spec, wanted, g, scales, operands, quantized)
+    if step.by_range and not wanted["x"] and _has_few_channels(spec.op, operands.weight):
+        found = _by_first_layer(step)
+    else:
+        found = _by_input(step)
+        if step.by_weight:
+            found |= _weights(step, _weight_slope(step))
+    if wanted.get("bias"):
+        found["bias"] = spec.op.sum_to_channels(g).reshape(operands.optional["bias"].shape)
+    return tuple(found[name] for name, want in wanted.items() if want)
+
+
+class _Step(NamedTuple):
+    """What gradients start from."""
+
+    spec: FusedSpec
+    wanted: dict[str, bool]
+    g: Tensor
+    scales: Tensor
+    operands: Operands
+    quantized: Quantized
+
+    @property
+    def by_range(self) -> bool:
+        return self.wanted["max"] or self.wanted["min"]
+
+    @property
+    def by_weight(self) -> bool:
+        return self.wanted["weight"] or self.wanted.get("weight_scale", False)
+
+    def fake_weight(self) -> Tensor:
+        weight = _weight_integers(self.spec, self.operands.weight, self.scales)
+        return weight.mul_(_compact(self.scales))
+
+
+def _by_input(step: _Step) -> dict[str, Tensor]:
+    """Gradients of x and of its range."""
+    if not (step.wanted["x"] or step.by_range):
+        return {}
+    slope = _input_slope(step)
+    passed = inside(slope, step.quantized)
+    if not step.by_range:
+        return {"x": passed}
+    high, low = range_gradients(slope, step.quantized, passed=passed)
+    return {"x": passed, "max": high, "min": low}
+
+
+def _input_slope(step: _Step) -> Tensor:
+    """dL/dx', the scales of the weight multiplied into the smaller factor."""
+    op, g, x, weight = step.spec.op, step.g, step.operands.x, step.operands.weight
+    if g.numel() >= weight.numel():
+        return op.input_gradient(g, x, step.fake_weight())
+    integers = _weight_integers(step.spec, weight, step.scales)
+    return op.input_gradient(g * _output_scales(op, step.scales), x, integers)
+
+
+def _weight_slope(step: _Step) -> Tensor:
+    """dL/dw', the scale of the input multiplied into the smaller factor."""
+    op, weight = step.spec.op, step.operands.weight
+    integers, scale = step.quantized.integers, step.quantized.grid.scale
+    if integers.numel() >= weight.numel():
+        return op.weight_gradient(step.g, integers, weight).mul_(scale)
+    return op.weight_gradient(step.g, integers * scale, weight)
+
+
+def _by_first_layer(step: _Step) -> dict[str, Tensor]:
+    """Gradients of the range and of the weight, where nobody asks for the input's gradient.
+
+    <op^T(g, w'), share> = <w', gradient of the weight for the input `share`>
+    """
+    op, g, weight = step.spec.op, step.g, step.operands.weight
+    fake_input = step.quantized.integers * step.quantized.grid.scale
+    inputs = [fake_input, *range_shares(step.quantized)]
+    if weight.shape[1] == 1:  # three channels cost no more than one, as vectors are wider
+        wide = weight.new_empty(len(weight), len(inputs), *weight.shape[2:])
+        slopes = op.weight_gradient(g, torch.cat(inputs, 1), wide).split(1, 1)
+    else:
+        slopes = tuple(op.weight_gradient(g, each, weight) for each in inputs)
+    fake = step.fake_weight()
+    found = {"max": dot(slopes[1], fake), "min": dot(slopes[2], fake)}
+    return found | _weights(step, slopes[0].contiguous()) if step.by_weight else found
+
+
+def _weights(step: _Step, slope: Tensor) -> dict[str, Tensor]:
+    """Gradients of the weight and of its trained scale from dL/dw'."""
+    found, spec, (_, weight, _, optional) = {"weight": slope}, step.spec, step.operands
+    if step.wanted.get("weight_scale"):
+        op = spec.op
+        channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
+        terms = lsq_slope(weight, step.scales, spec.weight, channels=channels) * slope
+        shape = optional["weight_scale"].shape
+        per_channel = sum_to_channels(terms, transposed=op.transposed, groups=op.groups)
+        summed = per_channel if shape.numel() > 1 else per_channel.sum()
+        found["weight_scale"] = summed.reshape(shape)
+    return found
+
+
+def _weight_scales(spec: FusedSpec, operands: Operands) -> Tensor:
+    """Return the scales of arq.arq_qparams, or those given, of the weight's rank."""
+    op, weight = spec.op, operands.weight
+    given = operands.optional.get("weight_scale")
+    if given is not None:
+        scales = to_full_rank(given, weight, transposed=op.transposed, groups=op.groups)
+        check_broadcast(scales, weight)
+        return scales
+    if spec.weight.per_channel or op.transposed or not reads_cheaply(weight):
+        return arq_qparams(weight, spec.weight, transposed=op.transposed, groups=op.groups).scale
+    low, high = torch.aminmax(weight)
+    scale = symmetric_scale(high.item(), low.item(), spec.weight)
+    return weight.new_full((1,) * weight.ndim, scale)
+
+
+def _weight_integers(spec: FusedSpec, weight: Tensor, scales: Tensor) -> Tensor:
+    grid = Grid(_compact(scales), spec.weight.qmin, spec.weight.qmax)
+    return to_integers(weight, grid)
+
+
+def _compact(scales: Tensor) -> Number:
+    return number(scales) if scales.numel() == 1 else scales
+
+
+def _rescale(op: Bilinear, scale_x: Number, scales: Tensor) -> Number:
+    """Return scale_x * scale_w as it multiplies the output."""
+    scale_w = _output_scales(op, scales)
+    if isinstance(scale_w, Tensor) or isinstance(scale_x, Tensor):
+        return scale_w * scale_x
+    return to_float32(scale_w * scale_x)
+
+
+def _output_scales(op: Bilinear, scales: Tensor) -> Number:
+    """Return the weight's scales as they multiply an output."""
+    if scales.numel() == 1:
+        return number(scales.reshape(()))
+    return op.per_channel(per_output(scales, transposed=op.transposed, groups=op.groups))
+
+
+def _has_few_channels(op: Bilinear, weight: Tensor) -> bool:
+    plain = isinstance(op, Convolution) and not op.transposed and op.groups == 1
+    return plain and weight.shape[1] <= _FEW_CHANNELS

@@ -1,0 +1,14 @@
+"""The quantized operators with the fused one left out, to compare it with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from qatfunc import exact
+
+
+@contextmanager
+def without_fusing() -> Iterator[None]:
+    with mock.patch.object(exact, "_can_fuse", return_value=False) as asked:
+        yield
+    assert asked.called
