@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Trained weights for examples/faces.py. Installed without what it wants: it is only read.
 WEIGHTS := facenet-pytorch==2.6.0
 
-.PHONY: demo networks test test-deep lint bench clean
+.PHONY: demo networks test test-deep lint bench bench-deploy clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/lenet_mnist.py outputs
@@ -31,6 +31,11 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/portable_qdq.py
 	$(BIN)/python benchmarks/convert_depth.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
+
+# Deploy models against float32 ones, and what each form of a convolution costs.
+bench-deploy: $(VENV)/.test
+	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/forms.py
 
 # The torch pin in constraints.txt is installed first: a build backend's or another package's
 # unpinned torch would otherwise fetch a CUDA build.

@@ -1,0 +1,192 @@
+"""How fast deploy models are, as ratios to the float32 ONNX model, one thread.
+
+    python benchmarks/deploy.py [--rounds N] [--processes N] [NETWORK ...]
+
+BatchNorm is folded on both sides. In each of several processes all models of a network take turns;
+printed are the medians over processes of the ratios of median CPU times, and their range.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+FORMS = {"exact": {}, "nothing moved": {"max_ulps": 0}}
+"""Names of what is compared, and convert_qat_model's arguments for it."""
+
+
+def _networks() -> dict[str, tuple[Callable[[], Any], tuple[int, ...], tuple[int, ...]]]:
+    """Return networks, the shape of one input, and the batch sizes."""
+    from torch import nn
+
+    from examples.networks import UNet, mobilenet_v2, resnet18, resnet50, volume_network
+
+    def perceptron() -> nn.Module:
+        return nn.Sequential(
+            *(
+                layer
+                for _ in range(4)
+                for layer in (nn.Linear(1024, 4096), nn.ReLU(), nn.Linear(4096, 1024), nn.ReLU())
+            )
+        )
+
+    return {
+        "MobileNetV2": (mobilenet_v2, (3, 224, 224), (1, 8)),
+        "ResNet-18": (resnet18, (3, 224, 224), (1, 8)),
+        "ResNet-50": (resnet50, (3, 224, 224), (1, 8)),
+        "U-Net": (lambda: UNet(plain=True, width=32), (3, 128, 128), (1, 8)),
+        "3-D network": (lambda: volume_network(plain=True), (1, 8, 16, 16), (1, 8)),
+        "MLP 1024-4096 x 4": (perceptron, (1024,), (1, 32)),
+    }
+
+
+def prepare(name: str, folder: Path) -> dict[str, Any]:
+    """Write the float model and the deploy models of a network; return what was converted."""
+    import torch
+    from torch import nn
+
+    import bridge
+
+    logging.disable(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    make, shape, batches = _networks()[name]
+    model = make().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, 0.0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    model = bridge.fold_batch_norm(model)
+    net = bridge.prepare_qat(model)
+    bridge.calibrate(net, [torch.randn(2, *shape)])
+    facts: dict[str, Any] = {}
+    vnni = bridge.sums_int8_exactly()
+    for batch in batches:
+        x = torch.randn(batch, *shape)
+        stem = folder / f"{batch}"
+        torch.onnx.export(model, (x,), f"{stem}_float.onnx", dynamo=False)
+        torch.onnx.export(net, (x,), f"{stem}_inter.onnx", dynamo=False)
+        for form, options in FORMS.items():
+            started = time.perf_counter()
+            done = bridge.convert_qat_model(
+                f"{stem}_inter.onnx", f"{stem}_{form}", vnni=vnni, **options
+            )
+            seconds = time.perf_counter() - started
+            results = [run(path, x.numpy()) for path in (done.fake_quant, done.deploy)]
+            kinds = [layer.form for layer in done.layers]
+            facts[f"{batch} {form}"] = {
+                "forms": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+                "moved": sum(
+                    int((layer.moved.ulps != 0).sum()) for layer in done.layers if layer.moved
+                ),
+                "differ": int((results[0].view(np.int32) != results[1].view(np.int32)).sum()),
+                "seconds": seconds,
+                "bytes": done.deploy.stat().st_size / Path(f"{stem}_float.onnx").stat().st_size,
+            }
+    return {"batches": batches, "shape": shape, "vnni": vnni, "facts": facts}
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """Load a model for one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options)
+
+
+def run(path: Path, x: np.ndarray) -> np.ndarray:
+    """Run a model once."""
+    one = session(path)
+    return one.run(None, {one.get_inputs()[0].name: x})[0]
+
+
+def measure(folder: Path, batch: int, shape: tuple[int, ...], rounds: int) -> dict[str, float]:
+    """Return the median CPU seconds of each model, in turns."""
+    sessions = {"float": session(folder / f"{batch}_float.onnx")}
+    for form in FORMS:
+        sessions[form] = session(folder / f"{batch}_{form}_deploy_model.onnx")
+    x = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(rounds + 2):
+        for name, one in sessions.items():
+            started = time.process_time()
+            one.run(None, {one.get_inputs()[0].name: x})
+            times[name].append(time.process_time() - started)
+    return {name: float(np.median(values[2:])) for name, values in times.items()}
+
+
+def main() -> None:
+    """Measure, or do one part of it in this process."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK")
+    given = parser.parse_args()
+    if given.part:
+        what, *rest = json.loads(given.part)
+        sys.path.insert(0, str(ROOT))
+        if what == "prepare":
+            print(json.dumps(prepare(rest[0], Path(rest[1]))))
+        else:
+            print(json.dumps(measure(Path(rest[0]), rest[1], tuple(rest[2]), rest[3])))
+        return
+    sys.path.insert(0, str(ROOT))
+    names = given.networks or list(_networks())
+    table = Table(title="float32 time / deploy time (range over processes)")
+    table.add_column("network")
+    table.add_column("batch", justify="right")
+    table.add_column("float, ms", justify="right")
+    for form in FORMS:
+        table.add_column(form, justify="right")
+    for column in ("fake-quant / deploy", "moved", "bytes"):
+        table.add_column(column, justify="right")
+    table.add_column("forms")
+    vnni = False
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            made = _part("prepare", name, folder)
+            vnni = made["vnni"]
+            for batch in made["batches"]:
+                runs = [
+                    _part("measure", folder, batch, made["shape"], given.rounds)
+                    for _ in range(given.processes)
+                ]
+                table.add_row(name, str(batch), *_cells(runs, made["facts"], batch))
+    console = Console(width=170)
+    console.print(table)
+    console.print(f"weights of the integer kernels: {'int8' if vnni else 'uint8, no VNNI here'}")
+
+
+def _cells(runs: list[dict[str, float]], facts: dict[str, Any], batch: int) -> list[str]:
+    cells = [f"{np.median([r['float'] for r in runs]) * 1e3:.1f}"]
+    for form in FORMS:
+        ratios = sorted(r["float"] / r[form] for r in runs)
+        cells.append(f"{np.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
+    fact = facts[f"{batch} exact"]
+    forms = ", ".join(f"{count} {kind}" for kind, count in fact["forms"].items())
+    return [*cells, f"{fact['differ']} differ", str(fact["moved"]), f"{fact['bytes']:.3f}", forms]
+
+
+def _part(*what: Any) -> Any:
+    command = [sys.executable, __file__, "--part", json.dumps(what)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
