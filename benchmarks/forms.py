@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
 
-from bridge.export.convert import convert_model, ort_form
+from bridge.export.convert import convert_model
 from bridge.export.costs import FORMS, GROUPINGS, QLINEAR, features, kind
+from bridge.export.forms import ort_form
 
 
 class Shape(NamedTuple):

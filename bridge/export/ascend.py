@@ -16,7 +16,8 @@ import onnx_ir as ir
 from bridge.export.constants import Array, called
 from bridge.export.errors import ConversionError
 from bridge.export.float_operator import write_operator
-from bridge.export.reader import NotQuantizedError, QuantizedLayer, read_parameters
+from bridge.export.layer import QuantizedLayer
+from bridge.export.pairs import NotQuantizedError, read_parameters
 from bridge.export.scribe import Scribe, per_output_shape
 from bridge.export.tail import write_shift, write_tail
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from bridge.export.constants import RESHAPES, Array, constant
 from bridge.export.integer_form import byte_weight
-from bridge.export.reader import QuantizedLayer
+from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
 from bridge.export.snap import Snapped, snap
 from bridge.export.steps import EXACT_BOUND, Grid, Steps

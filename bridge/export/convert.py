@@ -1,42 +1,29 @@
 """convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import version_converter
 
-from bridge.export import ascend, costs
-from bridge.export.chains import Chain, find_chains, write_chain
+from bridge.export import costs
+from bridge.export.chains import Chain
 from bridge.export.constants import Array
 from bridge.export.errors import ConversionError
 from bridge.export.files import read_model, write_models
-from bridge.export.float_form import write_fake, write_float_deploy
-from bridge.export.integer_form import write_integer
+from bridge.export.forms import TARGETS, Chooser, Form, Target
+from bridge.export.layer import QuantizedLayer
 from bridge.export.product import (
     QuantizedProduct,
     read_products,
-    write_ascend_fake_product,
-    write_ascend_product,
-    write_fake_product,
-    write_integer_product,
 )
-from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
-from bridge.export.reader import (
-    FloatOperator,
-    QuantizedLayer,
-    named_operators,
-    read_layers,
-)
+from bridge.export.reader import FloatOperator, named_operators, read_layers
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
-from bridge.export.unsigned import count_from_zero
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
@@ -45,10 +32,6 @@ _NO_LIMIT = 1 << 62
 
 MAX_ULPS = 64
 """How far a rescale is moved by default: less than a hundred-thousandth of it."""
-
-
-Writer = Callable[[Scribe, QuantizedLayer], None]
-ProductWriter = Callable[[Scribe, QuantizedProduct], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,135 +95,6 @@ class Conversion:
     target: str
     layers: tuple[LayerSummary, ...]
     left_in_float: tuple[FloatOperator, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """One way to write a layer in a deploy model."""
-
-    name: str
-    write: Writer
-
-
-Chooser = Callable[[QuantizedLayer, Chain | None], Form]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """How models are written for a target.
-
-    Args:
-        fake: writes a layer of the fake-quant model.
-        prepare: first changes to the deploy model, before it is read.
-        chains: finds what QLinearConv can compute; takes the layers and max_ulps.
-        choose: picks the form of a layer of the deploy model.
-        fake_product: writes a product of two activations of the fake-quant model.
-        product: writes one of the deploy model.
-        product_form: what a product becomes there.
-        store: writes the quantized operands of operators left in float in the deploy model.
-        folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
-        check: refuses layers that the target cannot hold.
-        finish: last changes to the deploy model.
-    """
-
-    fake: Writer
-    prepare: Callable[[ir.Graph], None]
-    chains: Callable[[Sequence[QuantizedLayer], int], Mapping[str, Chain]]
-    choose: Chooser
-    fake_product: ProductWriter
-    product: ProductWriter
-    product_form: str
-    store: Callable[[ir.Graph], None]
-    folds_batch_norm: bool
-    check: Callable[[Sequence[QuantizedLayer]], None]
-    finish: Callable[[ir.Graph], None]
-
-
-_ASCEND = Form("AscendQuant/AscendDequant", ascend.write_ascend)
-_QDQ = Form("QDQ", write_qdq)
-
-
-def ort_form(name: str, chain: Chain | None = None) -> Form:
-    """Return a form for ONNX Runtime by its name; every one is exact.
-
-    Args:
-        name: one of costs.FORMS, or "MatMulInteger".
-        chain: what QLinearConv computes; the other forms need none.
-    Returns:
-        the form.
-    """
-    if name == costs.QLINEAR:
-        if chain is None:
-            raise ValueError(f"{name} needs a chain")
-        return Form(name, partial(write_chain, chain))
-    return Form(name, write_float_deploy if name == costs.FLOAT else write_integer)
-
-
-def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
-    """Pick the fastest form of a layer for ONNX Runtime on a CPU.
-
-    Args:
-        layer: as read.
-        chain: what QLinearConv can compute from it, if anything.
-    Returns:
-        the form.
-    """
-    if layer.op != "Conv":
-        return ort_form({"MatMul": "MatMulInteger", "ConvTranspose": costs.FLOAT}[layer.op])
-    outputs, inputs, *kernel = layer.weight.shape
-    size = int(np.prod(kernel))
-    # In three dimensions QLinearConv takes three times as long as the others.
-    chained = chain is not None and len(kernel) < 3
-    name = costs.cheapest(outputs, inputs, size, layer.groups, chained=chained)
-    return ort_form(name, chain)
-
-
-def _store_integers(graph: ir.Graph) -> None:
-    write_stored_weights(graph, keep_integers=True)
-    write_float_inputs(graph)
-
-
-TARGETS: Mapping[str, Target] = {
-    "ort": Target(
-        fake=write_fake,
-        prepare=count_from_zero,
-        chains=lambda layers, max_ulps: find_chains(layers, max_ulps=max_ulps),
-        choose=choose_ort_form,
-        fake_product=write_fake_product,
-        product=write_integer_product,
-        product_form="MatMulInteger",
-        store=_store_integers,
-        folds_batch_norm=True,
-        check=lambda layers: None,  # noqa: ARG005
-        finish=lambda graph: None,  # noqa: ARG005
-    ),
-    "qdq": Target(
-        fake=write_fake,
-        prepare=lambda graph: None,  # noqa: ARG005
-        chains=lambda layers, max_ulps: {},  # noqa: ARG005
-        choose=lambda layer, chain: _QDQ,  # noqa: ARG005
-        fake_product=write_fake_product,
-        product=lambda scribe, product: None,  # noqa: ARG005
-        product_form=_QDQ.name,
-        store=store_quantized_constants,
-        folds_batch_norm=False,
-        check=lambda layers: None,  # noqa: ARG005
-        finish=separate_zero_points,
-    ),
-    "ascend": Target(
-        fake=ascend.write_ascend_fake,
-        prepare=lambda graph: None,  # noqa: ARG005
-        chains=lambda layers, max_ulps: {},  # noqa: ARG005
-        choose=lambda layer, chain: _ASCEND,  # noqa: ARG005
-        fake_product=write_ascend_fake_product,
-        product=write_ascend_product,
-        product_form=_ASCEND.name,
-        store=partial(write_stored_weights, keep_integers=False),
-        folds_batch_norm=True,
-        check=ascend.check_layers,
-        finish=ascend.rewrite_remaining_pairs,
-    ),
-}
 
 
 def convert_qat_model(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bridge.export.constants import Array
 from bridge.export.float_operator import write_operator
-from bridge.export.reader import QuantizedLayer
+from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe, per_output_shape
 from bridge.export.tail import write_shift, write_tail
 from bridge.export.wide import join_halves, split_input

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
-from bridge.export.reader import QuantizedLayer
+from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
-from bridge.export.reader import QuantizedLayer
+from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
 from bridge.export.tail import write_tail
 from bridge.export.wide import join_halves, split_input

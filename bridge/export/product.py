@@ -13,13 +13,9 @@ from bridge.export.ascend import ascend_input, reciprocal_input
 from bridge.export.constants import Array
 from bridge.export.errors import ConversionError
 from bridge.export.integer_form import unsigned_input
-from bridge.export.reader import (
-    EXACT_FLOAT32,
-    NotQuantizedError,
-    check_product,
-    named_operators,
-    read_activation,
-)
+from bridge.export.layer import EXACT_FLOAT32
+from bridge.export.pairs import NotQuantizedError, read_activation
+from bridge.export.reader import check_product, named_operators
 from bridge.export.scribe import Scribe
 
 _INT32_MAX = (1 << 31) - 1

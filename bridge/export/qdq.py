@@ -37,7 +37,8 @@ import onnx_ir as ir
 from bridge.export.constants import Array, constant
 from bridge.export.errors import ConversionError
 from bridge.export.float_operator import fit_to_stride
-from bridge.export.reader import NotQuantizedError, QuantizedLayer, read_stored
+from bridge.export.layer import QuantizedLayer
+from bridge.export.pairs import NotQuantizedError, read_stored
 from bridge.export.scribe import Scribe, add_initializer
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.export.reader import QuantizedLayer
+from bridge.export.layer import QuantizedLayer
 
 
 def record_text(layers: Iterable[QuantizedLayer]) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
+from bridge.export.layer import QuantizedLayer
 from bridge.export.layer_names import LAYER_KEY
-from bridge.export.reader import QuantizedLayer
 
 
 class Written(Protocol):

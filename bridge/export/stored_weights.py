@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bridge.export.constants import Array, constant
 from bridge.export.errors import ConversionError
 from bridge.export.layer_names import LAYER_KEY
-from bridge.export.reader import NotQuantizedError, read_stored
+from bridge.export.pairs import NotQuantizedError, read_stored
 from bridge.export.scribe import add_initializer
 
 _INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32)

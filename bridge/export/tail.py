@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.reader import QuantizedLayer
+from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe, per_output_shape
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from bridge.export.constants import Array
 from bridge.export.convert import read_quantized
 from bridge.export.files import read_model
+from bridge.export.layer import QuantizedLayer
 from bridge.export.layer_names import module_path, scope_of_name
 from bridge.export.product import Operand, QuantizedProduct
-from bridge.export.reader import QuantizedLayer
 from bridge.export.runtime import Feeds, run_model
 from bridge.export.scribe import per_output_shape
 

@@ -8,7 +8,7 @@ with hi and lo unsigned bytes of q + 32768. An operator runs on each half; the s
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.reader import QuantizedLayer
+from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
 
 _HALF = 1 << 15

@@ -6,16 +6,10 @@ import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from bridge.export.chains import Chain
-from bridge.export.convert import (
-    Chooser,
-    Form,
-    LayerSummary,
-    choose_ort_form,
-    convert_model,
-    ort_form,
-)
+from bridge.export.convert import LayerSummary, convert_model
 from bridge.export.costs import INTEGER, QLINEAR
-from bridge.export.reader import QuantizedLayer
+from bridge.export.forms import Chooser, Form, choose_ort_form, ort_form
+from bridge.export.layer import QuantizedLayer
 from bridge.export.runtime import ASCEND_OPERATORS
 
 Array = np.ndarray

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.export.convert import convert_model, read_quantized
-from bridge.export.reader import QuantizedLayer, channels_first
+from bridge.export.layer import QuantizedLayer, channels_first
 from property_tests.bridge.builders import inter_model
 from property_tests.bridge.cases import (
     Case,

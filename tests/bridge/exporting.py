@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT, calibrate
 from bridge.export.files import read_model
-from bridge.export.reader import QuantizedLayer, read_layers
+from bridge.export.layer import QuantizedLayer
+from bridge.export.reader import read_layers
 from tests.bridge.layers import config
 
 EXPORTERS = {"default": True, "torchscript": False}

@@ -12,7 +12,8 @@ import onnx
 import onnx.parser
 
 from bridge.export.files import read_model
-from bridge.export.reader import FloatOperator, QuantizedLayer, read_layers
+from bridge.export.layer import QuantizedLayer
+from bridge.export.reader import FloatOperator, read_layers
 
 Array = Any
 

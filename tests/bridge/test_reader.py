@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bridge.export.errors import ConversionError
-from bridge.export.reader import channels_first
+from bridge.export.layer import channels_first
 from tests.bridge.graphs import (
     BIAS,
     GEMM,
