@@ -132,7 +132,7 @@ def measure(folder: Path, batch: int, shape: tuple[int, ...], rounds: int) -> di
 def main() -> None:
     """Measure, or do one part of it in this process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("networks", nargs="*", metavar="NETWORK")
@@ -166,7 +166,9 @@ def main() -> None:
                     _part("measure", folder, batch, made["shape"], given.rounds)
                     for _ in range(given.processes)
                 ]
-                table.add_row(name, str(batch), *_cells(runs, made["facts"], batch))
+                cells = [name, str(batch), *_cells(runs, made["facts"], batch)]
+                table.add_row(*cells)
+                print(*cells, sep=" | ", file=sys.stderr, flush=True)
     console = Console(width=170)
     console.print(table)
     console.print(f"weights of the integer kernels: {'int8' if vnni else 'uint8, no VNNI here'}")
