@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -250,7 +251,8 @@ def _refusal(model: nn.Module, path: str, module: nn.Module) -> str:
             return (
                 "TransformerEncoderLayer reads this weight without calling the layer in eval mode"
             )
-        return ""
+        dtype = module.weight.dtype
+        return "" if dtype is torch.float32 else f"its weight is {dtype}, not torch.float32"
     if parametrize.is_parametrized(module):
         return "its weight is parametrized"
     for float_class in LAYER_CLASSES:

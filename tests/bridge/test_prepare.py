@@ -118,6 +118,16 @@ def test_every_class_with_an_operator_is_replaced_by_its_own(float_class):
     assert prepared[0].weight is layer.weight
 
 
+def test_other_types_than_float32_are_left():
+    model = nn.Sequential(nn.Linear(2, 3).double(), nn.Linear(3, 3).half(), nn.Linear(3, 1))
+    reasons = [(plan.action, plan.reason) for plan in plan_qat(model)]
+    assert reasons == [
+        ("unsupported", "its weight is torch.float64, not torch.float32"),
+        ("unsupported", "its weight is torch.float16, not torch.float32"),
+        ("quantized", "default"),
+    ]
+
+
 def test_a_model_that_is_one_layer_is_replaced_itself():
     layer = nn.Linear(2, 3)
     prepared = prepare_qat(layer, inplace=True)
