@@ -222,8 +222,16 @@ def convert_model(
     for model in (fake, deploy):
         # A value of the file may have the name of a written one.
         passes.NameFixPass()(model)
+        _drop_traces(model.graph)
     summaries.sort(key=lambda summary: order[summary.name])
     return fake, deploy, summaries, floats, record
+
+
+def _drop_traces(graph: ir.Graph) -> None:
+    """Drop what the exporter noted on nodes: stack traces, with the paths of the user's sources."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for key in [key for key in node.metadata_props if key.startswith("pkg.")]:
+            del node.metadata_props[key]
 
 
 def _write_fake(

@@ -1,6 +1,7 @@
 """The inter model: what torch.onnx.export writes for QAT layers, with either exporter."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from bridge import ConvTranspose2dQAT, LinearQAT, calibrate
+from bridge import ConvTranspose2dQAT, LinearQAT, calibrate, convert_qat_model
 from bridge.export.constants import constant
 from bridge.export.runtime import run_model
 from bridge.modules.base import qat_layers
@@ -304,3 +305,14 @@ def test_a_model_that_is_compiled_is_not_taken_for_an_export():
     for training in (True, False):
         model.train(training)
         assert torch.equal(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("target", ["ort", "qdq"])
+def test_no_path_of_the_sources_is_in_the_converted_files(files, tmp_path, target):
+    _, _, paths = files
+    inter = paths["default", "bare"]
+    here = str(Path(__file__).parent).encode()
+    assert here in inter.read_bytes(), "or nothing is tested"
+    done = convert_qat_model(inter, tmp_path / "net", target=target)
+    for path in (done.fake_quant, done.deploy):
+        assert here not in path.read_bytes()
