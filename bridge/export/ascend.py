@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bridge.export.constants import Array, called
 from bridge.export.errors import ConversionError
 from bridge.export.float_operator import write_operator
-from bridge.export.layer import QuantizedLayer
+from bridge.export.layer import QuantizedLayer, signed_zero
 from bridge.export.pairs import NotQuantizedError, read_parameters
 from bridge.export.scribe import Scribe, per_output_shape
 from bridge.export.tail import write_shift, write_tail
@@ -82,7 +82,7 @@ def ascend_input(
         "AscendQuant",
         _float_input(name, x_q, scale, zero_point),
         scale=float(np.float32(1.0) / scale),
-        offset=float(_as_signed(zero_point)),
+        offset=float(signed_zero(zero_point)),
         dst_type="INT8",
     )
 
@@ -103,7 +103,7 @@ def reciprocal_input(
     Raises:
         ConversionError: no QuantizeLinear of that scale and zero point produces the input.
     """
-    zero = _as_signed(zero_point)
+    zero = signed_zero(zero_point)
     x = scribe.op("Mul", _float_input(name, x_q, scale, zero_point), np.float32(1.0) / scale)
     limits = np.float32(-128 - zero), np.float32(127 - zero)
     return scribe.op("Clip", scribe.op("Round", x), *limits)
@@ -169,7 +169,7 @@ def rewrite_remaining_pairs(graph: ir.Graph) -> None:
                 f"node {name!r}: target 'ascend' takes INT8 activations, got {zero_point.dtype}"
             )
         _check_pair(quantize, np.float32(scale.item()), zero_point.reshape(()), name)
-        _replace_pair(graph, quantize, node, scale.item(), _as_signed(zero_point))
+        _replace_pair(graph, quantize, node, scale.item(), signed_zero(zero_point))
 
 
 def _replace_pair(
@@ -223,11 +223,6 @@ def _check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: s
             f"layer {name!r}: target 'ascend' multiplies by 1 / scale, which is beyond float32 "
             f"for {scale}"
         )
-
-
-def _as_signed(zero_point: Array) -> int:
-    value = int(zero_point.ravel()[0])
-    return value - 128 if zero_point.dtype == np.uint8 else value
 
 
 def _dequant_parameters(layer: QuantizedLayer) -> Array:

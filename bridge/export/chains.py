@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import RESHAPES, Array, constant
+from bridge.export.constants import Array, constant, reshaper
 from bridge.export.integer_form import byte_weight
 from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
@@ -33,13 +33,11 @@ class Chain:
         moves: the nodes in between that codes pass through, in order.
         quantizers: QuantizeLinear nodes, all with the same scale and zero point.
         snapped: both forms of the step function, equal for every sum.
-        natural: the layer's rescale before it was moved.
     """
 
     moves: tuple[ir.Node, ...]
     quantizers: tuple[ir.Node, ...]
     snapped: Snapped
-    natural: Array
 
     @property
     def rescale(self) -> Array:
@@ -133,7 +131,7 @@ def _find(layer: QuantizedLayer, *, max_ulps: int) -> Chain | None:
     snapped = snap(steps, np.minimum(bounds, EXACT_BOUND), max_ulps=max_ulps)
     if not snapped.proven.all():
         return None
-    return Chain(moves=moves, quantizers=quantizers, snapped=snapped, natural=layer.rescale)
+    return Chain(moves=moves, quantizers=quantizers, snapped=snapped)
 
 
 def _follow(
@@ -155,7 +153,7 @@ def _follow(
         limits = _limits(node)
         if limits is not None:
             low, high = (min(max(end, limits[0]), limits[1]) for end in (low, high))
-        elif node.op_type == "MaxPool" or _is_reshape(node):
+        elif node.op_type == "MaxPool" or reshaper(node) is not None:
             moves.append(node)
         else:
             return None
@@ -176,12 +174,6 @@ def _limits(node: ir.Node) -> tuple[float, float] | None:
                 return None
             ends[i] = float(end.reshape(()))
     return (ends[0], ends[1]) if ends[0] <= ends[1] else None
-
-
-def _is_reshape(node: ir.Node) -> bool:
-    return node.op_type in RESHAPES and all(
-        value is None or constant(value) is not None for value in node.inputs[1:]
-    )
 
 
 def _are_one(quantizers: Sequence[ir.Node]) -> bool:

@@ -15,11 +15,8 @@ from bridge.export.constants import Array
 from bridge.export.errors import ConversionError
 from bridge.export.files import read_model, write_models
 from bridge.export.forms import TARGETS, Chooser, Form, Target
-from bridge.export.layer import QuantizedLayer
-from bridge.export.product import (
-    QuantizedProduct,
-    read_products,
-)
+from bridge.export.layer import QuantizedLayer, signed_zero
+from bridge.export.product import QuantizedProduct, read_products
 from bridge.export.reader import FloatOperator, named_operators, read_layers
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
@@ -125,9 +122,9 @@ def convert_qat_model(
         max_ulps: how far the factor scale_x * scale_w of a channel may be moved, in both models
             alike, where that lets a faster integer operator compute the same bits; bridge.adopt
             moves the torch model's. 0 moves none; such layers take another form.
-        vnni: write weights as int8 beside uint8 activations, for target "ort": several times faster
-            on processors with VNNI (or AMX, or ARM's dot products), but wrong on older x86 ones,
-            which saturate; bridge.sums_int8_exactly() tells.
+        vnni: write weights as int8 beside uint8 activations, for target "ort": for processors with
+            VNNI, which have faster kernels for them; older x86 ones saturate, so that results are
+            wrong there. bridge.sums_int8_exactly() tells which this machine is.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
@@ -267,14 +264,13 @@ def read_quantized(
 
 def _summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
     first = product.operands[0]
-    unsigned = 128 if first.zero_point.dtype.kind == "u" else 0
     return LayerSummary(
         name=product.name,
         op=product.node.op_type,
         form=form,
         bits=8,
         scale_x=float(first.scale),
-        zero_point_x=int(first.zero_point) - unsigned,
+        zero_point_x=signed_zero(first.zero_point),
         channels=0,
         bound=product.accumulator_bound,
         proven=product.proven,
@@ -282,28 +278,26 @@ def _summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
 
 
 def _summarize(layer: QuantizedLayer, form: Form, chain: Chain | None) -> LayerSummary:
-    info = layer.zero_point_x.dtype
-    unsigned = 1 << (8 * info.itemsize - 1) if info.kind == "u" else 0
     return LayerSummary(
         name=layer.name,
         op=layer.node.op_type,
         form=form.name if layer.norm is None else f"{form.name}, BatchNorm folded",
-        bits=8 * info.itemsize,
+        bits=8 * layer.zero_point_x.dtype.itemsize,
         scale_x=float(layer.scale_x),
-        zero_point_x=int(layer.zero_point_x) - unsigned,
+        zero_point_x=signed_zero(layer.zero_point_x),
         channels=layer.scale_w.size,
         bound=layer.accumulator_bound,
         proven=layer.proven,
         # A folded BatchNorm is no part of the torch layer, which could not adopt its factor.
-        moved=None if chain is None or layer.norm is not None else _moved(chain),
+        moved=None if chain is None or layer.norm is not None else _moved(layer, chain),
     )
 
 
-def _moved(chain: Chain) -> MovedRescale | None:
+def _moved(layer: QuantizedLayer, chain: Chain) -> MovedRescale | None:
     ulps = chain.snapped.ulps
     if not ulps.any():
         return None
-    return MovedRescale(natural=chain.natural, moved=chain.rescale, ulps=ulps)
+    return MovedRescale(natural=layer.rescale, moved=chain.rescale, ulps=ulps)
 
 
 def _raise_opset(model: ir.Model) -> None:

@@ -115,3 +115,15 @@ def channels_first(weight: Array, op: str, groups: int) -> Array:
         return weight.reshape(weight.shape[0], -1)
     per_group = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return per_group.transpose(0, 2, 1, 3).reshape(groups * weight.shape[1], -1)
+
+
+def signed_zero(zero_point: Array) -> int:
+    """Return a zero point as signed integers count.
+
+    Args:
+        zero_point: one integer, signed or unsigned.
+    Returns:
+        the zero point, half the type's range less for unsigned ones.
+    """
+    half = 1 << (8 * zero_point.dtype.itemsize - 1)
+    return int(zero_point.reshape(())) - (half if zero_point.dtype.kind == "u" else 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.export.layer import QuantizedLayer
+from bridge.export.layer import QuantizedLayer, signed_zero
 
 
 def record_text(layers: Iterable[QuantizedLayer]) -> str:
@@ -36,12 +36,9 @@ def write_record(path: Path, text: str) -> None:
 
 
 def _record(layer: QuantizedLayer) -> str:
-    zero_point = int(layer.zero_point_x)
-    if layer.zero_point_x.dtype.kind == "u":
-        zero_point -= 1 << (8 * layer.zero_point_x.dtype.itemsize - 1)
     lines = [
         f"scale_d: {_number(layer.scale_x)}",
-        f"offset_d: {zero_point}",
+        f"offset_d: {signed_zero(layer.zero_point_x)}",
         *(f"scale_w: {_number(scale)}" for scale in layer.scale_w),
         *("offset_w: 0" for _ in layer.scale_w),
     ]
