@@ -117,10 +117,10 @@ def test_a_relu_at_the_lowest_code_needs_no_clip(tmp_path):
     assert "Clip" not in [node.op_type for node in onnx.load(done.deploy).graph.node]
 
 
-def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
-    """Sums this long have no multiplier for every rescale; without moving, another form serves."""
+def long_sums():
+    """Arrays for which some channels have no multiplier until their rescale is moved."""
     rng = np.random.default_rng(3)
-    wide = {
+    return {
         "inputs": "float[N, 64, H, L] x",
         "w": rng.integers(-100, 100, (64, 64, 2, 2)).astype(np.int8),
         "sw": rng.uniform(0.001, 0.002, 64).astype(np.float32),
@@ -129,6 +129,11 @@ def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
         "v": rng.integers(-90, 90, (2, 64, 1, 1)).astype(np.int8),
         "sc": np.float32(2.1),
     }
+
+
+def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
+    """Sums this long have no multiplier for every rescale; without moving, another form serves."""
+    wide = long_sums()
     held = convert(chained("c = Relu (f)", **wide), tmp_path, max_ulps=0)
     assert forms(held)["first"] == "ConvInteger"
     assert held.layers[0].moved is None
@@ -139,9 +144,16 @@ def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
     steps = np.abs(change.moved.view(np.int32).astype(np.int64) - change.natural.view(np.int32))
     assert np.array_equal(steps, np.abs(change.ulps))
     assert same_bits(change.natural, (SX * wide["sw"]).astype(np.float32))
-    x = rng.normal(0.0, 4.0, (1, 64, 5, 5)).astype(np.float32)
+    x = np.random.default_rng(3).normal(0.0, 4.0, (1, 64, 5, 5)).astype(np.float32)
     results = [run_model(path, [x])["y"] for path in (moved.fake_quant, moved.deploy)]
     assert same_bits(*results)
+
+
+def test_a_weight_of_two_layers_is_not_moved(tmp_path):
+    """A torch layer that is called twice has one rescale for both places."""
+    again = "[again] g = Conv (xd, wd, b) c = Relu (f)"
+    done = convert(chained(again, outputs=TWO + "g", **long_sums()), tmp_path)
+    assert [layer.moved for layer in done.layers] == [None] * 3
 
 
 TWO = "float[N, 2, H2, L2] y, float[N, 4, H1, L1] "
