@@ -3,9 +3,10 @@
 from bridge.adopt import adopt
 from bridge.batch_norm import bake_batch_norm, fold_batch_norm
 from bridge.calibrate import calibrate
-from bridge.export.convert import Conversion, convert_qat_model
+from bridge.export.convert import convert_qat_model
 from bridge.export.errors import ConversionError
 from bridge.export.runtime import sums_int8_exactly
+from bridge.export.summary import Conversion
 from bridge.export.verify import Verification, verify
 from bridge.functional import functionalize, to_module
 from bridge.modules import (

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bridge.export.convert import Conversion
+from bridge.export.summary import Conversion
 from bridge.modules.base import QATLayer
 
 

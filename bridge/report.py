@@ -4,7 +4,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from bridge.export.convert import Conversion
+from bridge.export.summary import Conversion
 from bridge.export.verify import Difference, Verification
 
 _EXACT_FLOAT32 = 1 << 24

@@ -1,7 +1,7 @@
 """convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from onnxscript import version_converter
 
 from bridge.export import costs
 from bridge.export.chains import Chain
-from bridge.export.constants import Array
 from bridge.export.errors import ConversionError
 from bridge.export.files import read_model, write_models
-from bridge.export.forms import TARGETS, Chooser, Form, Target
-from bridge.export.layer import QuantizedLayer, signed_zero
+from bridge.export.forms import TARGETS, Chooser, Target
+from bridge.export.layer import QuantizedLayer
 from bridge.export.product import QuantizedProduct, read_products
 from bridge.export.reader import FloatOperator, named_operators, read_layers
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
+from bridge.export.summary import Conversion, LayerSummary, summarize_layer, summarize_product
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
@@ -29,69 +29,6 @@ _NO_LIMIT = 1 << 62
 
 MAX_ULPS = 64
 """How far a rescale is moved by default: less than a hundred-thousandth of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MovedRescale:
-    """A rescale that was moved in both models, so that an integer operator computes the same.
-
-    Args:
-        natural: float32 (out,) or (1,), scale_x * scale_w.
-        moved: the same, some a few ulps off.
-        ulps: int64, by how many.
-    """
-
-    natural: Array
-    moved: Array
-    ulps: Array
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSummary:
-    """What became of one quantized layer.
-
-    Args:
-        name: module path.
-        op: operator in the inter model.
-        form: what it became in the deploy model.
-        bits: width of the input's integers.
-        scale_x: scale of the input, the first one of a product of two activations.
-        zero_point_x: zero point of that input, signed.
-        channels: weight scales, 1 for one a tensor; 0 where there is no weight.
-        bound: largest |accumulator| any input can cause, bias included; None if not known.
-        proven: bound < 2^24, so float32 sums are exact for every input.
-        moved: what the sums are multiplied by instead of scale_x * scale_w, None if by that.
-    """
-
-    name: str
-    op: str
-    form: str
-    bits: int
-    scale_x: float
-    zero_point_x: int
-    channels: int
-    bound: int | None
-    proven: bool
-    moved: MovedRescale | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversion:
-    """The outcome of a conversion.
-
-    Args:
-        fake_quant: path of the fake-quant model.
-        deploy: path of the deploy model.
-        target: what the deploy model is for.
-        layers: the quantized layers, in topological order.
-        left_in_float: operators that could have been layers, and why they are not.
-    """
-
-    fake_quant: Path
-    deploy: Path
-    target: str
-    layers: tuple[LayerSummary, ...]
-    left_in_float: tuple[FloatOperator, ...]
 
 
 def convert_qat_model(
@@ -198,10 +135,10 @@ def convert_model(
     summaries = []
     for product in products:
         how.product(Scribe(deploy.graph, product), product)
-        summaries.append(_summarize_product(product, how.product_form))
+        summaries.append(summarize_product(product, how.product_form))
     for layer in reversed(layers):
         form = forms[layer.name]
-        summaries.append(_summarize(layer, form, chains.get(layer.name)))
+        summaries.append(summarize_layer(layer, form.name, chains.get(layer.name)))
         form.write(Scribe(deploy.graph, layer, vnni=vnni), layer)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
@@ -260,44 +197,6 @@ def read_quantized(
     products = read_products(graph, [layer.node for layer in layers])
     names = {product.name for product in products}
     return layers, products, [operator for operator in floats if operator.name not in names]
-
-
-def _summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
-    first = product.operands[0]
-    return LayerSummary(
-        name=product.name,
-        op=product.node.op_type,
-        form=form,
-        bits=8,
-        scale_x=float(first.scale),
-        zero_point_x=signed_zero(first.zero_point),
-        channels=0,
-        bound=product.accumulator_bound,
-        proven=product.proven,
-    )
-
-
-def _summarize(layer: QuantizedLayer, form: Form, chain: Chain | None) -> LayerSummary:
-    return LayerSummary(
-        name=layer.name,
-        op=layer.node.op_type,
-        form=form.name if layer.norm is None else f"{form.name}, BatchNorm folded",
-        bits=8 * layer.zero_point_x.dtype.itemsize,
-        scale_x=float(layer.scale_x),
-        zero_point_x=signed_zero(layer.zero_point_x),
-        channels=layer.scale_w.size,
-        bound=layer.accumulator_bound,
-        proven=layer.proven,
-        # A folded BatchNorm is no part of the torch layer, which could not adopt its factor.
-        moved=None if chain is None or layer.norm is not None else _moved(layer, chain),
-    )
-
-
-def _moved(layer: QuantizedLayer, chain: Chain) -> MovedRescale | None:
-    ulps = chain.snapped.ulps
-    if not ulps.any():
-        return None
-    return MovedRescale(natural=layer.rescale, moved=chain.rescale, ulps=ulps)
 
 
 def _raise_opset(model: ir.Model) -> None:

@@ -6,11 +6,12 @@ import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from bridge.export.chains import Chain
-from bridge.export.convert import LayerSummary, convert_model
+from bridge.export.convert import convert_model
 from bridge.export.costs import INTEGER, QLINEAR
 from bridge.export.forms import Chooser, Form, choose_ort_form, ort_form
 from bridge.export.layer import QuantizedLayer
 from bridge.export.runtime import ASCEND_OPERATORS
+from bridge.export.summary import LayerSummary
 
 Array = np.ndarray
 

@@ -8,10 +8,11 @@ import onnx
 import pytest
 
 from bridge import Conversion, ConversionError, convert_qat_model
-from bridge.export.convert import LayerSummary, convert_model
+from bridge.export.convert import convert_model
 from bridge.export.files import read_model
 from bridge.export.forms import TARGETS
 from bridge.export.reader import FloatOperator
+from bridge.export.summary import LayerSummary
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, W, X, model, save
 
 

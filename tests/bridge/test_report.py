@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from bridge import Conversion, Verification
-from bridge.export.convert import LayerSummary
 from bridge.export.reader import FloatOperator
+from bridge.export.summary import LayerSummary
 from bridge.export.verify import Difference, LayerCheck, OutputCheck
 from bridge.report import conversion_table, verification_table
 
