@@ -12,6 +12,7 @@ from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.naming import layer_path
+from bridge.peers import Group
 from bridge.targets import Operator, autocasting
 from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
@@ -299,21 +300,22 @@ def qat_layers(model: nn.Module) -> Iterator[tuple[str, RangedModule]]:
 
 
 @contextmanager
-def calibrating(model: nn.Module) -> Iterator[None]:
+def calibrating(model: nn.Module, group: Group = None) -> Iterator[None]:
     """Let a model's uncalibrated layers calibrate in eval mode.
 
     Args:
         model: any module; its train and eval modes come back as they were.
+        group: the processes that calibrate together.
     """
     modes = {module: module.training for module in model.modules()}
     layers = [layer for _, layer in qat_layers(model)]
     model.eval()
     for layer in layers:
-        layer.calibrating_in_eval = True
+        layer.calibrating_in_eval, layer.calibration_group = True, group
     try:
         yield
     finally:
         for layer in layers:
-            layer.calibrating_in_eval = False
+            layer.calibrating_in_eval, layer.calibration_group = False, None
         for module, training in modes.items():
             module.training = training
