@@ -17,6 +17,7 @@ from bridge.modules import (
     LinearQAT,
     MatMulQAT,
 )
+from bridge.parameters import average_whole_gradients, parameter_groups, whole_parameters
 from bridge.prepare import LayerPlan, float_model, plan_qat, prepare_qat
 from bridge.sensitivity import LayerSensitivity, sensitivity
 from bridge.switches import (
@@ -42,6 +43,7 @@ __all__ = [
     "MatMulQAT",
     "Verification",
     "adopt",
+    "average_whole_gradients",
     "bake_batch_norm",
     "calibrate",
     "convert_qat_model",
@@ -52,6 +54,7 @@ __all__ = [
     "frozen_clips",
     "frozen_weight_scales",
     "functionalize",
+    "parameter_groups",
     "plan_qat",
     "prepare_qat",
     "quantization",
@@ -60,4 +63,5 @@ __all__ = [
     "sums_int8_exactly",
     "to_module",
     "verify",
+    "whole_parameters",
 ]

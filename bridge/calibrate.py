@@ -11,7 +11,7 @@ from torch import nn
 
 from bridge.modules.base import calibrating, qat_layers
 from bridge.modules.ranges import RangedModule
-from bridge.peers import Group, exchange, report_failure
+from bridge.peers import Group, exchange, report_failure, reshard
 
 Layers = Mapping[str, RangedModule]
 
@@ -54,6 +54,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) 
         except Exception as error:
             report_failure(error, group)
             raise
+    reshard(model)
     missing = _missing(layers)
     if missing:
         seen = ", ".join(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
+from torch import nn
 
 Group = Any
 """A torch.distributed process group, or None for the group of all processes."""
@@ -39,12 +40,15 @@ def exchange(value: Any, group: Group = None) -> list[Any]:
     Returns:
         one value a process; [value] where this process is alone.
     Raises:
-        PeerError: a process reports a failure instead; names its rank.
+        PeerError: a process reports a failure instead, naming its rank, or cannot be reached.
     """
     if alone(group):
         return [value]
     values: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(values, value, group=group)
+    try:
+        dist.all_gather_object(values, value, group=group)
+    except RuntimeError as error:
+        raise PeerError(f"the group cannot be reached: {error}") from error
     for rank, other in enumerate(values):
         if isinstance(other, _Failure):
             raise PeerError(f"calibration failed on rank {rank} of the group: {other.message}")
@@ -61,3 +65,20 @@ def report_failure(error: Exception, group: Group = None) -> None:
     if not alone(group) and not isinstance(error, PeerError):
         values = [None] * dist.get_world_size(group)
         dist.all_gather_object(values, _Failure(f"{type(error).__name__}: {error}"), group=group)
+
+
+def reshard(model: nn.Module) -> None:
+    """Let a fully sharded model hold its own parts again, and not what a forward has gathered.
+
+    The outermost module keeps what it gathers: an optimizer made then would train the wrong
+    tensors.
+
+    Args:
+        model: any module.
+    """
+    if dist.is_available() and dist.is_initialized():
+        from torch.distributed.fsdp import FSDPModule  # takes long to import
+
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()

@@ -251,6 +251,8 @@ class QATLayer(RangedModule):
     def _arq_scale(self, weight: Tensor | None = None) -> Tensor:
         """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""
         weight = self.weight if weight is None else weight
+        if hasattr(weight, "full_tensor"):  # fully_shard leaves each process a part of it
+            weight = weight.full_tensor()
         transposed, groups = self.operator.transposed, getattr(self, "groups", 1)
         spec = self.config.weight
         qparams = arq_qparams(weight.detach(), spec, transposed=transposed, groups=groups)
