@@ -34,7 +34,7 @@ class RangedModule(RangeState):
         self.calibrating_in_eval = False
         self.quantizes_input = True
         self._warned = False
-        self._passed = False
+        self._passed = False  # whether the last forward left its inputs unquantized
         self._init_state(config, device)
         self._remember_tensors()
 
@@ -47,10 +47,11 @@ class RangedModule(RangeState):
         """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
         if not self.quantizes_input:
             return None
-        if in_backward():
-            # Activation checkpointing computes a forward again: as it was, and without effects.
-            return None if self._passed else {name: self._resolve(name) for name in inputs}
-        self._passed = not self.calibrated
+        if not torch.compiler.is_compiling():
+            if in_backward():
+                # Activation checkpointing computes a forward again: as it was, without effects.
+                return None if self._passed else {name: self._resolve(name) for name in inputs}
+            self._passed = not self.calibrated
         if self.calibrated:
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}
@@ -193,10 +194,12 @@ class RangedModule(RangeState):
 def in_backward() -> bool:
     """Return whether a backward pass is running: what is computed now was computed before.
 
+    torch has no public name for it; torch.utils.checkpoint asks in the same way.
+
     Returns:
-        True while autograd computes gradients, as far as it is not being traced.
+        True while autograd computes gradients.
     """
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return torch._C._current_graph_task_id() != -1
 
 
 @torch.compiler.assume_constant_result
