@@ -88,19 +88,24 @@ def test_a_compiled_step_replaces_a_crossed_range():
     assert same_state(state(model), state(eager))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-def test_inductor():
-    # Without BatchNorm, which inductor fuses with other last bits.
-    x, model = torch.randn(4, 5), nn.Sequential(LinearQAT(5, 6), nn.ReLU(), LinearQAT(6, 3))
+@pytest.fixture
+def small() -> tuple[nn.Module, Tensor]:
+    model, x = nn.Sequential(LinearQAT(5, 6), nn.ReLU(), LinearQAT(6, 3)), torch.randn(4, 5)
     calibrate(model, [x])
-    eager = copy.deepcopy(model)
+    return model, x
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor(small):
+    eager, x = small[0][:1], small[1]
+    model = copy.deepcopy(eager)
     y, wanted = torch.compile(model, fullgraph=True)(x), eager(x)
     assert same_bits(y, wanted)
     assert_close(gradients(model, y), gradients(eager, wanted))
 
 
-def test_compiling_torch_func_grad_keeps_every_gradient(net):
-    model, x = net
+def test_compiling_torch_func_grad_keeps_every_gradient(small):
+    model, x = small
     pure = functionalize(model)
     params, seen = pure.init()
 
@@ -113,7 +118,7 @@ def test_compiling_torch_func_grad_keeps_every_gradient(net):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_an_exported_program_has_the_models_bits(net, strict):
-    model, x = net
+def test_an_exported_program_has_the_models_bits(small, strict):
+    model, x = small
     program = torch.export.export(model.eval(), (x,), strict=strict)
     assert same_bits(program.module()(1.5 * x), model(1.5 * x))
