@@ -18,6 +18,7 @@ from bridge.modules import (
     LinearQAT,
     MatMulQAT,
 )
+from bridge.parameters import average_whole_gradients, parameter_groups, whole_parameters
 from bridge.prepare import LayerPlan, float_model, plan_qat, prepare_qat
 from bridge.sensitivity import LayerSensitivity, sensitivity
 from bridge.switches import (
@@ -43,6 +44,7 @@ __all__ = [
     "MatMulQAT",
     "Verification",
     "adopt",
+    "average_whole_gradients",
     "bake_batch_norm",
     "calibrate",
     "convert_qat_model",
@@ -53,6 +55,7 @@ __all__ = [
     "frozen_clips",
     "frozen_weight_scales",
     "functionalize",
+    "parameter_groups",
     "plan_qat",
     "prepare_qat",
     "quantization",
@@ -61,4 +64,5 @@ __all__ = [
     "sums_int8_exactly",
     "to_module",
     "verify",
+    "whole_parameters",
 ]

@@ -51,7 +51,7 @@ def _can_fuse(x: Tensor, params: Params) -> bool:
 
 
 def quantized_matmul(
-    a: Tensor, b: Tensor, clips: tuple[Clip, Clip], spec: ActivationSpec
+    a: Tensor, b: Tensor, clips: tuple[Clip, Clip] | None, spec: ActivationSpec
 ) -> Tensor:
     """Multiply two activations on integers and scale the sums.
 
@@ -60,18 +60,21 @@ def quantized_matmul(
     Args:
         a: float32 (*, m, k).
         b: float32 (*, k, n).
-        clips: their ranges.
+        clips: their ranges; None for a float32 product.
         spec: the grid of both.
     Returns:
         float32 (*, m, n).
     Gradient: ULQ's for a, b and the clips.
     Source: docs/semantics.md, 7.
     """
-    (q_a, a_qparams), (q_b, b_qparams) = (
-        ulq_quantize(x, clip, spec) for x, clip in zip((a, b), clips, strict=True)
-    )
-    if spec.bits > 8:
-        q_a, q_b = q_a.to(torch.float64), q_b.to(torch.float64)
-    acc = torch.matmul(q_a, q_b)
-    exact = straight_through(torch.round(acc.detach()) + 0.0, acc)
-    return exact.to(torch.float32) * (a_qparams.scale * b_qparams.scale)
+    with exact_types(a):
+        if clips is None:
+            return torch.matmul(a, b)
+        (q_a, a_qparams), (q_b, b_qparams) = (
+            ulq_quantize(x, clip, spec) for x, clip in zip((a, b), clips, strict=True)
+        )
+        if spec.bits > 8:
+            q_a, q_b = q_a.to(torch.float64), q_b.to(torch.float64)
+        acc = torch.matmul(q_a, q_b)
+        exact = straight_through(torch.round(acc.detach()) + 0.0, acc)
+        return exact.to(torch.float32) * (a_qparams.scale * b_qparams.scale)

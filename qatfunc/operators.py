@@ -268,9 +268,9 @@ def matmul(input: Tensor, other: Tensor, params: Params, spec: ActivationSpec) -
             raise TypeError(f"matmul: {name} must be float32, got {operand.dtype}")
         if not 2 <= operand.ndim <= 6:
             raise ValueError(f"matmul: {name} must have rank 2 to 6, got {tuple(operand.shape)}")
-    if params.get("input_clip") is None:
-        return torch.matmul(input, other)
-    return quantized_matmul(input, other, (params["input_clip"], params["other_clip"]), spec)
+    quantized = params.get("input_clip") is not None
+    clips = (params["input_clip"], params["other_clip"]) if quantized else None
+    return quantized_matmul(input, other, clips, spec)
 
 
 def _check(

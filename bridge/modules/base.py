@@ -12,6 +12,7 @@ from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.naming import layer_path
+from bridge.peers import Group
 from bridge.targets import Operator, autocasting
 from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
@@ -250,6 +251,8 @@ class QATLayer(RangedModule):
     def _arq_scale(self, weight: Tensor | None = None) -> Tensor:
         """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""
         weight = self.weight if weight is None else weight
+        if hasattr(weight, "full_tensor"):  # fully_shard leaves each process a part of it
+            weight = weight.full_tensor()
         transposed, groups = self.operator.transposed, getattr(self, "groups", 1)
         spec = self.config.weight
         qparams = arq_qparams(weight.detach(), spec, transposed=transposed, groups=groups)
@@ -299,21 +302,22 @@ def qat_layers(model: nn.Module) -> Iterator[tuple[str, RangedModule]]:
 
 
 @contextmanager
-def calibrating(model: nn.Module) -> Iterator[None]:
+def calibrating(model: nn.Module, group: Group = None) -> Iterator[None]:
     """Let a model's uncalibrated layers calibrate in eval mode.
 
     Args:
         model: any module; its train and eval modes come back as they were.
+        group: the processes that calibrate together.
     """
     modes = {module: module.training for module in model.modules()}
     layers = [layer for _, layer in qat_layers(model)]
     model.eval()
     for layer in layers:
-        layer.calibrating_in_eval = True
+        layer.calibrating_in_eval, layer.calibration_group = True, group
     try:
         yield
     finally:
         for layer in layers:
-            layer.calibrating_in_eval = False
+            layer.calibrating_in_eval, layer.calibration_group = False, None
         for module, training in modes.items():
             module.training = training

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bridge.config import QATConfig
 from bridge.modules.state import RangeState, moved
 from bridge.naming import layer_path, siblings
+from bridge.peers import Group, PeerError, alone, exchange
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
 from qatfunc.ulq import is_valid
 
@@ -23,10 +24,17 @@ class RangedModule(RangeState):
     exported: ClassVar[tuple[str, ...]] = ()
     """Other tensors that the export reads numbers off."""
 
+    looks: bool = True
+    """Whether batches count with their values, not only as one more."""
+
+    calibration_group: Group = None
+    """The processes whose batches the ranges are found from; all of them by default."""
+
     def _init_ranges(self, config: QATConfig, device: torch.device | str | None) -> None:
         self.calibrating_in_eval = False
         self.quantizes_input = True
         self._warned = False
+        self._passed = False  # whether the last forward left its inputs unquantized
         self._init_state(config, device)
         self._remember_tensors()
 
@@ -39,6 +47,11 @@ class RangedModule(RangeState):
         """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
         if not self.quantizes_input:
             return None
+        if not torch.compiler.is_compiling():
+            if in_backward():
+                # Activation checkpointing computes a forward again: as it was, without effects.
+                return None if self._passed else {name: self._resolve(name) for name in inputs}
+            self._passed = not self.calibrated
         if self.calibrated:
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}
@@ -87,11 +100,27 @@ class RangedModule(RangeState):
                 )
         for name, x in inputs.items():
             state = self._calibration.get(name) or calibration.init(x.device)
-            self._calibration[name] = calibration.update(state, x)
+            self._calibration[name] = calibration.update(state, x) if self.looks else state
         self._count_batch()
         if self._batches >= self.config.search.batch_num:
+            merged = self._merged()
             for name in inputs:
-                self._finish(name, self._calibration.pop(name))
+                self._finish(name, merged[name])
+            self._calibration.clear()
+
+    def _merged(self) -> dict[str, calibration.CalibrationState]:
+        """Return what the processes that calibrate together have seen, the only time they meet."""
+        if alone(self.calibration_group):
+            return dict(self._calibration)
+        host = {name: moved(state, "cpu") for name, state in self._calibration.items()}
+        told = exchange((layer_path(self), host), self.calibration_group)
+        paths, states = zip(*told, strict=True)
+        if len(set(paths)) > 1:
+            raise PeerError(f"the ranks of the group calibrate different layers: {paths}")
+        return {
+            name: moved(calibration.merge([seen[name] for seen in states]), self.cur_batch.device)
+            for name in host
+        }
 
     def _finish(self, name: str, state: calibration.CalibrationState) -> None:
         clip = calibration.finish(state, self.config.activation, self.config.search)
@@ -133,7 +162,7 @@ class RangedModule(RangeState):
         super()._apply(fn, recurse)
         self._remember_tensors()
         for name, state in self._calibration.items():
-            self._calibration[name] = moved(state, self.cur_batch)
+            self._calibration[name] = moved(state, self.cur_batch.device)
         return self
 
     @torch.no_grad()
@@ -160,6 +189,17 @@ class RangedModule(RangeState):
             f"cannot export: not calibrated: {', '.join(names)}. Train for batch_num batches or "
             "call bridge.calibrate(model, batches) first"
         )
+
+
+def in_backward() -> bool:
+    """Return whether a backward pass is running: what is computed now was computed before.
+
+    torch has no public name for it; torch.utils.checkpoint asks in the same way.
+
+    Returns:
+        True while autograd computes gradients.
+    """
+    return torch._C._current_graph_task_id() != -1
 
 
 @torch.compiler.assume_constant_result

@@ -167,7 +167,7 @@ class RangeState(nn.Module):
         for name in dict.fromkeys(key.partition(".")[0] for key in seen):
             fields = {f: seen[f"{name}.{f}"] for f in calibration.CalibrationState._fields}
             state = calibration.CalibrationState(**fields)
-            self._calibration[name] = moved(state, self._range(name)[0].max)
+            self._calibration[name] = moved(state, self._range(name)[0].max.device)
         self._count_loaded_batches()
         self._refresh()
 
@@ -208,13 +208,15 @@ class RangeState(nn.Module):
         return scale.item() == 1.0 and zero_point.item() == 0.0
 
 
-def moved(state: calibration.CalibrationState, like: Tensor) -> calibration.CalibrationState:
-    """Return what calibration has seen on another tensor's device.
+def moved(
+    state: calibration.CalibrationState, device: torch.device | str
+) -> calibration.CalibrationState:
+    """Return what calibration has seen on another device.
 
     Args:
         state: on any device.
-        like: a tensor on the device wanted.
+        device: the one wanted.
     Returns:
         the state there.
     """
-    return calibration.CalibrationState(*(value.to(like.device) for value in state))
+    return calibration.CalibrationState(*(value.to(device) for value in state))

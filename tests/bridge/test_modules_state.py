@@ -94,6 +94,7 @@ def test_a_checkpoint_holds_calibration_only_while_it_is_under_way(name):
             "exponent",
             "counts",
             "sums",
+            "near",
             "largest",
             "smallest",
         )

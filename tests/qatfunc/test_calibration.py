@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,7 +94,7 @@ def test_histogram_by_hand():
     middle, width = BINS // 2, 2.0**-13
     assert state.exponent.item() == 2
     filled = state.counts.nonzero().flatten().tolist()
-    assert filled == [middle - round(1 / width), middle + round(2 / width)]
+    assert filled == [middle - 1 - round(1 / width), middle + round(2 / width)]
     assert state.counts[filled].tolist() == [EXACT_VALUES, 1]
     assert state.sums[filled].tolist() == [-float(EXACT_VALUES), 2.0]
 
@@ -150,6 +152,52 @@ def test_a_percentile_beyond_the_tail_is_not_certified():
         assert not calibration.search(
             seen(values), ActivationSpec(), SearchSpec(**{name: 0.9})
         ).certified
+
+
+def assert_same(a: CalibrationState, b: CalibrationState):
+    """Equal, but for the order in which values are kept and the number of batches."""
+    assert torch.equal(a.values.sort().values, b.values.sort().values)
+    for name in a._fields[2:]:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_sums_are_exact_whatever_the_order():
+    # Values of all sizes: a plain float64 sum of those near 0 depends on the order.
+    count = EXACT_VALUES + 5000
+    spread = torch.exp2(torch.linspace(-130, 10, count)) * normal(count)
+    wide = torch.cat([spread, torch.tensor([-0.0, 0.0, 1e-45, -1e-45, -(2.0**-3), 2.0**20])])
+    whole = seen(wide)
+    assert_same(seen(*wide.flip(0).split(9999)), whole)
+    parts = [seen(*part.split(7000)) for part in wide.split([1000, 40_000, len(wide) - 41_000])]
+    assert_same(calibration.merge(parts), whole)
+    below, above = whole.sums.split(BINS // 2)
+    assert exact_sum(below, whole.near[0]) == exact_sum(wide[wide < 0])
+    assert exact_sum(above, whole.near[1]) == exact_sum(wide[wide > 0])
+
+
+def exact_sum(*tensors: Tensor) -> Fraction:
+    return sum((Fraction(value) for one in tensors for value in one.tolist()), Fraction(0))
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (EXACT_VALUES, 1), (70_000, 0, 70_000), (70_000, 5)])
+def test_merging_is_seeing_everything(sizes: tuple[int, ...]):
+    parts = [normal(size, seed) * 10.0**seed for seed, size in enumerate(sizes)]
+    states = [seen(part) if len(part) else calibration.init() for part in parts]
+    whole = seen(torch.cat(parts))
+    for order in (states, states[::-1]):
+        merged = calibration.merge(order)
+        assert merged.batches == sum(len(part) > 0 for part in parts)
+        assert_same(merged, whole)
+
+
+def test_merging_leaves_its_arguments_and_wants_one():
+    states = [seen(normal(70_000)), seen(normal(5))]
+    copies = [[field.clone() for field in state] for state in states]
+    calibration.merge(states)
+    for state, fields in zip(states, copies, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(state, fields, strict=True))
+    with pytest.raises(ValueError, match="merge needs at least one state, got none"):
+        calibration.merge([])
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0)])

@@ -1,0 +1,124 @@
+"""Whole prepared models under torch.compile, in one graph, and torch.export."""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bridge import (
+    Conv2dQAT,
+    LinearQAT,
+    MatMulQAT,
+    calibrate,
+    functionalize,
+)
+from tests.bridge.layers import config, same_state, state
+from tests.qatfunc.bits import same_bits
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Net(nn.Module):
+    """A convolution, a product, a linear layer; trained scales beside ARQ's; a BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        learned = config(None, {"weights_retrain_algo": "ulq_retrain"})
+        self.stem = nn.Sequential(Conv2dQAT(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.product = MatMulQAT()
+        self.head = LinearQAT(6, 3, config=learned)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.product(x, x.mT))
+
+
+@pytest.fixture
+def net() -> tuple[nn.Module, Tensor]:
+    model, x = Net(), torch.randn(4, 1, 8, 8)
+    calibrate(model, [x])
+    model(x)  # starts nothing more: what is left is to train
+    return model, x
+
+
+def gradients(model: nn.Module, y: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    y.square().mean().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(found: Any, wanted: Any) -> None:
+    # The composition that is compiled sums gradients in another order than the fused operator.
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiled_model_has_the_bits_and_gradients_of_the_eager_one(net, training):
+    eager, x = net
+    eager.train(training)
+    model = copy.deepcopy(eager)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for scale in (1.0, 1.5):
+        y, wanted = compiled(scale * x), eager(scale * x)
+        assert same_bits(y, wanted)
+        found = gradients(model, y)
+        assert_close(found, gradients(eager, wanted))
+        assert found["stem.0.acts_clip_max"] != 0
+    assert same_state(state(model), state(eager))
+
+
+def test_a_compiled_step_replaces_a_crossed_range():
+    eager, x = LinearQAT(5, 3), torch.randn(4, 5)
+    calibrate(eager, [x])
+    with torch.no_grad():
+        eager.acts_clip_max.fill_(-3.0)
+    model = copy.deepcopy(eager)
+    y = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    assert same_bits(y, eager(x))
+    assert model.acts_clip_max > 0
+    assert same_state(state(model), state(eager))
+
+
+@pytest.fixture
+def small() -> tuple[nn.Module, Tensor]:
+    model, x = nn.Sequential(LinearQAT(5, 6), nn.ReLU(), LinearQAT(6, 3)), torch.randn(4, 5)
+    calibrate(model, [x])
+    return model, x
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor(small):
+    eager, x = small[0][:1], small[1]
+    model = copy.deepcopy(eager)
+    y, wanted = torch.compile(model, fullgraph=True)(x), eager(x)
+    assert same_bits(y, wanted)
+    assert_close(gradients(model, y), gradients(eager, wanted))
+
+
+def test_compiling_torch_func_grad_keeps_every_gradient(small):
+    model, x = small
+    pure = functionalize(model)
+    params, seen = pure.init()
+
+    def loss(params: Any) -> Tensor:
+        return pure.apply(params, seen, x).square().mean()
+
+    compiled = torch.compile(torch.func.grad(loss), fullgraph=True, backend="aot_eager")(params)
+    assert_close(compiled, torch.func.grad(loss)(params))
+    assert all(gradient.any() for gradient in compiled.values())
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_exported_program_has_the_models_bits(small, strict):
+    model, x = small
+    program = torch.export.export(model.eval(), (x,), strict=strict)
+    assert same_bits(program.module()(1.5 * x), model(1.5 * x))
