@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bridge import Conv2dQAT, LinearQAT, calibrate
 from bridge.modules.base import QATLayer
 from qatfunc import exact
-from tests.networks.models import lenet, resnet18
+from examples.networks import lenet, resnet18
 
 WARM_UP = 2
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from qatfunc.affine import check_broadcast
 from qatfunc.arq import arq_qparams
-from qatfunc.bilinear import Bilinear, Convolution
+from qatfunc.bilinear import Bilinear, Convolution, Linear
 from qatfunc.channels import per_output, sum_to_channels, to_full_rank
 from qatfunc.grid import Grid, activation_grid, to_integers
 from qatfunc.lsq import lsq_slope
-from qatfunc.numbers import Number, number, reads_cheaply
+from qatfunc.numbers import reads_cheaply
 from qatfunc.params import Clip
 from qatfunc.range_gradients import (
     Quantized,
@@ -23,8 +23,10 @@ from qatfunc.range_gradients import (
     range_gradients,
     range_shares,
 )
-from qatfunc.scalars import symmetric_scale, to_float32
+from qatfunc.scalars import symmetric_scale
 from qatfunc.spec import ActivationSpec, WeightSpec
+
+_ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
 
 _FEW_CHANNELS = 4
 """Up to here two gradients of a weight cost less than one of an input (measured with oneDNN)."""
@@ -73,13 +75,14 @@ def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
     """
     op, scales = spec.op, _weight_scales(spec, operands)
     grid = activation_grid(operands.clip, spec.activation)
-    rescale = _rescale(op, grid.scale, scales)
+    rescale = _output_scales(op, scales) * grid.scale
     acc = op(to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales))
     # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
     # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
-    acc.round_()
+    if not _sums_exactly(op, acc):
+        acc.round_()
     bias = operands.optional.get("bias")
-    acc.add_(0.0 if bias is None else (op.per_channel(bias) / rescale).round_().add_(0.0))
+    acc.add_(_ZERO if bias is None else (op.per_channel(bias) / rescale).round_().add_(_ZERO))
     return acc.mul_(rescale), scales
 
 
@@ -134,7 +137,7 @@ class _Step(NamedTuple):
 
     def fake_weight(self) -> Tensor:
         weight = _weight_integers(self.spec, self.operands.weight, self.scales)
-        return weight.mul_(_compact(self.scales))
+        return weight.mul_(self.scales)
 
 
 def _by_input(step: _Step) -> dict[str, Tensor]:
@@ -215,27 +218,19 @@ def _weight_scales(spec: FusedSpec, operands: Operands) -> Tensor:
 
 
 def _weight_integers(spec: FusedSpec, weight: Tensor, scales: Tensor) -> Tensor:
-    grid = Grid(_compact(scales), spec.weight.qmin, spec.weight.qmax)
-    return to_integers(weight, grid)
+    return to_integers(weight, Grid(scales, spec.weight.qmin, spec.weight.qmax))
 
 
-def _compact(scales: Tensor) -> Number:
-    return number(scales) if scales.numel() == 1 else scales
-
-
-def _rescale(op: Bilinear, scale_x: Number, scales: Tensor) -> Number:
-    """Return scale_x * scale_w as it multiplies the output."""
-    scale_w = _output_scales(op, scales)
-    if isinstance(scale_w, Tensor) or isinstance(scale_x, Tensor):
-        return scale_w * scale_x
-    return to_float32(scale_w * scale_x)
-
-
-def _output_scales(op: Bilinear, scales: Tensor) -> Number:
+def _output_scales(op: Bilinear, scales: Tensor) -> Tensor:
     """Return the weight's scales as they multiply an output."""
     if scales.numel() == 1:
-        return number(scales.reshape(()))
+        return scales
     return op.per_channel(per_output(scales, transposed=op.transposed, groups=op.groups))
+
+
+def _sums_exactly(op: Bilinear, x: Tensor) -> bool:
+    """Whether products are added up as they are, which oneDNN is always asked to do."""
+    return x.is_cpu and (isinstance(op, Linear) or torch.backends.mkldnn.enabled)
 
 
 def _has_few_channels(op: Bilinear, weight: Tensor) -> bool:
