@@ -67,7 +67,7 @@ def inside(g: Tensor, quantized: Quantized) -> Tensor:
         return g.masked_fill((quantized.x > highest) | (quantized.x < lowest), 0.0)
     # The backward of hardtanh is one pass; it drops the bounds themselves, which are inside here.
     below, above = -next_float32(-lowest), next_float32(highest)
-    return torch.ops.aten.hardtanh_backward(g, quantized.x, below, above)
+    return torch.ops.aten.hardtanh_backward.default(g, quantized.x, below, above)
 
 
 def range_gradients(g: Tensor, quantized: Quantized, *, passed: Tensor) -> tuple[Tensor, Tensor]:
