@@ -3,7 +3,8 @@
 The state keeps the first values as they are. Past EXACT_VALUES of them it becomes a histogram on
 a grid whose width is a power of two, so that widening the range merges whole bins and loses
 nothing but resolution, together with the exact largest and smallest values. Its size does not
-grow with the batches (1.1 MB at most).
+grow with the batches (0.82 MB at most). A bin counts up to FULL values; where one has more, no
+winner is certified any more.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qatfunc.clip_search import BINS, ClipSearch, DataSummary, search_clip, summarize_values
+from qatfunc.histogram import FULL, add_to_bins, add_to_tail
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, SearchSpec
 
@@ -37,7 +39,7 @@ class CalibrationState(NamedTuple):
     exponent: Tensor
     """int32 scalar; the histogram spans [-2^exponent, 2^exponent)."""
     counts: Tensor
-    """int64 (BINS,) or (0,) while values are exact."""
+    """int32 (BINS,), at most FULL, or (0,) while values are exact."""
     sums: Tensor
     """float64 (BINS,), sum of the values in each bin, or (0,)."""
     largest: Tensor
@@ -59,7 +61,7 @@ def init(device: torch.device | str | None = None) -> CalibrationState:
         values=torch.zeros(0, device=device),
         total=torch.zeros((), dtype=torch.int64, device=device),
         exponent=torch.full((), _SMALLEST_EXPONENT, dtype=torch.int32, device=device),
-        counts=torch.zeros(0, dtype=torch.int64, device=device),
+        counts=torch.zeros(0, dtype=torch.int32, device=device),
         sums=torch.zeros(0, dtype=torch.float64, device=device),
         largest=torch.zeros(0, device=device),
         smallest=torch.zeros(0, device=device),
@@ -82,9 +84,9 @@ def update(state: CalibrationState, x: Tensor) -> CalibrationState:
     x = x.detach().flatten().to(torch.float32)
     state = state._replace(batches=state.batches + 1)
     if state.counts.numel() == 0:
-        values = torch.cat([state.values, x])
+        values = torch.cat([state.values, x]) if state.values.numel() else x
         if values.numel() <= EXACT_VALUES:
-            return state._replace(values=values)
+            return state._replace(values=values.clone() if values is x else values)
         return _add_to_histogram(_empty_histogram(state), values)
     return _add_to_histogram(state, x)
 
@@ -120,7 +122,10 @@ def search(state: CalibrationState, spec: ActivationSpec, how: SearchSpec) -> Cl
     Raises:
         ValueError: nothing was seen yet.
     """
-    return search_clip(_summary(state), spec, how)
+    found = search_clip(_summary(state), spec, how)
+    if state.counts.numel() == 0:
+        return found
+    return found._replace(certified=found.certified & (state.counts.amax() < FULL))
 
 
 def finish(
@@ -179,7 +184,7 @@ def _empty_histogram(state: CalibrationState) -> CalibrationState:
     device = state.values.device
     return state._replace(
         values=torch.zeros(0, device=device),
-        counts=torch.zeros(BINS, dtype=torch.int64, device=device),
+        counts=torch.zeros(BINS, dtype=torch.int32, device=device),
         sums=torch.zeros(BINS, dtype=torch.float64, device=device),
         largest=torch.full((TAIL_VALUES,), -torch.inf, device=device),
         smallest=torch.full((TAIL_VALUES,), torch.inf, device=device),
@@ -188,19 +193,25 @@ def _empty_histogram(state: CalibrationState) -> CalibrationState:
 
 def _add_to_histogram(state: CalibrationState, x: Tensor) -> CalibrationState:
     # frexp gives |x| = m * 2^e with m in [0.5, 1): 2^e is the first power of two above |x|.
-    exponent = torch.maximum(state.exponent, torch.frexp(x.abs().amax()).exponent)
+    low, high = torch.aminmax(x)
+    reach = torch.maximum(high, -low)
+    exponent = torch.maximum(state.exponent, torch.frexp(reach).exponent)
     # Bins nest: floor(j / 2^k) is the bin of the wider grid that holds bin j of the finer one.
     bins = torch.arange(-BINS // 2, BINS // 2, device=x.device)
     merged = (bins >> torch.clamp(exponent - state.exponent, max=62)) + BINS // 2
     width = torch.ldexp(torch.ones((), dtype=torch.float64), exponent - _BIN_BITS)
-    index = torch.floor(x.to(torch.float64) / width).to(torch.int64) + BINS // 2
-    counts = torch.zeros_like(state.counts).scatter_add(0, merged, state.counts)
-    sums = torch.zeros_like(state.sums).scatter_add(0, merged, state.sums)
+    before = state.counts.to(torch.int64)
+    counts, sums = add_to_bins(
+        x,
+        width,
+        torch.zeros_like(before).scatter_add(0, merged, before),
+        torch.zeros_like(state.sums).scatter_add(0, merged, state.sums),
+    )
     return state._replace(
         total=state.total + x.numel(),
         exponent=exponent,
-        counts=counts.scatter_add(0, index, torch.ones_like(index)),
-        sums=sums.scatter_add(0, index, x.to(torch.float64)),
-        largest=torch.topk(torch.cat([state.largest, x]), TAIL_VALUES).values,
-        smallest=torch.topk(torch.cat([state.smallest, x]), TAIL_VALUES, largest=False).values,
+        counts=torch.clamp(counts, max=FULL).to(torch.int32),
+        sums=sums,
+        largest=add_to_tail(state.largest, x, largest=True),
+        smallest=add_to_tail(state.smallest, x, largest=False),
     )

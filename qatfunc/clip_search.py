@@ -30,7 +30,7 @@ class DataSummary(NamedTuple):
     total: Tensor
     """int64 scalar, number of values N."""
     counts: Tensor
-    """int64 (cells,)."""
+    """int64 or int32 (cells,)."""
     sums: Tensor
     """float64 (cells,), sum of the values in each cell."""
     edges: Tensor
