@@ -1,0 +1,64 @@
+"""Histograms in blocks against the same in whole tensors."""
+
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from qatfunc import ActivationSpec, SearchSpec, calibration, histogram
+from qatfunc.clip_search import BINS
+from qatfunc.histogram import FULL, add_to_bins, add_to_tail
+
+WIDTH = torch.tensor(2.0**-12, dtype=torch.float64)
+SIZES = [1, 63, 64, 1000, 131_072, 131_073, 400_001]
+
+
+def values(size: int, kind: str) -> Tensor:
+    x = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    return {"normal": x, "relu": x.relu(), "equal": torch.ones(size), "tiny": x * 1e-44}[kind]
+
+
+def in_whole_tensors() -> object:
+    return mock.patch.object(histogram, "_in_blocks", return_value=False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["normal", "relu", "equal", "tiny"])
+def test_blocks_hold_what_whole_tensors_do(size: int, kind: str):
+    x, counts = values(size, kind), torch.arange(BINS)
+    arguments = x, WIDTH, counts, counts.double() * WIDTH
+    before = [t.clone() for t in arguments]
+    got = add_to_bins(*arguments)
+    with in_whole_tensors():
+        want = add_to_bins(*arguments)
+    assert torch.equal(got[0], want[0])
+    torch.testing.assert_close(got[1], want[1], rtol=1e-14, atol=1e-14)  # another order of sums
+    assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["normal", "relu", "equal", "tiny"])
+@pytest.mark.parametrize("largest", [True, False])
+def test_a_tail_is_the_end_of_the_sorted_values(size: int, kind: str, largest: bool):
+    x = values(size, kind)
+    for first in (x[:0], x[: size // 2]):
+        empty = torch.full((100,), -torch.inf if largest else torch.inf)
+        tail = add_to_tail(add_to_tail(empty, first, largest=largest), x, largest=largest)
+        want = torch.cat([empty, first, x]).sort(descending=largest).values[:100]
+        assert torch.equal(tail, want)
+
+
+def test_nothing_is_certified_by_a_full_bin():
+    x = torch.linspace(-1.0, 2.0, 100_000)
+    state = calibration.update(calibration.init(), x)
+    assert calibration.search(state, ActivationSpec(), SearchSpec()).certified
+    full = state._replace(counts=state.counts.index_fill(0, torch.tensor(BINS // 2), FULL))
+    later = calibration.update(full, x)
+    assert later.counts.max() == FULL
+    assert not calibration.search(later, ActivationSpec(), SearchSpec()).certified
+
+
+def test_a_state_is_below_one_megabyte():
+    state = calibration.update(calibration.init(), torch.randn(1_000_000))
+    assert sum(field.nbytes for field in state) < 1_000_000
