@@ -12,6 +12,7 @@ from qatfunc.arq import arq_qparams
 from qatfunc.bilinear import Bilinear, Convolution, Linear
 from qatfunc.channels import per_output, sum_to_channels, to_full_rank
 from qatfunc.grid import Grid, activation_grid, to_integers
+from qatfunc.int8_sums import integer_sums
 from qatfunc.lsq import lsq_slope
 from qatfunc.numbers import reads_cheaply
 from qatfunc.params import Clip
@@ -79,7 +80,8 @@ def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
     op, scales = spec.op, _weight_scales(spec, operands)
     grid = activation_grid(operands.clip, spec.activation)
     rescale = _output_scales(op, scales) * grid.scale
-    acc = op(to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales))
+    integers = to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales)
+    acc = integer_sums(op, *integers, grid)
     # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
     # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
     if not _sums_exactly(op, acc):
