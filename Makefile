@@ -30,7 +30,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/convert_resnet101.py
 	$(BIN)/python benchmarks/portable_qdq.py
 	$(BIN)/python benchmarks/convert_depth.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py
 
 # Deploy models against float32 ones, and what each form of a convolution costs.
 bench-deploy: $(VENV)/.test

@@ -263,7 +263,17 @@ def large_batches(draw: DrawFn) -> list[Tensor]:
     """About 100,000 values in batches, more than calibration keeps as they are."""
     random = np.random.default_rng(draw(st.integers(0, 2**16)))
     kind, count = draw(st.sampled_from(LARGE)), draw(st.integers(1, 5))
-    batches = [_large_batch(random, kind, 100_000 // count, index) for index in range(count)]
+    return _large_batches(random, kind, 100_000 // count, count)
+
+
+def large_batches_of(random: np.random.Generator, *, size: int) -> list[Tensor]:
+    """The same as many as wanted, where what counts is how often something holds."""
+    count = int(random.integers(1, 6))
+    return _large_batches(random, str(random.choice(LARGE)), -(-size // count), count)
+
+
+def _large_batches(random: np.random.Generator, kind: str, size: int, count: int) -> list[Tensor]:
+    batches = [_large_batch(random, kind, size, index) for index in range(count)]
     return [torch.from_numpy(batch.astype(np.float32)) for batch in batches]
 
 

@@ -5,6 +5,7 @@ from qatfunc.affine import dequantize, fake_quantize, quantize, quantize_centere
 from qatfunc.arq import arq_qparams, arq_quantize
 from qatfunc.calibration import CalibrationState
 from qatfunc.clip_search import ClipSearch
+from qatfunc.int8_sums import int8_forward
 from qatfunc.lsq import lsq_quantize
 from qatfunc.params import Adopted, Clip, QParams
 from qatfunc.spec import ActivationSpec, IntSpec, LayerSpec, SearchSpec, WeightSpec
@@ -27,6 +28,7 @@ __all__ = [
     "calibration",
     "dequantize",
     "fake_quantize",
+    "int8_forward",
     "lsq_quantize",
     "operators",
     "quantize",

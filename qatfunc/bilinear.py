@@ -46,6 +46,10 @@ class Linear:
         """Return the gradient of weight for the output's gradient g."""
         return g.flatten(0, -2).t() @ x.flatten(0, -2)
 
+    def gradients(self, g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of x and of weight for the output's gradient g."""
+        return self.input_gradient(g, x, weight), self.weight_gradient(g, x, weight)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution:
@@ -98,20 +102,27 @@ class Convolution:
 
     def input_gradient(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient of x for the output's gradient g."""
-        gradient = self._gradients(g, self._padded(x), weight, [True, False, False])[0]
-        return F.pad(gradient, [-amount for amount in self.outer]) if self.outer else gradient
+        return self._cut(self._gradients(g, self._padded(x), weight, [True, False, False])[0])
 
     def weight_gradient(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient of weight, of which only the shape matters."""
         return self._gradients(g, self._padded(x), weight, [False, True, False])[1]
 
+    def gradients(self, g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of x and of weight for the output's gradient g."""
+        of_input, of_weight, _ = self._gradients(g, self._padded(x), weight, [True, True, False])
+        return self._cut(of_input), of_weight
+
     def _padded(self, x: Tensor) -> Tensor:
         return F.pad(x, self.outer) if self.outer else x
+
+    def _cut(self, gradient: Tensor) -> Tensor:
+        return F.pad(gradient, [-amount for amount in self.outer]) if self.outer else gradient
 
     def _gradients(
         self, g: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.ops.aten.convolution_backward(
+        return torch.ops.aten.convolution_backward.default(
             g,
             x,
             weight,

@@ -1,14 +1,11 @@
 """Calibration of an activation range, streamed: init, update with each batch, finish.
 
-The state keeps the first values as they are. Past EXACT_VALUES of them it becomes a histogram on
-a grid whose width is a power of two, so that widening the range merges whole bins and loses
-nothing but resolution, together with the exact largest and smallest values. Its size does not
-grow with the batches (1.1 MB at most).
+The state keeps the first values as they are. Past EXACT_VALUES of them it becomes a histogram
+(qatfunc.histogram), together with the exact largest and smallest values. Its size does not grow
+with the batches (0.82 MB at most). A bin counts up to FULL values; where one has more, no winner is
+certified any more.
 
-States of different data merge into the state of all of it, in whatever order: what is summed is
-summed exactly. Float32 values of one binary exponent are multiples of one unit, and 2^29 of them
-add up without rounding in float64. Every bin holds one exponent only, except the two at 0, which
-are therefore summed exponent by exponent.
+States of different data merge into the state of all of it, in whatever order.
 """
 
 from collections.abc import Sequence
@@ -17,7 +14,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qatfunc.clip_search import BINS, ClipSearch, DataSummary, search_clip, summarize_values
+from qatfunc.clip_search import ClipSearch, DataSummary, search_clip, summarize_values
+from qatfunc.histogram import (
+    FULL,
+    SMALLEST_EXPONENT,
+    Bins,
+    add_to_bins,
+    add_to_tail,
+    edges,
+    empty_bins,
+    join_bins,
+    whole_sums,
+)
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, SearchSpec
 
@@ -27,12 +35,6 @@ EXACT_VALUES = 65_536
 TAIL_VALUES = 4_096
 """Largest and smallest values kept exactly beside the histogram; covers a percentile of
 0.999999 up to four thousand million values."""
-
-_SMALLEST_EXPONENT = -100
-_SIDE = BINS // 2
-_SIDE_BITS = _SIDE.bit_length() - 1
-_LEAST_FREXP, _FREXPS = -148, 277
-"""Exponents that frexp gives to float32 numbers, and how many these are."""
 
 
 class CalibrationState(NamedTuple):
@@ -45,9 +47,9 @@ class CalibrationState(NamedTuple):
     total: Tensor
     """int64 scalar, number of values in the histogram."""
     exponent: Tensor
-    """int32 scalar; the histogram spans [-2^exponent, 2^exponent)."""
+    """int32 scalar; the histogram spans (-2^exponent, 2^exponent)."""
     counts: Tensor
-    """int64 (BINS,) or (0,) while values are exact."""
+    """int32 (BINS,), at most FULL, or (0,) while values are exact."""
     sums: Tensor
     """float64 (BINS,), sum of the values in each bin but the two at 0, or (0,)."""
     near: Tensor
@@ -71,8 +73,8 @@ def init(device: torch.device | str | None = None) -> CalibrationState:
         batches=torch.zeros((), dtype=torch.int64, device=device),
         values=torch.zeros(0, device=device),
         total=torch.zeros((), dtype=torch.int64, device=device),
-        exponent=torch.full((), _SMALLEST_EXPONENT, dtype=torch.int32, device=device),
-        counts=torch.zeros(0, dtype=torch.int64, device=device),
+        exponent=torch.full((), SMALLEST_EXPONENT, dtype=torch.int32, device=device),
+        counts=torch.zeros(0, dtype=torch.int32, device=device),
         sums=torch.zeros(0, dtype=torch.float64, device=device),
         near=torch.zeros(2, 0, dtype=torch.float64, device=device),
         largest=torch.zeros(0, device=device),
@@ -96,9 +98,9 @@ def update(state: CalibrationState, x: Tensor) -> CalibrationState:
     x = x.detach().flatten().to(torch.float32)
     state = state._replace(batches=state.batches + 1)
     if state.counts.numel() == 0:
-        values = torch.cat([state.values, x])
+        values = torch.cat([state.values, x]) if state.values.numel() else x
         if values.numel() <= EXACT_VALUES:
-            return state._replace(values=values)
+            return state._replace(values=values.clone() if values is x else values)
         return _add_to_histogram(_empty_histogram(state), values)
     return _add_to_histogram(state, x)
 
@@ -164,7 +166,10 @@ def search(state: CalibrationState, spec: ActivationSpec, how: SearchSpec) -> Cl
     Raises:
         ValueError: nothing was seen yet.
     """
-    return search_clip(_summary(state), spec, how)
+    found = search_clip(_summary(state), spec, how)
+    if state.counts.numel() == 0:
+        return found
+    return found._replace(certified=found.certified & (state.counts.amax() < FULL))
 
 
 def finish(
@@ -204,98 +209,47 @@ def _summary(state: CalibrationState) -> DataSummary:
         if state.values.numel() == 0:
             raise ValueError("calibration has seen no batch yet")
         return summarize_values(state.values)
-    edges = torch.arange(-_SIDE, _SIDE + 1, dtype=torch.float64, device=state.sums.device)
+    bins = _bins(state)
     return DataSummary(
         total=state.total,
         counts=state.counts,
-        sums=state.sums.index_copy(0, _at_zero(state.sums), state.near.sum(1)),
-        edges=edges * _width(state.exponent),
+        sums=whole_sums(bins),
+        edges=edges(bins),
         largest=state.largest,
         smallest=state.smallest,
     )
 
 
-def _width(exponent: Tensor) -> Tensor:
-    """Width of a bin, float64."""
-    return torch.ldexp(torch.ones((), dtype=torch.float64), exponent - _SIDE_BITS)
-
-
-def _at_zero(sums: Tensor) -> Tensor:
-    """Indices of the two bins at 0."""
-    return torch.arange(_SIDE - 1, _SIDE + 1, device=sums.device)
+def _bins(state: CalibrationState) -> Bins:
+    return Bins(state.exponent, state.counts, state.sums, state.near)
 
 
 def _empty_histogram(state: CalibrationState) -> CalibrationState:
     device = state.values.device
     return state._replace(
         values=torch.zeros(0, device=device),
-        counts=torch.zeros(BINS, dtype=torch.int64, device=device),
-        sums=torch.zeros(BINS, dtype=torch.float64, device=device),
-        near=torch.zeros(2, _FREXPS, dtype=torch.float64, device=device),
         largest=torch.full((TAIL_VALUES,), -torch.inf, device=device),
         smallest=torch.full((TAIL_VALUES,), torch.inf, device=device),
+        **empty_bins(device)._asdict(),
     )
 
 
 def _add_to_histogram(state: CalibrationState, x: Tensor) -> CalibrationState:
-    # frexp gives |x| = m * 2^e with m in [0.5, 1): 2^e is the first power of two above |x|.
-    highest = torch.frexp(x.abs().amax()).exponent
-    state = _widened(state, torch.maximum(state.exponent, highest))
-    # Bin m of either side holds m <= |x| / width < m + 1.
-    wide = x.to(torch.float64)
-    bins = (wide / _width(state.exponent)).to(torch.int64)
-    small = x[(bins == 0) & (x != 0)]
-    index = bins.sub_((x < 0).to(torch.int64)).add_(_SIDE)
-    sums = state.sums.scatter_add(0, index, wide)
     return state._replace(
         total=state.total + x.numel(),
-        counts=state.counts.scatter_add(0, index, torch.ones_like(index)),
-        sums=sums.index_fill(0, _at_zero(sums), 0.0),
-        near=state.near + _by_exponent(small, small.to(torch.float64)),
-        largest=torch.topk(torch.cat([state.largest, x]), TAIL_VALUES).values,
-        smallest=torch.topk(torch.cat([state.smallest, x]), TAIL_VALUES, largest=False).values,
+        largest=add_to_tail(state.largest, x, largest=True),
+        smallest=add_to_tail(state.smallest, x, largest=False),
+        **add_to_bins(_bins(state), x)._asdict(),
     )
-
-
-def _widened(state: CalibrationState, exponent: Tensor) -> CalibrationState:
-    """Merge the bins of a histogram until it spans [-2^exponent, 2^exponent)."""
-    # Bins nest: m >> k is the bin of the wider grid that holds bin m of the finer one.
-    side = torch.arange(_SIDE, device=exponent.device)
-    wider = side >> torch.clamp(exponent - state.exponent, max=62)
-    merged = torch.cat([_SIDE - 1 - wider.flip(0), _SIDE + wider])
-    # What comes to lie in the bins at 0 moves to its exponent: a bin beside 0 has only one.
-    lower = torch.cat([-side.flip(0), side]) * _width(state.exponent)
-    moves = torch.cat([wider.flip(0), wider]) == 0
-    signed = torch.where(torch.arange(BINS, device=exponent.device) < _SIDE, -1.0, 1.0)
-    position = torch.where(lower == 0, signed, lower).to(torch.float32)
-    zeros = torch.zeros_like(state.sums)
-    return state._replace(
-        exponent=exponent,
-        counts=torch.zeros_like(state.counts).scatter_add(0, merged, state.counts),
-        sums=zeros.scatter_add(0, merged, torch.where(moves, 0.0, state.sums)),
-        near=state.near + _by_exponent(position, torch.where(moves, state.sums, 0.0)),
-    )
-
-
-def _by_exponent(at: Tensor, amounts: Tensor) -> Tensor:
-    """Sum amounts by the sign and the exponent of the float32 number that they belong to."""
-    index = torch.frexp(at).exponent.to(torch.int64) - _LEAST_FREXP
-    index = torch.where(at < 0, index, index + _FREXPS)
-    zeros = torch.zeros(2 * _FREXPS, dtype=torch.float64, device=at.device)
-    return zeros.scatter_add(0, index, amounts).reshape(2, _FREXPS)
 
 
 def _sum_histograms(states: Sequence[CalibrationState]) -> CalibrationState:
-    exponent = torch.stack([state.exponent for state in states]).amax()
-    wide = [_widened(state, exponent) for state in states]
-    largest = torch.cat([state.largest for state in wide])
-    smallest = torch.cat([state.smallest for state in wide])
-    return wide[0]._replace(
-        values=wide[0].values[:0],
-        total=torch.stack([state.total for state in wide]).sum(),
-        counts=torch.stack([state.counts for state in wide]).sum(0),
-        sums=torch.stack([state.sums for state in wide]).sum(0),
-        near=torch.stack([state.near for state in wide]).sum(0),
+    largest = torch.cat([state.largest for state in states])
+    smallest = torch.cat([state.smallest for state in states])
+    return states[0]._replace(
+        values=states[0].values[:0],
+        total=torch.stack([state.total for state in states]).sum(),
         largest=torch.topk(largest, TAIL_VALUES).values,
         smallest=torch.topk(smallest, TAIL_VALUES, largest=False).values,
+        **join_bins([_bins(state) for state in states])._asdict(),
     )

@@ -23,6 +23,9 @@ from qatfunc.spec import SMALLEST_SCALE, ActivationSpec, SearchSpec
 BINS = 65_536
 """Bins of a histogram, a power of two."""
 
+_BOUNDARIES = 16_384
+"""How many boundaries are looked up at once."""
+
 
 class DataSummary(NamedTuple):
     """Data as sorted cells: each value its own cell, or the bins of a histogram."""
@@ -30,7 +33,7 @@ class DataSummary(NamedTuple):
     total: Tensor
     """int64 scalar, number of values N."""
     counts: Tensor
-    """int64 (cells,)."""
+    """int64 or int32 (cells,)."""
     sums: Tensor
     """float64 (cells,), sum of the values in each cell."""
     edges: Tensor
@@ -143,22 +146,24 @@ def _error_bounds(
     counts = torch.cat([zero, torch.cumsum(data.counts.to(torch.float64), 0)])
     sums = torch.cat([zero, torch.cumsum(data.sums, 0)])
     least, most = [], []
-    for step, zero_point in zip(
-        steps.to(torch.float64), zero_points.to(torch.float64), strict=True
-    ):
+    cells = torch.arange(spec.steps, dtype=torch.float64, device=steps.device)
+    together = max(1, _BOUNDARIES // spec.steps)
+    candidates = torch.stack([steps, zero_points], 1).to(torch.float64)
+    for group in candidates.split(together):
+        step, zero_point = group.unbind(1)
         lowest, top = spec.qmin - zero_point, spec.qmax - zero_point
-        cells = torch.arange(spec.steps, dtype=torch.float64, device=step.device)
-        fewest, largest = _tail_integral(data, counts, sums, (cells + lowest + 0.5) * step)
+        boundaries = (cells + lowest[:, None] + 0.5) * step[:, None]
+        fewest, largest = _tail_integral(data, counts, sums, boundaries)
         base = top * step * (top * step * counts[-1] - 2.0 * sums[-1])
         least.append(base - 2.0 * step * largest)
         most.append(base - 2.0 * step * fewest)
-    return torch.stack(least), torch.stack(most)
+    return torch.cat(least), torch.cat(most)
 
 
 def _tail_integral(
     data: DataSummary, counts: Tensor, sums: Tensor, boundaries: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Bounds on the sum over boundaries b of G(b) = sum of max(b - x, 0)."""
+    """Bounds on each row's sum over boundaries b of G(b) = sum of max(b - x, 0)."""
     cell = torch.searchsorted(data.edges, boundaries) - 1
     inside = (cell >= 0) & (cell < len(data.counts))
     index = torch.clamp(cell, 0, len(data.counts) - 1)
@@ -172,4 +177,4 @@ def _tail_integral(
     extent = torch.clamp(right - left, min=torch.finfo(torch.float64).tiny)
     most = n * (boundaries - left) * torch.clamp(right - mean, min=0.0) / extent
     most = torch.maximum(torch.where(inside, most, 0.0), least)
-    return (whole + least).sum(), (whole + most).sum()
+    return (whole + least).sum(1), (whole + most).sum(1)

@@ -19,6 +19,7 @@ from qatfunc.bilinear import Bilinear
 from qatfunc.composition import composed_op, composed_scales
 from qatfunc.exact_types import exact_types
 from qatfunc.kernels import FusedSpec, fused_backward, fused_forward, named
+from qatfunc.numbers import transformed
 from qatfunc.params import Params
 from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
 
@@ -46,7 +47,9 @@ def fused_op(
     optional = tuple(name for name in _OPTIONAL if params.get(name) is not None)
     static = FusedSpec(op, weight, activation, optional)
     tensors = (x, params["weight"], *params["clip"], *(params[name] for name in optional))
-    y: Tensor = _Forward.apply(static, *tensors)[0]
+    y: Tensor = (
+        _Forward.apply(static, *tensors)[0] if transformed() else _Eager.apply(static, *tensors)
+    )
     return y
 
 
@@ -83,6 +86,31 @@ class _Forward(Function):
             return (spec.op.split_batches(y, len(x)), scales), (0, None)
         both = torch.vmap(partial(_composed_pair, spec), tuple(in_dims[1:]))
         return both(*tensors), (0, 0)
+
+
+class _Eager(Function):
+    """_Forward outside torch.func, without what that takes and a small layer would notice."""
+
+    @staticmethod
+    def forward(ctx: Any, spec: FusedSpec, *tensors: Tensor) -> Tensor:
+        y, scales = fused_forward(spec, named(spec, tensors))
+        ctx.spec = spec
+        ctx.save_for_backward(scales, *tensors)
+        ctx.save_for_forward(scales, *tensors)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        scales, *tensors = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        arguments = ctx.spec, needed, g, scales, *tensors
+        plain = not (torch.is_grad_enabled() or transformed())
+        found = iter((_Backward.forward if plain else _Backward.apply)(*arguments))
+        return None, *(next(found) if need else None for need in needed)
+
+    @staticmethod
+    def jvp(ctx: Any, spec: None, *tangents: Tensor | None) -> Tensor:
+        return _Forward.jvp(ctx, spec, *tangents)[0]
 
 
 class _Backward(Function):

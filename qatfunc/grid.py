@@ -15,7 +15,7 @@ from qatfunc.ulq import ulq_qparams
 class Grid(NamedTuple):
     """Integers from low to high, counted from the zero point, in steps of scale."""
 
-    scale: Number
+    scale: Tensor
     low: Number
     high: Number
 
@@ -29,13 +29,11 @@ def activation_grid(clip: Clip, spec: ActivationSpec) -> Grid:
     Returns:
         the grid, whose values are those of ulq.ulq_qparams.
     """
-    scale: Number
-    zero_point: Number
-    if reads_cheaply(clip.max):
-        scale, zero_point = ulq_scale(clip.max.item(), clip.min.item(), spec)
-    else:
+    if not reads_cheaply(clip.max):
         scale, zero_point = ulq_qparams(clip, spec)
-    return Grid(scale, spec.qmin - zero_point, spec.qmax - zero_point)
+        return Grid(scale, spec.qmin - zero_point, spec.qmax - zero_point)
+    step, zero = ulq_scale(clip.max.item(), clip.min.item(), spec)
+    return Grid(clip.max.new_full((), step), spec.qmin - zero, spec.qmax - zero)
 
 
 def clamped_(x: Tensor, grid: Grid) -> Tensor:

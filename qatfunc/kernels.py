@@ -9,11 +9,12 @@ from torch import Tensor
 
 from qatfunc.affine import check_broadcast
 from qatfunc.arq import arq_qparams
-from qatfunc.bilinear import Bilinear, Convolution
+from qatfunc.bilinear import Bilinear, Convolution, Linear
 from qatfunc.channels import per_output, sum_to_channels, to_full_rank
 from qatfunc.grid import Grid, activation_grid, to_integers
+from qatfunc.int8_sums import integer_sums
 from qatfunc.lsq import lsq_slope
-from qatfunc.numbers import Number, number, reads_cheaply
+from qatfunc.numbers import reads_cheaply
 from qatfunc.params import Clip
 from qatfunc.range_gradients import (
     Quantized,
@@ -23,8 +24,13 @@ from qatfunc.range_gradients import (
     range_gradients,
     range_shares,
 )
-from qatfunc.scalars import symmetric_scale, to_float32
+from qatfunc.scalars import symmetric_scale
 from qatfunc.spec import ActivationSpec, WeightSpec
+
+_ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
+
+_FEW_SCALES = 16
+"""Up to here numbers cost less than operators on tensors do."""
 
 _FEW_CHANNELS = 4
 """Up to here two gradients of a weight cost less than one of an input (measured with oneDNN)."""
@@ -73,13 +79,15 @@ def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
     """
     op, scales = spec.op, _weight_scales(spec, operands)
     grid = activation_grid(operands.clip, spec.activation)
-    rescale = _rescale(op, grid.scale, scales)
-    acc = op(to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales))
+    rescale = _output_scales(op, scales) * grid.scale
+    integers = to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales)
+    acc = integer_sums(op, *integers, grid)
     # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
     # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
-    acc.round_()
+    if not _sums_exactly(op, acc):
+        acc.round_()
     bias = operands.optional.get("bias")
-    acc.add_(0.0 if bias is None else (op.per_channel(bias) / rescale).round_().add_(0.0))
+    acc.add_(_ZERO if bias is None else (op.per_channel(bias) / rescale).round_().add_(_ZERO))
     return acc.mul_(rescale), scales
 
 
@@ -106,9 +114,10 @@ def fused_backward(
     if step.by_range and not wanted["x"] and _has_few_channels(spec.op, operands.weight):
         found = _by_first_layer(step)
     else:
-        found = _by_input(step)
-        if step.by_weight:
-            found |= _weights(step, _weight_slope(step))
+        of_input, of_weight = _slopes(step)
+        found = {} if of_input is None else _by_input(step, of_input)
+        if of_weight is not None:
+            found |= _weights(step, of_weight)
     if wanted.get("bias"):
         found["bias"] = spec.op.sum_to_channels(g).reshape(operands.optional["bias"].shape)
     return tuple(found[name] for name, want in wanted.items() if want)
@@ -134,14 +143,11 @@ class _Step(NamedTuple):
 
     def fake_weight(self) -> Tensor:
         weight = _weight_integers(self.spec, self.operands.weight, self.scales)
-        return weight.mul_(_compact(self.scales))
+        return weight.mul_(self.scales)
 
 
-def _by_input(step: _Step) -> dict[str, Tensor]:
-    """Gradients of x and of its range."""
-    if not (step.wanted["x"] or step.by_range):
-        return {}
-    slope = _input_slope(step)
+def _by_input(step: _Step, slope: Tensor) -> dict[str, Tensor]:
+    """Gradients of x and of its range from dL/dx'."""
     passed = inside(slope, step.quantized)
     if not step.by_range:
         return {"x": passed}
@@ -149,22 +155,35 @@ def _by_input(step: _Step) -> dict[str, Tensor]:
     return {"x": passed, "max": high, "min": low}
 
 
-def _input_slope(step: _Step) -> Tensor:
-    """dL/dx', the scales of the weight multiplied into the smaller factor."""
-    op, g, x, weight = step.spec.op, step.g, step.operands.x, step.operands.weight
-    if g.numel() >= weight.numel():
-        return op.input_gradient(g, x, step.fake_weight())
-    integers = _weight_integers(step.spec, weight, step.scales)
-    return op.input_gradient(g * _output_scales(op, step.scales), x, integers)
+def _slopes(step: _Step) -> tuple[Tensor | None, Tensor | None]:
+    """dL/dx' and dL/dw' where wanted, scales multiplied into the smaller factor or the result."""
+    op, g, weight = step.spec.op, step.g, step.operands.weight
+    integers = step.quantized.integers
+    small_weight = min(g.numel(), integers.numel()) >= weight.numel()
+    by_input, by_weight = step.wanted["x"] or step.by_range, step.by_weight
+    if small_weight and by_input and by_weight:
+        of_input, of_weight = op.gradients(g, integers, step.fake_weight())
+        return of_input, of_weight.mul_(step.quantized.grid.scale)
+    return (
+        _input_slope(step) if by_input else None,
+        _weight_slope(step) if by_weight else None,
+    )
 
 
 def _weight_slope(step: _Step) -> Tensor:
-    """dL/dw', the scale of the input multiplied into the smaller factor."""
     op, weight = step.spec.op, step.operands.weight
     integers, scale = step.quantized.integers, step.quantized.grid.scale
     if integers.numel() >= weight.numel():
         return op.weight_gradient(step.g, integers, weight).mul_(scale)
     return op.weight_gradient(step.g, integers * scale, weight)
+
+
+def _input_slope(step: _Step) -> Tensor:
+    op, g, x, weight = step.spec.op, step.g, step.operands.x, step.operands.weight
+    if g.numel() >= weight.numel():
+        return op.input_gradient(g, x, step.fake_weight())
+    integers = _weight_integers(step.spec, weight, step.scales)
+    return op.input_gradient(g * _output_scales(op, step.scales), x, integers)
 
 
 def _by_first_layer(step: _Step) -> dict[str, Tensor]:
@@ -207,35 +226,35 @@ def _weight_scales(spec: FusedSpec, operands: Operands) -> Tensor:
         scales = to_full_rank(given, weight, transposed=op.transposed, groups=op.groups)
         check_broadcast(scales, weight)
         return scales
-    if spec.weight.per_channel or op.transposed or not reads_cheaply(weight):
+    count = len(weight) if spec.weight.per_channel else 1
+    if count > _FEW_SCALES or op.transposed or not reads_cheaply(weight):
         return arq_qparams(weight, spec.weight, transposed=op.transposed, groups=op.groups).scale
-    low, high = torch.aminmax(weight)
-    scale = symmetric_scale(high.item(), low.item(), spec.weight)
-    return weight.new_full((1,) * weight.ndim, scale)
+    if count == 1:
+        low, high = torch.aminmax(weight)
+        scale = symmetric_scale(high.item(), low.item(), spec.weight)
+        return weight.new_full((1,) * weight.ndim, scale)
+    rows = weight.reshape(count, -1)
+    pairs = zip(rows.amax(1).tolist(), rows.amin(1).tolist(), strict=True)
+    numbers = [symmetric_scale(*pair, spec.weight) for pair in pairs]
+    return weight.new_tensor(numbers).reshape(count, *(1,) * (weight.ndim - 1))
 
 
 def _weight_integers(spec: FusedSpec, weight: Tensor, scales: Tensor) -> Tensor:
-    grid = Grid(_compact(scales), spec.weight.qmin, spec.weight.qmax)
-    return to_integers(weight, grid)
+    return to_integers(weight, Grid(scales, spec.weight.qmin, spec.weight.qmax))
 
 
-def _compact(scales: Tensor) -> Number:
-    return number(scales) if scales.numel() == 1 else scales
-
-
-def _rescale(op: Bilinear, scale_x: Number, scales: Tensor) -> Number:
-    """Return scale_x * scale_w as it multiplies the output."""
-    scale_w = _output_scales(op, scales)
-    if isinstance(scale_w, Tensor) or isinstance(scale_x, Tensor):
-        return scale_w * scale_x
-    return to_float32(scale_w * scale_x)
-
-
-def _output_scales(op: Bilinear, scales: Tensor) -> Number:
+def _output_scales(op: Bilinear, scales: Tensor) -> Tensor:
     """Return the weight's scales as they multiply an output."""
     if scales.numel() == 1:
-        return number(scales.reshape(()))
-    return op.per_channel(per_output(scales, transposed=op.transposed, groups=op.groups))
+        return scales
+    if op.transposed:
+        scales = per_output(scales, transposed=True, groups=op.groups)
+    return op.per_channel(scales)
+
+
+def _sums_exactly(op: Bilinear, x: Tensor) -> bool:
+    """Whether products are added up as they are, which oneDNN is always asked to do."""
+    return x.is_cpu and (isinstance(op, Linear) or bool(torch.backends.mkldnn.enabled))
 
 
 def _has_few_channels(op: Bilinear, weight: Tensor) -> bool:

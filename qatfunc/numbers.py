@@ -1,9 +1,10 @@
 """Numbers read off tensors: where that is allowed and costs next to nothing.
 
-Numbers are Python floats on a CPU, where operators on one-element tensors cost more than small
-layers do and bounds given as tensors make torch.clamp ten times slower. On other devices they
-stay tensors: reading them would stall the device, and dividing by a float multiplies by its
-reciprocal there.
+Numbers are Python floats on a CPU, where chains of operators on one-element tensors cost more
+than small layers do and bounds given as tensors make torch.clamp ten times slower. On other
+devices they stay tensors: reading them would stall the device. What tensors are divided or
+multiplied by is a tensor everywhere: torch takes twice as long to bring a float to their type, and
+elsewhere than on a CPU it divides by a float by multiplying with its reciprocal.
 """
 
 import torch
@@ -16,6 +17,11 @@ def traced() -> bool:
     """Whether somebody records what is computed, so that numbers read would become constants."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return torch.compiler.is_compiling() or tracing
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func is active."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def reads_cheaply(x: Tensor) -> bool:

@@ -67,7 +67,7 @@ def inside(g: Tensor, quantized: Quantized) -> Tensor:
         return g.masked_fill((quantized.x > highest) | (quantized.x < lowest), 0.0)
     # The backward of hardtanh is one pass; it drops the bounds themselves, which are inside here.
     below, above = -next_float32(-lowest), next_float32(highest)
-    return torch.ops.aten.hardtanh_backward(g, quantized.x, below, above)
+    return torch.ops.aten.hardtanh_backward.default(g, quantized.x, below, above)
 
 
 def range_gradients(g: Tensor, quantized: Quantized, *, passed: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,8 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _ends(grid: Grid) -> tuple[Number, Number]:
-    return _product(grid.scale, grid.low), _product(grid.scale, grid.high)
+    scale = number(grid.scale)
+    return _product(scale, grid.low), _product(scale, grid.high)
 
 
 def _product(a: Number, b: Number) -> Number:
@@ -131,7 +132,7 @@ def _end_errors(quantized: Quantized) -> tuple[Number, Number]:
 
 
 def _end_error(end: Tensor, quantized: Quantized) -> Number:
-    value = number(end) / quantized.grid.scale
+    value = number(end) / number(quantized.grid.scale)
     if isinstance(value, Tensor):
         return (torch.round(value) - value) / quantized.steps
     value = to_float32(value)

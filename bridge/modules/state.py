@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bridge.config import QATConfig, data_section, weight_section
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
+from qatfunc.ulq import is_valid
 
 _CALIBRATION_PREFIX = "calibration."
 _ENDS = ("max", "min")
@@ -97,16 +98,20 @@ class RangeState(nn.Module):
 
     def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
         """Return a range and the last valid one."""
-
-        def pair(suffix: str) -> Clip:
-            names = [f"{name}_clip_{end}{suffix}" for end in _ENDS]
-            values = (getattr(self, n) if tensors is None else tensors[n] for n in names)
-            return Clip(*values)
-
-        return pair(""), pair("_pre")
+        high, low = f"{name}_clip_max", f"{name}_clip_min"
+        if tensors is not None:
+            return Clip(tensors[high], tensors[low]), Clip(
+                tensors[f"{high}_pre"], tensors[f"{low}_pre"]
+            )
+        current = Clip(getattr(self, high), getattr(self, low))
+        return current, Clip(getattr(self, f"{high}_pre"), getattr(self, f"{low}_pre"))
 
     def _resolve(self, name: str) -> Clip:
-        return resolve_clip(*self._range(name), self.config.activation)
+        current, previous = self._range(name)
+        # Under functional_call numbers may not be what can be read off a range.
+        if isinstance(current.max, nn.Parameter) and is_valid(current, self.config.activation):
+            return current
+        return resolve_clip(current, previous, self.config.activation)
 
     @classmethod
     def derived_names(cls, *, learned_scale: bool) -> set[str]:  # noqa: ARG003

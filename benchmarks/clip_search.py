@@ -1,0 +1,71 @@
+"""The clip search over ten million values, against one pass over them for each candidate."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qatfunc import ActivationSpec, SearchSpec, calibration
+
+
+class SearchOutcome(NamedTuple):
+    """What a comparison found."""
+
+    one_pass_each: list[float]
+    """CPU seconds of a pass for each candidate, by round."""
+    ours: list[float]
+    """CPU seconds of calibration and search, by round."""
+    state_bytes: int
+    same_winner: bool
+    certified: bool
+
+
+def one_pass_each(x: Tensor, spec: ActivationSpec, how: SearchSpec) -> Tensor:
+    """Return the best step: quantize all values to each candidate's grid and keep the least error.
+
+    Finding the largest values is left to topk, which takes much less than sorting.
+    """
+    rank = max(1, x.numel() - int(x.numel() * how.max_percentile))
+    high = torch.topk(x, rank).values[-1].clamp(min=0.0)
+    low = torch.topk(x, rank, largest=False).values[-1].clamp(max=0.0)
+    divisor = -spec.qmin if high < -low else spec.qmax
+    best, winner = torch.inf, high
+    for ratio in torch.arange(how.start, how.end, how.step):
+        reach = torch.maximum(high, -low) * ratio
+        step = reach / divisor
+        error = ((x.clamp(-reach, reach) / step).round() * step - x).square().mean().item()
+        if error < best:
+            best, winner = error, step
+    return winner
+
+
+def search(count: int = 10_000_000, rounds: int = 3) -> SearchOutcome:
+    """Search both ways in turns."""
+    spec, how = ActivationSpec(), SearchSpec()
+    torch.manual_seed(0)
+    x = torch.relu(torch.randn(count) + 0.5)
+
+    def streamed() -> calibration.CalibrationState:
+        return calibration.update(calibration.init(), x)
+
+    times: tuple[list[float], list[float]] = [], []
+    for _ in range(rounds):
+        _timed(times[0], lambda: one_pass_each(x, spec, how))
+        _timed(times[1], lambda: calibration.search(streamed(), spec, how))
+    state = streamed()
+    found = calibration.search(state, spec, how)
+    return SearchOutcome(
+        one_pass_each=times[0],
+        ours=times[1],
+        state_bytes=sum(field.nbytes for field in state),
+        same_winner=bool(found.scale == one_pass_each(x, spec, how)),
+        certified=bool(found.certified),
+    )
+
+
+def _timed(times: list[float], function: Callable[[], Any]) -> None:
+    started = time.process_time()
+    function()
+    times.append(time.process_time() - started)
