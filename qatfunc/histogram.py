@@ -87,7 +87,7 @@ def add_to_bins(bins: Bins, x: Tensor) -> Bins:
         index, values = _locate(x, width)
         counts = wide.counts.scatter_add(0, index, torch.ones_like(index))
         sums = wide.sums.scatter_add(0, index, values)
-        near = wide.near + _by_exponent(x, torch.where(_is_at_zero(index), values, 0.0))
+        near = wide.near + _by_exponent(x, torch.where(_is_near(x, width), values, 0.0))
     else:
         # What was widened is a copy already.
         counts, sums, near = wide.counts, wide.sums, wide.near
@@ -96,8 +96,7 @@ def add_to_bins(bins: Bins, x: Tensor) -> Bins:
             index, values = _locate(block, width)
             counts.scatter_add_(0, index, ones[: len(index)])
             sums.scatter_add_(0, index, values)
-            # Zeros, of which a ReLU leaves many, add nothing.
-            small = block[_is_at_zero(index) & (block != 0)]
+            small = block[_is_near(block, width)]
             near = near + _by_exponent(small, small.to(torch.float64))
     return Bins(wide.exponent, _few(counts), sums.index_fill(0, _at_zero(sums), 0.0), near)
 
@@ -169,12 +168,16 @@ def add_to_tail(tail: Tensor, x: Tensor, *, largest: bool) -> Tensor:
 def _locate(x: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     """Return the bins of values, int64, and the values as float64."""
     values = x.to(torch.float64)
-    index = torch.div(values, width).to(torch.int64)
-    return index.sub_(x < 0).add_(_HALF), values
+    # An ulp outwards, which no quotient of 24 bits needs to reach another bin but those below 0
+    # that lie on an edge: they belong to the bin beyond it.
+    quotients = torch.mul(values, (1.0 + torch.finfo(torch.float64).eps) / width)
+    return quotients.floor_().add_(_HALF).to(torch.int64), values
 
 
-def _is_at_zero(index: Tensor) -> Tensor:
-    return (index == _HALF) | (index == _HALF - 1)
+def _is_near(x: Tensor, width: Tensor) -> Tensor:
+    """Whether values add something to the bins at 0."""
+    size = x.abs()
+    return (size < width.to(torch.float32)) & (size > 0)
 
 
 def _width(exponent: Tensor) -> Tensor:
