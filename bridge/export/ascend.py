@@ -185,11 +185,11 @@ def _replace_pair(
     back = {"scale": scale, "offset": float(-zero_point)}
     last = ir.node("AscendAntiQuant", first.outputs, back, name=f"{dequantize.name}_ascend")
     graph.insert_before(dequantize, [first, last])
-    name, dequantize.outputs[0].name = dequantize.outputs[0].name, None
-    ir.convenience.replace_all_uses_with(
-        dequantize.outputs[0], last.outputs[0], replace_graph_outputs=True
-    )
-    last.outputs[0].name = name
+    old, new = dequantize.outputs[0], last.outputs[0]
+    new.shape, new.type = old.shape, old.type
+    name, old.name = old.name, None
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    new.name = name
     graph.remove(dequantize, safe=True)
 
 

@@ -43,7 +43,7 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     )
     wanted = [value.name for value in model.graph.output]
     feeds = dict(zip(names, inputs, strict=True))
-    if any(node.op_type.startswith("Ascend") for node in model.graph.node):
+    if any(n.op_type.startswith("Ascend") and not n.domain for n in model.graph.node):
         results = ReferenceEvaluator(model, new_ops=ASCEND_OPERATORS).run(None, feeds)
     else:
         results = _session(model, path).run(None, feeds)
