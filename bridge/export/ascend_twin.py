@@ -43,7 +43,7 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
     path, saved = Path(deploy_file), Path(save_file)
     model = load_model(path)
     if not any(node.op_type in _DIALECT and _standard(node) for node in model.graph):
-        raise ConversionError(f"{path} has no AscendQuant: it is no deploy model of target 'ascend'")
+        raise ConversionError(f"{path} has no AscendQuant, which target 'ascend' writes")
     write_models({saved: twin_of(model)})
     return saved
 

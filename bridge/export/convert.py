@@ -214,9 +214,10 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
+    how.finish_fake(fake.graph)
     how.finish(deploy.graph)
-    passes.RemoveUnusedNodesPass()(deploy)
     for model in (fake, deploy):
+        passes.RemoveUnusedNodesPass()(model)
         # A value of the file may have the name of a written one.
         passes.NameFixPass()(model)
         _drop_traces(model.graph)

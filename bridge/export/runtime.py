@@ -126,7 +126,8 @@ class AscendAntiQuant(OpRun):
     ) -> tuple[Array]:
         if scale is None or offset is None:
             raise ValueError("AscendAntiQuant needs scale and offset")
-        return (x.astype(np.float32) * np.float32(scale),)
+        # There is no negative zero among codes.
+        return ((x + 0.0).astype(np.float32) * np.float32(scale),)
 
 
 class ConvTranspose(op_conv_transpose.ConvTranspose):
