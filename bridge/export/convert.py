@@ -24,6 +24,7 @@ from bridge.export.stored_weights import write_float_inputs, write_stored_weight
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
+_IR_VERSION_OF_OPSET_20 = 9
 
 _NO_LIMIT = 1 << 62
 
@@ -207,6 +208,7 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         if any(layer.wide for layer in layers):
             _raise_opset(model)
+        _lower_ir_version(model)
     write_stored_weights(fake.graph, keep_integers=False)
     write_float_inputs(fake.graph)
     how.store(deploy.graph)
@@ -307,6 +309,12 @@ def _raise_opset(model: ir.Model) -> None:
         version_converter.convert_version(model, _OPSET_OF_16_BIT, fallback=True)
         model.opset_imports[""] = _OPSET_OF_16_BIT
     model.ir_version = max(model.ir_version or 0, _IR_VERSION_OF_OPSET_21)
+
+
+def _lower_ir_version(model: ir.Model) -> None:
+    """Lower a version that says nothing: older ONNX Runtimes refuse a file by it alone."""
+    if model.opset_imports[""] < _OPSET_OF_16_BIT:
+        model.ir_version = min(model.ir_version or 0, _IR_VERSION_OF_OPSET_20)
 
 
 def _nothing_to_do(path: Path, floats: list[FloatOperator]) -> str:
