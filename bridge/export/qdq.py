@@ -32,10 +32,11 @@ step on a few more values.
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, constant
+from bridge.export.constants import Array, called, constant
 from bridge.export.errors import ConversionError
 from bridge.export.float_operator import fit_by_taps
 from bridge.export.layer import QuantizedLayer
+from bridge.export.layer_names import LAYER_KEY
 from bridge.export.pairs import NotQuantizedError, read_stored
 from bridge.export.scribe import Scribe, add_initializer
 
@@ -78,6 +79,33 @@ def store_quantized_constants(graph: ir.Graph) -> None:
             continue  # an activation, or not rightly quantized; no layer has read it
         stored = add_initializer(graph, f"{node.inputs[0].name}_integers", integers)
         node.replace_input_with(0, stored)
+
+
+def check_symmetric(graph: ir.Graph) -> None:
+    """Raise unless every activation is int8 or int16 with the zero point 0.
+
+    Args:
+        graph: of a finished model.
+    Raises:
+        ConversionError: names the layers that read others, or the nodes where no layer does.
+    """
+    found = []
+    for node in graph:
+        if node.op_type != "QuantizeLinear":
+            continue
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.uint8)
+        if zero is None or (zero.dtype.kind == "i" and not zero.any()):
+            continue
+        pairs = [use.node for use in node.outputs[0].uses()]
+        readers = [use.node for pair in pairs for value in pair.outputs for use in value.uses()]
+        names = [r.metadata_props[LAYER_KEY] for r in readers if LAYER_KEY in r.metadata_props]
+        what = f"layer {names[0]!r}" if names else f"node {called(node)!r}"
+        found.append(f"{what} ({zero.dtype} {zero.ravel()[0]})")
+    if found:
+        raise ConversionError(
+            f"inputs with zero points: {', '.join(found)}; a symmetric model needs layers trained "
+            "with retrain_data_config['asymmetric'] = False"
+        )
 
 
 def separate_zero_points(graph: ir.Graph) -> None:
