@@ -59,15 +59,19 @@ def twin_of(model: ir.Model) -> ir.Model:
         ConversionError: a node has attributes that no function has.
     """
     twin = model.clone()
+    functions = {f.name: f for f in ascend_functions(twin.opset_imports[""])}
     for node in list(twin.graph):
         if not _standard(node):
             continue
         if node.op_type in _DIALECT:
-            _check_types(node)
+            _check_values(node)
             node.domain = DOMAIN
         elif node.op_type in _SUMS and _offset(node, 0) is not None:
             _move(twin.graph, node)
-    for function in ascend_functions(twin.opset_imports[""]):
+        else:
+            continue
+        _check_names(node, functions[node.op_type])
+    for function in functions.values():
         twin.functions[function.identifier()] = function
     twin.opset_imports[DOMAIN] = _VERSION
     twin.ir_version = max(twin.ir_version or 0, _IR_VERSION_OF_FUNCTIONS)
@@ -78,7 +82,7 @@ def _standard(node: ir.Node) -> bool:
     return node.domain in ("", "ai.onnx")
 
 
-def _check_types(node: ir.Node) -> None:
+def _check_values(node: ir.Node) -> None:
     for name, wanted in (("dst_type", "INT8"), ("dtype", 0)):
         attribute = node.attributes.get(name)
         if attribute is not None and attribute.value != wanted:
@@ -88,13 +92,25 @@ def _check_types(node: ir.Node) -> None:
             )
 
 
+def _check_names(node: ir.Node, function: ir.Function) -> None:
+    """Raise if a node has an attribute that its function has not, or the dialect's lacks one."""
+    known, given = set(function.attributes), set(node.attributes)
+    wrong = given - known or (known - given if node.op_type in _DIALECT else set())
+    if wrong:
+        raise ConversionError(
+            f"{node.op_type} {called(node)!r} must have the attributes {sorted(known)}, "
+            f"got {sorted(given)}"
+        )
+
+
 def _offset(node: ir.Node, index: int) -> float | None:
     """Return what an operand's codes are counted from, None if no AscendQuant makes them."""
     value = node.inputs[index]
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "AscendQuant":
         return None
-    return producer.attributes["offset"].as_float()
+    offset = producer.attributes.get("offset")
+    return 0.0 if offset is None else offset.as_float()  # _check_names refuses such a producer
 
 
 def _move(graph: ir.Graph, node: ir.Node) -> None:

@@ -159,6 +159,23 @@ def test_attributes_that_no_function_has(tmp_path, change, message):
     assert not (tmp_path / "twin.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("op_type", "names", "message"),
+    [
+        ("AscendQuant", [], r"AscendQuant '.*' must have .*\['dst_type', 'offset', 'scale'\], got"),
+        ("Gemm", ["transB"], r"Gemm '.*' must have .*\['offset'\], got \['offset', 'transB'\]"),
+    ],
+)
+def test_attributes_with_other_names(tmp_path, op_type, names, message):
+    done = convert(model(GEMM, b=BIAS, **PER_TENSOR), tmp_path)
+    proto = onnx.load(done.deploy)
+    (node,) = (node for node in proto.graph.node if node.op_type == op_type)
+    del node.attribute[:]
+    node.attribute.extend(onnx.helper.make_attribute(name, 1) for name in names)
+    with pytest.raises(ConversionError, match=message):
+        ascend_twin(save(proto, tmp_path, "changed.onnx"), tmp_path / "twin.onnx")
+
+
 def test_a_model_that_is_not_in_the_dialect(tmp_path):
     path = save(model(X + W + "[fc] y = MatMul (xd, wd)"), tmp_path)
     with pytest.raises(ConversionError, match=r"inter.onnx has no AscendQuant"):
