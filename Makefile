@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Trained weights for examples/faces.py. Installed without what it wants: it is only read.
 WEIGHTS := facenet-pytorch==2.6.0
 
-.PHONY: demo networks test test-deep lint bench bench-deploy clean
+.PHONY: demo networks test test-deep lint bench bench-deploy ort-versions clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/lenet_mnist.py outputs
@@ -36,6 +36,10 @@ bench: $(VENV)/.test
 bench-deploy: $(VENV)/.test
 	$(BIN)/python benchmarks/deploy.py
 	$(BIN)/python benchmarks/forms.py
+
+# The bits of every form in older versions of ONNX Runtime, installed side by side.
+ort-versions: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/onnxruntime_versions.py
 
 # The torch pin in constraints.txt is installed first: a build backend's or another package's
 # unpinned torch would otherwise fetch a CUDA build.

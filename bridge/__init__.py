@@ -3,6 +3,7 @@
 from bridge.adopt import adopt
 from bridge.batch_norm import bake_batch_norm, fold_batch_norm
 from bridge.calibrate import calibrate
+from bridge.export.ascend_twin import ascend_twin
 from bridge.export.convert import convert_qat_model
 from bridge.export.errors import ConversionError
 from bridge.export.runtime import sums_int8_exactly
@@ -44,6 +45,7 @@ __all__ = [
     "MatMulQAT",
     "Verification",
     "adopt",
+    "ascend_twin",
     "average_whole_gradients",
     "bake_batch_norm",
     "calibrate",

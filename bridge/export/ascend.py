@@ -142,57 +142,6 @@ def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
     write_shift(scribe, layer, y)
 
 
-def rewrite_remaining_pairs(graph: ir.Graph) -> None:
-    """Write what is left of Q/DQ pairs around float operators in the dialect.
-
-    They become AscendQuant -> AscendAntiQuant.
-
-    Args:
-        graph: after all layers and stored weights were written and unused nodes removed.
-    Raises:
-        ConversionError: a pair's scale or zero point is not constant, not 8 bits wide or not the
-            same on both sides; names the node.
-    """
-    for node in list(graph):
-        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
-            continue
-        name = called(node)
-        try:
-            scale, zero_point = read_parameters(node, name)
-        except NotQuantizedError as reason:
-            raise ConversionError(f"node {name!r}: {reason}") from reason
-        quantize = node.inputs[0].producer()
-        if quantize is None or quantize.op_type != "QuantizeLinear" or scale.size != 1:
-            continue
-        if zero_point.dtype not in (np.int8, np.uint8):
-            raise ConversionError(
-                f"node {name!r}: target 'ascend' takes INT8 activations, got {zero_point.dtype}"
-            )
-        _check_pair(quantize, np.float32(scale.item()), zero_point.reshape(()), name)
-        _replace_pair(graph, quantize, node, scale.item(), signed_zero(zero_point))
-
-
-def _replace_pair(
-    graph: ir.Graph, quantize: ir.Node, dequantize: ir.Node, scale: float, zero_point: int
-) -> None:
-    reciprocal = float(np.float32(1.0) / np.float32(scale))
-    first = ir.node(
-        "AscendQuant",
-        [quantize.inputs[0]],
-        {"scale": reciprocal, "offset": float(zero_point), "dst_type": "INT8"},
-        name=f"{quantize.name}_ascend",
-    )
-    back = {"scale": scale, "offset": float(-zero_point)}
-    last = ir.node("AscendAntiQuant", first.outputs, back, name=f"{dequantize.name}_ascend")
-    graph.insert_before(dequantize, [first, last])
-    name, dequantize.outputs[0].name = dequantize.outputs[0].name, None
-    ir.convenience.replace_all_uses_with(
-        dequantize.outputs[0], last.outputs[0], replace_graph_outputs=True
-    )
-    last.outputs[0].name = name
-    graph.remove(dequantize, safe=True)
-
-
 def _float_input(name: str, x_q: ir.Value, scale: np.float32, zero_point: Array) -> ir.Value:
     producer = x_q.producer()
     if producer is None or producer.op_type != "QuantizeLinear" or producer.inputs[0] is None:
@@ -200,12 +149,21 @@ def _float_input(name: str, x_q: ir.Value, scale: np.float32, zero_point: Array)
             f"layer {name!r}: target 'ascend' needs a QuantizeLinear just before the layer, "
             f"got {'the graph input' if producer is None else producer.op_type}"
         )
-    _check_pair(producer, scale, zero_point, name)
+    check_pair(producer, scale, zero_point, name)
     return producer.inputs[0]
 
 
-def _check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: str) -> None:
-    """Raise unless a pair quantizes and dequantizes alike, by a scale that has a reciprocal."""
+def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: str) -> None:
+    """Raise unless a pair quantizes and dequantizes alike, by a scale that has a reciprocal.
+
+    Args:
+        quantize: the QuantizeLinear.
+        scale: of the DequantizeLinear.
+        zero_point: of the DequantizeLinear.
+        name: of the layer, for messages.
+    Raises:
+        ConversionError: it does not.
+    """
     try:
         first, zero = read_parameters(quantize, name)
     except NotQuantizedError as reason:

@@ -15,7 +15,9 @@ from bridge.export.errors import ConversionError
 from bridge.export.files import read_model, write_models
 from bridge.export.forms import TARGETS, Chooser, Target
 from bridge.export.layer import QuantizedLayer
+from bridge.export.opset import OPSETS, with_opset
 from bridge.export.product import QuantizedProduct, read_products
+from bridge.export.qdq import check_symmetric
 from bridge.export.reader import FloatOperator, named_operators, read_layers
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
@@ -24,6 +26,7 @@ from bridge.export.summary import Conversion, LayerSummary, summarize_layer, sum
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
+_IR_VERSION_OF_OPSET_20 = 9
 
 _NO_LIMIT = 1 << 62
 
@@ -40,6 +43,8 @@ def convert_qat_model(
     fold_batch_norm: bool = False,
     max_ulps: int = MAX_ULPS,
     vnni: bool = False,
+    symmetric: bool = False,
+    opset: int | None = None,
 ) -> Conversion:
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
@@ -62,17 +67,25 @@ def convert_qat_model(
         vnni: write weights as int8 beside uint8 activations, for target "ort": for processors with
             VNNI, which have faster kernels for them; older x86 ones saturate, so that results are
             wrong there. bridge.sums_int8_exactly() tells which this machine is.
+        symmetric: refuse activations with a zero point other than 0, for target "qdq": runtimes
+            such as TensorRT take no others.
+        opset: of the deploy model, 13 to 21, for target "qdq"; None keeps the file's.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
         FileNotFoundError: there is no model_file.
-        ValueError: the target is unknown, or save_path names no file.
+        ValueError: the target is unknown or has no such option, opset is out of range, or
+            save_path names no file.
         ConversionError: the model cannot be converted; names the node or layer. Nothing is
             written then.
     Source: docs/semantics.md, 6 to 8.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")
+    if target != "qdq" and (symmetric or opset is not None):
+        raise ValueError(f"symmetric and opset are for target 'qdq', got target {target!r}")
+    if opset is not None and opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
     prefix = Path(save_path)
     if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
         raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
@@ -83,6 +96,10 @@ def convert_qat_model(
     )
     if not layers:
         raise ConversionError(_nothing_to_do(Path(model_file), floats))
+    if symmetric:
+        check_symmetric(deploy.graph)
+    if opset is not None:
+        deploy = _for_opset(deploy, opset, layers)
     write_models({paths[0]: fake, paths[1]: deploy})
     if record_file is not None:
         write_record(Path(record_file), record)
@@ -144,6 +161,7 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         if any(layer.wide for layer in layers):
             _raise_opset(model)
+        _lower_ir_version(model)
     write_stored_weights(fake.graph, keep_integers=False)
     write_float_inputs(fake.graph)
     how.store(deploy.graph)
@@ -151,9 +169,10 @@ def convert_model(
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
+    how.finish_fake(fake.graph)
     how.finish(deploy.graph)
-    passes.RemoveUnusedNodesPass()(deploy)
     for model in (fake, deploy):
+        passes.RemoveUnusedNodesPass()(model)
         # A value of the file may have the name of a written one.
         passes.NameFixPass()(model)
         _drop_traces(model.graph)
@@ -205,6 +224,24 @@ def _raise_opset(model: ir.Model) -> None:
         version_converter.convert_version(model, _OPSET_OF_16_BIT, fallback=True)
         model.opset_imports[""] = _OPSET_OF_16_BIT
     model.ir_version = max(model.ir_version or 0, _IR_VERSION_OF_OPSET_21)
+
+
+def _for_opset(model: ir.Model, opset: int, layers: list[LayerSummary]) -> ir.Model:
+    wide = [layer.name for layer in layers if layer.bits > 8]
+    if wide and opset < _OPSET_OF_16_BIT:
+        raise ConversionError(
+            f"layer {wide[0]!r}: 16-bit activations need opset {_OPSET_OF_16_BIT}, got {opset}"
+        )
+    written = with_opset(model, opset)
+    written.ir_version = max(written.ir_version or 0, _IR_VERSION_OF_OPSET_21)
+    _lower_ir_version(written)
+    return written
+
+
+def _lower_ir_version(model: ir.Model) -> None:
+    """Lower a version that says nothing: older ONNX Runtimes refuse a file by it alone."""
+    if model.opset_imports[""] < _OPSET_OF_16_BIT:
+        model.ir_version = min(model.ir_version or 0, _IR_VERSION_OF_OPSET_20)
 
 
 def _nothing_to_do(path: Path, floats: list[FloatOperator]) -> str:

@@ -37,18 +37,7 @@ def read_model(path: Path) -> ir.Model:
         ConversionError: the file is not a valid ONNX model, its opset is below 13, it has no
             outputs, or its data lies outside its folder or ends too early.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no ONNX model at {path}")
-    try:
-        model = ir.load(path)
-    except Exception as error:
-        raise ConversionError(f"{path} is not a readable ONNX model: {_reason(error)}") from error
-    opset = model.opset_imports.get("")
-    if opset is None or opset < 13:
-        raise ConversionError(f"{path}: opset must be 13 or later, got {opset}")
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            _check_external(path, value.const_value)
+    model = load_model(path)
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
@@ -61,6 +50,33 @@ def read_model(path: Path) -> ir.Model:
             tensor = value.const_value
             if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
                 array_of(tensor, value.name)
+    return model
+
+
+def load_model(path: Path) -> ir.Model:
+    """Load a model as it is, one that onnx.checker does not know all nodes of, too.
+
+    Args:
+        path: an .onnx file.
+    Returns:
+        the model; weights in external files are not read before they are needed.
+    Raises:
+        FileNotFoundError: there is no such file, or a file with its data is missing.
+        ConversionError: the file is not readable, its opset is below 13, or its data lies outside
+            its folder or ends too early.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no ONNX model at {path}")
+    try:
+        model = ir.load(path)
+    except Exception as error:
+        raise ConversionError(f"{path} is not a readable ONNX model: {_reason(error)}") from error
+    opset = model.opset_imports.get("")
+    if opset is None or opset < 13:
+        raise ConversionError(f"{path}: opset must be 13 or later, got {opset}")
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            _check_external(path, value.const_value)
     return model
 
 

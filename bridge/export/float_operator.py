@@ -5,10 +5,11 @@ and ONNX allow below the dilation. What output_padding adds, padding cuts off at
 
     ConvTranspose(pads_end = p, output_padding = o)  =  ConvTranspose(p - m, o - m),  m = min(o, p)
 
-and what is left, where nothing is cut, are zeros, which a Pad adds.
+and what is left, where nothing is cut, are zeros, which a Pad adds, or taps of 0 in the kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -72,3 +73,30 @@ def fit_to_stride(
             pads[spatial + axis] -= moved
             kept[axis], zeros[axis] = 0, kept[axis] - moved
     return pads, kept, zeros
+
+
+def fit_by_taps(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
+    """Restate a transposed convolution so that ONNX Runtime takes it, without a Pad behind it.
+
+    What fit_to_stride leaves to be added at an axis's end, taps of 0 at the kernel's end add, whose
+    surplus padding cuts off: the bias still reaches all of it.
+
+    Args:
+        weight: in the operator's own layout.
+        attributes: the operator's own.
+    Returns:
+        the weight and the attributes; both as they are for other operators.
+    """
+    attributes = dict(attributes)
+    padding, pads = attributes.get("output_padding"), attributes.get("pads")
+    if not padding or not pads:
+        return weight, attributes
+    ones = [1] * len(padding)
+    strides, dilations = attributes.get("strides", ones), attributes.get("dilations", ones)
+    pads, padding, zeros = fit_to_stride(strides, pads, padding)
+    taps = [-(-zero // dilation) for zero, dilation in zip(zeros, dilations, strict=True)]
+    for axis, (zero, dilation) in enumerate(zip(zeros, dilations, strict=True)):
+        pads[len(zeros) + axis] += taps[axis] * dilation - zero
+    weight = np.pad(weight, [(0, 0), (0, 0), *((0, count) for count in taps)])
+    shape = list(weight.shape[2:])
+    return weight, attributes | {"pads": pads, "output_padding": padding, "kernel_shape": shape}

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export import ascend, costs
+from bridge.export.ascend_pairs import rewrite_remaining_fake_pairs, rewrite_remaining_pairs
 from bridge.export.chains import Chain, find_chains, write_chain
 from bridge.export.float_form import write_fake, write_float_deploy
 from bridge.export.integer_form import write_integer
@@ -54,6 +55,7 @@ class Target:
         store: writes the quantized operands of operators left in float in the deploy model.
         folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
         check: refuses layers that the target cannot hold.
+        finish_fake: last changes to the fake-quant model.
         finish: last changes to the deploy model.
     """
 
@@ -67,6 +69,7 @@ class Target:
     store: Callable[[ir.Graph], None]
     folds_batch_norm: bool
     check: Callable[[Sequence[QuantizedLayer]], None]
+    finish_fake: Callable[[ir.Graph], None]
     finish: Callable[[ir.Graph], None]
 
 
@@ -126,6 +129,7 @@ TARGETS: Mapping[str, Target] = {
         store=_store_integers,
         folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
+        finish_fake=lambda graph: None,  # noqa: ARG005
         finish=lambda graph: None,  # noqa: ARG005
     ),
     "qdq": Target(
@@ -139,6 +143,7 @@ TARGETS: Mapping[str, Target] = {
         store=store_quantized_constants,
         folds_batch_norm=False,
         check=lambda layers: None,  # noqa: ARG005
+        finish_fake=lambda graph: None,  # noqa: ARG005
         finish=separate_zero_points,
     ),
     "ascend": Target(
@@ -152,6 +157,7 @@ TARGETS: Mapping[str, Target] = {
         store=partial(write_stored_weights, keep_integers=False),
         folds_batch_norm=True,
         check=ascend.check_layers,
-        finish=ascend.rewrite_remaining_pairs,
+        finish_fake=rewrite_remaining_fake_pairs,
+        finish=rewrite_remaining_pairs,
     ),
 }

@@ -1,6 +1,7 @@
 """Recovering a layer's module path from what the exporters leave in a file."""
 
 import ast
+import re
 
 import onnx_ir as ir
 
@@ -29,12 +30,42 @@ def layer_name(node: ir.Node, weight: ir.Value | None, bias: ir.Value | None) ->
     scopes = node.metadata_props.get(LAYER_KEY) or module_path(node)
     if scopes:
         return scopes
-    for value, ending in ((weight, ".weight"), (bias, ".bias")):
-        # Its own name first: exporters that merge equal initializers keep the name in an Identity.
-        for name in () if value is None else (value.name, root(value).name):
-            if name and name.endswith(ending) and len(name) > len(ending):
-                return name.removesuffix(ending)
-    return scope_of_name(node.name or "") or node.name or node.outputs[0].name or node.op_type
+    path = _owner(weight, ".weight") or _owner(bias, ".bias")
+    scope = scope_of_name(node.name or "")
+    return path or scope or node.name or node.outputs[0].name or node.op_type
+
+
+def tied_name(node: ir.Node, bias: ir.Value | None, name: str) -> str:
+    """Return the module path of a layer whose weight has the name of another layer's.
+
+    The TorchScript exporter names a tied weight after its first owner alone. The bias of another
+    layer, or the node's scope, says which layer this is.
+
+    Args:
+        node: the layer's operator.
+        bias: the value its bias comes from, if it has one.
+        name: what layer_name says, the other layer's path.
+    Returns:
+        the path, or the part of it that the scope holds; name where it is the same layer, called
+        again, or the file does not say.
+    """
+    if node.metadata_props.get(LAYER_KEY) or module_path(node):
+        return name
+    path, scope = _owner(bias, ".bias"), scope_of_name(node.name or "")
+    if path and path != name:
+        return path
+    # A layer's second call has the scope LAYER_1.
+    last = re.escape(name.rpartition(".")[2])
+    return name if not scope or re.fullmatch(rf"(.*\.)?{last}(_\d+)?", scope) else scope
+
+
+def _owner(value: ir.Value | None, ending: str) -> str:
+    """Return the path before an ending of a value's name, "" if it has none."""
+    # Its own name first: exporters that merge equal initializers keep the name in an Identity.
+    for name in () if value is None else (value.name, root(value).name):
+        if name and name.endswith(ending) and len(name) > len(ending):
+            return name.removesuffix(ending)
+    return ""
 
 
 def module_path(node: ir.Node) -> str:

@@ -29,15 +29,14 @@ fuses the operator with the next quantizer has its own roundings, and its intege
 step on a few more values.
 """
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, constant
+from bridge.export.constants import Array, called, constant
 from bridge.export.errors import ConversionError
-from bridge.export.float_operator import fit_to_stride
+from bridge.export.float_operator import fit_by_taps
 from bridge.export.layer import QuantizedLayer
+from bridge.export.layer_names import LAYER_KEY
 from bridge.export.pairs import NotQuantizedError, read_stored
 from bridge.export.scribe import Scribe, add_initializer
 
@@ -49,7 +48,7 @@ def write_qdq(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer, without a folded BatchNormalization.
     """
-    kernel, attributes = _fitted(layer)
+    kernel, attributes = fit_by_taps(layer.weight, layer.attributes)
     x, weight = _input(layer), _weight(scribe, layer, kernel)
     op_type = layer.node.op_type
     if layer.bias is None:
@@ -82,6 +81,33 @@ def store_quantized_constants(graph: ir.Graph) -> None:
         node.replace_input_with(0, stored)
 
 
+def check_symmetric(graph: ir.Graph) -> None:
+    """Raise unless every activation is int8 or int16 with the zero point 0.
+
+    Args:
+        graph: of a finished model.
+    Raises:
+        ConversionError: names the layers that read others, or the nodes where no layer does.
+    """
+    found = []
+    for node in graph:
+        if node.op_type != "QuantizeLinear":
+            continue
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.uint8)
+        if zero is None or (zero.dtype.kind == "i" and not zero.any()):
+            continue
+        pairs = [use.node for use in node.outputs[0].uses()]
+        readers = [use.node for pair in pairs for value in pair.outputs for use in value.uses()]
+        names = [r.metadata_props[LAYER_KEY] for r in readers if LAYER_KEY in r.metadata_props]
+        what = f"layer {names[0]!r}" if names else f"node {called(node)!r}"
+        found.append(f"{what} ({zero.dtype} {zero.ravel()[0]})")
+    if found:
+        raise ConversionError(
+            f"inputs with zero points: {', '.join(found)}; a symmetric model needs layers trained "
+            "with retrain_data_config['asymmetric'] = False"
+        )
+
+
 def separate_zero_points(graph: ir.Graph) -> None:
     """Give the DequantizeLinear of every constant a zero point that no other node reads.
 
@@ -110,27 +136,6 @@ def _input(layer: QuantizedLayer) -> ir.Value:
     if value is None:
         raise ConversionError(f"layer {layer.name!r}: its operator has no input")
     return value
-
-
-def _fitted(layer: QuantizedLayer) -> tuple[Array, dict[str, Any]]:
-    """Return the weight and the attributes so that output_padding is less than the stride.
-
-    ONNX Runtime asks for that. What fit_to_stride leaves to be added at an axis's end, taps of 0
-    at the kernel's end add, whose surplus padding cuts off: the bias still reaches all of it.
-    """
-    attributes = dict(layer.attributes)
-    padding, pads = attributes.get("output_padding"), attributes.get("pads")
-    if not padding or not pads:
-        return layer.weight, attributes
-    ones = [1] * len(padding)
-    strides, dilations = attributes.get("strides", ones), attributes.get("dilations", ones)
-    pads, padding, zeros = fit_to_stride(strides, pads, padding)
-    taps = [-(-zero // dilation) for zero, dilation in zip(zeros, dilations, strict=True)]
-    for axis, (zero, dilation) in enumerate(zip(zeros, dilations, strict=True)):
-        pads[len(zeros) + axis] += taps[axis] * dilation - zero
-    weight = np.pad(layer.weight, [(0, 0), (0, 0), *((0, count) for count in taps)])
-    shape = list(weight.shape[2:])
-    return weight, attributes | {"pads": pads, "output_padding": padding, "kernel_shape": shape}
 
 
 def _weight(scribe: Scribe, layer: QuantizedLayer, weight: Array) -> ir.Value:

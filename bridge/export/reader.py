@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bridge.export.constants import Array, constant, reshaper
 from bridge.export.errors import ConversionError
 from bridge.export.layer import QuantizedLayer, channels_first
-from bridge.export.layer_names import layer_name
+from bridge.export.layer_names import layer_name, tied_name
 from bridge.export.norm import read_norm
 from bridge.export.pairs import (
     NotQuantizedError,
@@ -71,24 +71,36 @@ def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
     Args:
         graph: the main graph.
     Returns:
-        (name, node) pairs in topological order; the second use of a name is NAME#2.
+        (name, node) pairs in topological order; the second use of a name is NAME#2, unless the
+        file says that another layer has the same weight.
     """
+    found = [
+        (_name(node), node)
+        for node in ir.traversal.RecursiveGraphIterator(graph)
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
+    ]
+    named = {name for name, _ in found}
     uses: dict[str, int] = {}
     given: set[str] = set()
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
-            unique = name = _name(node)
-            while unique in given:  # a node may be called NAME#2 in the file too
-                uses[name] = uses.get(name, 1) + 1
-                unique = f"{name}#{uses[name]}"
-            given.add(unique)
-            yield unique, node
+    for name, node in found:
+        unique = name
+        if name in given:
+            tied = tied_name(node, _bias_of(node), name)
+            unique = name if tied in named else tied
+        while unique in given:  # a node may be called NAME#2 in the file too
+            uses[name] = uses.get(name, 1) + 1
+            unique = f"{name}#{uses[name]}"
+        given.add(unique)
+        yield unique, node
 
 
 def _name(node: ir.Node) -> str:
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
     weight = node.inputs[1]
-    return layer_name(node, None if weight is None else _behind_pairs(weight), bias)
+    return layer_name(node, None if weight is None else _behind_pairs(weight), _bias_of(node))
+
+
+def _bias_of(node: ir.Node) -> ir.Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 else None
 
 
 def _behind_pairs(value: ir.Value) -> ir.Value:

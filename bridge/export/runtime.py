@@ -43,7 +43,7 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     )
     wanted = [value.name for value in model.graph.output]
     feeds = dict(zip(names, inputs, strict=True))
-    if any(node.op_type.startswith("Ascend") for node in model.graph.node):
+    if any(n.op_type.startswith("Ascend") and not n.domain for n in model.graph.node):
         results = ReferenceEvaluator(model, new_ops=ASCEND_OPERATORS).run(None, feeds)
     else:
         results = _session(model, path).run(None, feeds)
@@ -126,7 +126,8 @@ class AscendAntiQuant(OpRun):
     ) -> tuple[Array]:
         if scale is None or offset is None:
             raise ValueError("AscendAntiQuant needs scale and offset")
-        return (x.astype(np.float32) * np.float32(scale),)
+        # There is no negative zero among codes.
+        return ((x + 0.0).astype(np.float32) * np.float32(scale),)
 
 
 class ConvTranspose(op_conv_transpose.ConvTranspose):

@@ -127,10 +127,12 @@ def verify(
     names += [v.name for v in graph.inputs if v.name]
     quantized: list[Quantized] = [*layers, *products]
     feeds = [argument.detach().cpu().numpy() for argument in arguments]
+    # An initializer that is an input too has a default, which stays.
+    fed = [v.name or "" for v in graph.inputs if v.name not in graph.initializers]
     plain = [run_model(Path(path), feeds) for path in (fake, deploy)]
     inner = [run_model(Path(path), feeds, _present(path, names)) for path in (fake, deploy)]
     for values in inner:
-        values.update(zip([v.name or "" for v in graph.inputs], feeds, strict=True))
+        values.update(zip(fed, feeds, strict=True))
     recorded = _run_torch(model, arguments)
     checks = tuple(
         _check(what, operand, modules, recorded, *inner)

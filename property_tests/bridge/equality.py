@@ -5,6 +5,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
+from bridge.export.ascend_twin import twin_of
 from bridge.export.chains import Chain
 from bridge.export.convert import convert_model
 from bridge.export.costs import INTEGER, QLINEAR
@@ -73,11 +74,12 @@ def assert_fake_equals_deploy(
 
 
 def assert_fake_equals_ascend(source: ir.Model, x: Array) -> None:
-    """Convert for Ascend; compare the dialect, evaluated, with its twin at every level."""
+    """Convert for Ascend; compare the dialect, evaluated, with fake-quant and its runnable twin."""
     fake, deploy, _, floats, _ = convert_model(source, target="ascend")
     assert not floats
     evaluator = ReferenceEvaluator(ir.to_proto(deploy), new_ops=ASCEND_OPERATORS)
     expected = evaluator.run(None, {"x": x})[0]
-    twin = ir.to_proto(fake).SerializeToString()
-    for level in LEVELS:
-        assert_same_bits(run_at(twin, x, level), expected, f"fake-quant at {level}")
+    for name, model in {"fake-quant": fake, "twin": twin_of(deploy)}.items():
+        proto = ir.to_proto(model).SerializeToString()
+        for level in LEVELS:
+            assert_same_bits(run_at(proto, x, level), expected, f"{name} at {level}")

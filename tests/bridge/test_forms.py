@@ -373,3 +373,15 @@ def test_conversion_of_16_bits_raises_the_opset(tmp_path):
     for one in (fake, deploy):
         assert one.opset_import[0].version == 21
         assert one.ir_version == 10
+
+
+@pytest.mark.parametrize(
+    ("opset", "given", "written"), [(17, 12, 9), (20, 10, 9), (17, 8, 8), (21, 11, 11)]
+)
+def test_an_ir_version_that_says_nothing_is_lowered(tmp_path, opset, given, written):
+    # ONNX Runtime 1.17 refuses 10 and above, and torch's default exporter writes 10 for opset 20.
+    proto = model(GEMM, b=BIAS, opset=opset)
+    proto.ir_version = given
+    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    for path in (done.fake_quant, done.deploy):
+        assert onnx.load(path).ir_version == written

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from bridge import ConvTranspose2dQAT, LinearQAT
-from bridge.export.layer_names import LAYER_KEY, module_path, scope_of_name
+from bridge.export.layer_names import LAYER_KEY, module_path, scope_of_name, tied_name
 from tests.bridge.exporting import EXPORTERS, export, read
-from tests.bridge.graphs import BIAS, GEMM, INTEGERS, X, model, the_layer
+from tests.bridge.graphs import BIAS, GEMM, INTEGERS, X, model, save, the_layer
 from tests.bridge.layers import config
 
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -162,3 +162,34 @@ def test_what_torchscript_leaves_of_a_name(tmp_path):
 
     path = export(Root().eval(), torch.ones(1, 2, 1, 1), tmp_path / "m.onnx", "torchscript")
     assert [layer.name for layer in read(path)] == ["up"]
+
+
+@pytest.mark.parametrize(
+    ("node", "bias", "name"),
+    [
+        ("/second/Conv", "net.second.bias", "net.second"),
+        ("/second/Conv", None, "second"),
+        ("/net/net.1/Conv", None, "net.1"),
+        ("/second/Conv", "net.first.bias", "second"),  # both are shared
+        ("/first_1/Conv", "net.first.bias", "net.first"),  # the layer's second call
+        ("/net/first_12/Conv", None, "net.first"),
+        ("/net/first/Conv", None, "net.first"),
+        ("Conv_3", None, "net.first"),
+    ],
+)
+def test_a_layer_whose_weight_has_another_layers_name(node, bias, name):
+    value = None if bias is None else ir.Value(name=bias)
+    assert tied_name(ir.node("Conv", [], name=node), value, "net.first") == name
+    known = ir.node("Conv", [], name=node, metadata_props={SCOPES: SCOPE})
+    assert tied_name(known, value, "net.first") == "net.first", "the default exporter says all"
+
+
+def test_a_name_that_another_layer_has_is_not_taken(tmp_path):
+    body = X + (
+        'ad = DequantizeLinear <axis = 1> ("a.weight", sw, zw) '
+        'bd = DequantizeLinear <axis = 1> ("b.weight", sw, zw) '
+        '["/a/MatMul"] y = MatMul (xd, ad) ["/b/MatMul"] z = MatMul (xd, ad) u = MatMul (xd, bd)'
+    )
+    three = "float[N, 2] y, float[N, 2] z, float[N, 2] u"
+    proto = model(body, outputs=three, **{"a.weight": INTEGERS, "b.weight": INTEGERS})
+    assert [layer.name for layer in read(save(proto, tmp_path))] == ["a", "a#2", "b"]

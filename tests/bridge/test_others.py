@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
-from bridge import convert_qat_model
+from bridge import ascend_twin, convert_qat_model
+from bridge.export.runtime import run_model
 from tests.bridge.graphs import same_bits
 from tests.bridge.others import make
 
@@ -28,6 +30,8 @@ FOUND = {
     "pt2e": (["conv", "node_MatMul_25", "head"], {"up": ALONG_INPUTS}),
     # A Flatten stands between the pair and the operator.
     "brevitas": (["1", "3"], {"6": "its input is not dequantized"}),
+    "aimet": (ALL_FOUR, {}),
+    "aimet_residual": (["first", "second", "head"], {}),
 }
 """Names of the layers in each file, and what stays in float."""
 
@@ -70,8 +74,10 @@ def test_deploy_equals_fake_quant_at_every_level(tmp_path, name):
         assert same_bits(run(done.deploy, x, level), expected), level
 
 
-# Float biases are rounded to the accumulator's steps when they are read, so that file is another.
-WITH_INTEGER_BIASES = [n for n in FOUND if n.startswith("ort_") and n != "ort_float_biases"]
+# Float biases are rounded to the accumulator's steps when they are read, so such files are others.
+FLOAT_BIASES = ("ort_float_biases", "aimet_residual")
+QUANTIZES_ITS_OUTPUT = [n for n in FOUND if n.startswith(("ort_", "aimet"))]
+WITH_INTEGER_BIASES = [n for n in QUANTIZES_ITS_OUTPUT if n not in FLOAT_BIASES]
 
 
 @pytest.mark.parametrize("name", WITH_INTEGER_BIASES)
@@ -93,3 +99,19 @@ def test_the_portable_form_of_them(tmp_path, name):
     assert same_bits(run(again.fake_quant, x), expected)
     error = np.abs(run(done.deploy, x) - expected).max()
     assert error <= 1e-6 * np.abs(expected).max()  # no code moved; float32's last bits
+
+
+# The others have one weight scale a channel for a matrix product.
+@pytest.mark.parametrize(
+    "name", ["ort_per_tensor", "ort_weight_pairs", "ort_unsigned_weights", "brevitas"]
+)
+def test_the_ascend_form_of_them(tmp_path, name):
+    done = convert_qat_model(FOLDER / f"{name}.onnx", tmp_path / "net", target="ascend")
+    twin = ascend_twin(done.deploy, tmp_path / "twin.onnx")
+    onnx.checker.check_model(twin, full_check=True)
+    x = data()
+    expected = run(done.fake_quant, x)
+    evaluated = [next(iter(run_model(done.deploy, [one]).values())) for one in x]
+    assert same_bits(np.concatenate(evaluated), expected)
+    for level in LEVELS:
+        assert same_bits(run(twin, x, level), expected), level

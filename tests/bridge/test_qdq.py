@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from bridge import convert_qat_model
+from bridge import ConversionError, convert_qat_model
 from bridge.export.runtime import run_model
 from tests.bridge.exporting import export, nested
 from tests.bridge.graphs import (
@@ -368,11 +368,18 @@ def test_onnx_runtime_can_be_asked_for_precision(tmp_path):
     assert np.abs(np.rint(steps)).max() <= 1
 
 
+@pytest.fixture(scope="module")
+def every_layer(tmp_path_factory):
+    """The model, a batch, and the inter models of both exporters."""
+    (net, x), folder = nested(), tmp_path_factory.mktemp("nested")
+    names = ("default", "torchscript")
+    return net, x, {name: export(net, (x,), folder / f"{name}.onnx", name) for name in names}
+
+
 @pytest.mark.parametrize("exporter", ["default", "torchscript"])
-def test_a_model_of_every_layer(tmp_path, exporter):
-    net, x = nested()
-    path = export(net, (x,), tmp_path / "inter.onnx", exporter)
-    done = convert_qat_model(path, tmp_path / "net", target="qdq")
+def test_a_model_of_every_layer(every_layer, tmp_path, exporter):
+    net, x, paths = every_layer
+    done = convert_qat_model(paths[exporter], tmp_path / "net", target="qdq")
     written = onnx.load(done.deploy)
     onnx.checker.check_model(written, full_check=True)
     assert {layer.form for layer in done.layers} == {"QDQ"}
@@ -397,3 +404,92 @@ def test_the_standard_says_the_same(tmp_path):
     magnitude = np.abs(codes(x, SX, LAYER["zx"])) @ np.abs(INTEGERS.astype(np.int64))
     bound = gamma(3 + 6) * (magnitude + np.abs(BIAS_CODES)) * (SX * SW).astype(np.float64)
     assert (np.abs(y.astype(np.float64) - run_model(done.fake_quant, [x])["y"]) <= bound).all()
+
+
+def symmetric(body, **values):
+    return model(body, **{"zx": np.int8(0)} | values)
+
+
+def test_symmetric_activations_on_request(tmp_path):
+    written = deployed(symmetric(ADDED, b=BIAS), tmp_path, symmetric=True)
+    zeros = [
+        arrays(written)[node.input[2]]
+        for node in written.graph.node
+        if node.op_type in PAIR and len(node.input) > 2
+    ]
+    assert len(zeros) == 3
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+
+
+@pytest.mark.parametrize(
+    ("body", "values", "found"),
+    [
+        (MATMUL, {}, "layer 'fc' (int8 -7)"),
+        (MATMUL, {"zx": np.uint8(128)}, "layer 'fc' (uint8 128)"),
+        (
+            MATMUL + " [q] r = QuantizeLinear (y, sx, zr) z = DequantizeLinear (r, sx, zr)",
+            {"zx": np.int8(0), "zr": np.int8(3), "outputs": "float[N, 2] z"},
+            "node 'q' (int8 3)",
+        ),
+    ],
+)
+def test_what_is_not_symmetric_is_refused_by_name(tmp_path, body, values, found):
+    with pytest.raises(ConversionError) as error:
+        convert(model(body, **values), tmp_path, symmetric=True)
+    assert str(error.value) == (
+        f"inputs with zero points: {found}; a symmetric model needs layers trained with "
+        "retrain_data_config['asymmetric'] = False"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["inter.onnx"]
+
+
+@pytest.mark.parametrize("opset", range(13, 22))
+@pytest.mark.parametrize("exporter", ["default", "torchscript"])
+def test_the_opset_can_be_chosen(every_layer, tmp_path, exporter, opset):
+    net, x, paths = every_layer
+    kept, done = (
+        convert_qat_model(paths[exporter], tmp_path / name, target="qdq", opset=number)
+        for name, number in (("kept", None), ("net", opset))
+    )
+    written = onnx.load(done.deploy)
+    assert written.opset_import[0].version == opset
+    assert written.ir_version <= (10 if opset == 21 else 9)
+    onnx.checker.check_model(written, full_check=True)
+    assert same_bits(*(plain(d.deploy, x.numpy()) for d in (kept, done)))
+    again = convert_qat_model(done.deploy, tmp_path / "again", target="qdq")
+    assert [layer.name for layer in again.layers] == list(net.NAMES)
+
+
+@pytest.mark.parametrize("opset", range(13, 22))
+def test_the_opset_can_be_raised(tmp_path, opset):
+    done = convert(model(GEMM, b=BIAS, opset=13), tmp_path, opset=opset)
+    assert onnx.load(done.deploy).opset_import[0].version == opset
+    kept = convert(model(GEMM, b=BIAS, opset=13), tmp_path, name="kept")
+    assert same_bits(*(plain(d.deploy, batch()) for d in (kept, done)))
+
+
+def test_what_no_older_opset_has(tmp_path):
+    with pytest.raises(ConversionError, match="layer 'fc': 16-bit activations need opset 21, got"):
+        convert(model(MATMUL, zx=np.int16(0), opset=21), tmp_path, opset=20)
+    proto = model(MATMUL.replace("y =", "m =") + " y = Gelu (m)", opset=20)
+    with pytest.raises(ConversionError, match=r"^the model cannot be written for opset 17: .*Gelu"):
+        convert(proto, tmp_path, opset=17)
+    proto = model(MATMUL.replace("y =", "m =") + " [tril] y = Trilu (m)", opset=14)
+    with pytest.raises(ConversionError, match="cannot be written for opset 13: Trilu 'tril'"):
+        convert(proto, tmp_path, opset=13)
+    assert [path.name for path in tmp_path.iterdir()] == ["inter.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opset": 12}, "opset must be 13 to 21, got 12"),
+        ({"opset": 22}, "opset must be 13 to 21, got 22"),
+        ({"opset": 17, "target": "ort"}, "symmetric and opset are for target 'qdq', got target 'o"),
+        ({"symmetric": True, "target": "ascend"}, "are for target 'qdq', got target 'ascend'"),
+    ],
+    ids=str,
+)
+def test_options_of_this_target(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        convert_qat_model(tmp_path / "absent.onnx", tmp_path / "n", **{"target": "qdq"} | options)

@@ -11,6 +11,7 @@ from torch import nn
 from bridge import Conv2dQAT, LinearQAT, calibrate, convert_qat_model, verify
 from bridge.export.verify import Difference
 from tests.bridge.exporting import dynamic, export
+from tests.bridge.graphs import with_inputs
 from tests.bridge.layers import config, same_state, state
 
 
@@ -287,3 +288,20 @@ def test_a_bound_beyond_float32_is_not_proven_but_measured(tmp_path):
     assert check.bound > 2**24 > check.measured > 0
     assert counts(check) == [0, 0, 0, 0]
     assert np.isclose(check.measured, float(x.sum(1).max()) * 127 * 127.5, rtol=0.01)
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_initializers_that_are_inputs_too(tmp_path, ir_version):
+    # Before IR version 4 all of them were; later they are defaults, which stay in float.
+    model = nn.Sequential(LinearQAT(5, 4), nn.PReLU(4), LinearQAT(4, 2))
+    x = torch.randn(6, 5)
+    calibrate(model, [x])
+    inter = export(model.eval(), x, tmp_path / "m.onnx", "torchscript")
+    proto = onnx.load(inter)
+    names = [t.name for t in proto.graph.initializer if ir_version == 3 or t.name == "1.weight"]
+    assert names
+    onnx.save(with_inputs(proto, *names, ir_version=ir_version), inter)
+    done = convert_qat_model(inter, tmp_path / "net")
+    seen = verify(model, inter, done.fake_quant, done.deploy, x)
+    assert [layer.name for layer in seen.layers] == ["0", "2"]
+    assert seen.exact

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from torch import Tensor, nn
 
-from bridge import Conversion, Verification, adopt, convert_qat_model, verify
+from bridge import Conversion, Verification, adopt, ascend_twin, convert_qat_model, verify
 from bridge.modules.ranges import RangedModule
 from examples.networks import (
     UNet,
@@ -143,6 +144,18 @@ def test_plain_networks_are_equal_on_all_paths(plain_network):
     assert_deploy_is_fake_quant(plain_network, *LEVELS)
     assert plain_network.verification.exact
     assert plain_network.verification.first_torch_fake is None
+
+
+def test_the_ascend_models_twin_equals_its_fake_quant(plain_network, tmp_path):
+    inter = plain_network.conversion.fake_quant.with_name("inter_model.onnx")
+    done = convert_qat_model(inter, tmp_path / "network", target="ascend")
+    twin = ascend_twin(done.deploy, tmp_path / "twin.onnx")
+    onnx.checker.check_model(twin, full_check=True)
+    assert len(done.layers) == len(plain_network.conversion.layers)
+    for level in LEVELS:
+        outputs = [run(path, plain_network.x, level) for path in (done.fake_quant, twin)]
+        assert np.ptp(outputs[0]) > 0, "a constant output proves nothing"
+        assert same_bits(*outputs), level
 
 
 def test_resnet101(tmp_path):

@@ -1,9 +1,10 @@
 """Write the models of this folder again, each with the tool it is named after.
 
-    python -m tests.bridge.others.make [FOLDER]
+    python -m tests.bridge.others.make [FOLDER [NAME ...]]
 
-Needs, beside this project: torchao 0.18 (PT2E), brevitas 0.13 and onnxoptimizer. The files that are
-here were made with these, torch 2.13 and onnxruntime 1.32.
+Needs, beside this project: torchao 0.18 (PT2E), brevitas 0.13 and onnxoptimizer, aimet-onnx 2.42.
+The files that are here were made with these, torch 2.13 and onnxruntime 1.32. With names after the
+folder it writes these alone.
 """
 
 import sys
@@ -63,6 +64,13 @@ class _Batches(quantization.CalibrationDataReader):
         return self._left.pop() if self._left else None
 
 
+def _float(network: type[nn.Module], path: Path) -> Path:
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    x = torch.zeros(SHAPE)
+    torch.onnx.export(network().eval(), (x,), path, dynamo=False, opset_version=17, **names)
+    return path
+
+
 def _ort(
     path: Path,
     *,
@@ -75,11 +83,7 @@ def _ort(
     """onnxruntime.quantization.quantize_static."""
     kinds = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "float.onnx")
-        names = {"input_names": ["x"], "output_names": ["y"]}
-        torch.onnx.export(
-            network().eval(), (torch.zeros(SHAPE),), source, dynamo=False, opset_version=17, **names
-        )
+        source = _float(network, Path(folder, "float.onnx"))
         quantization.quantize_static(
             source,
             path,
@@ -130,6 +134,18 @@ def _brevitas(path: Path) -> None:
     export_onnx_qcdq(model.eval(), args=x, export_path=path, opset_version=17, dynamo=False)
 
 
+def _aimet(path: Path, *, network: type[nn.Module] = Network, **options: Any) -> None:
+    """AIMET's simulation, calibrated, as a QDQ model."""
+    from aimet_onnx.quantsim import QuantizationSimModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = onnx.load(_float(network, Path(folder, "float.onnx")))
+    simulated = QuantizationSimModel(source, providers=["CPUExecutionProvider"])
+    batches = _Batches()
+    simulated.compute_encodings([batches.get_next() for _ in range(4)])
+    onnx.save(simulated.to_onnx_qdq(**options), path)
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "ort_per_channel": lambda path: _ort(path, per_channel=True, activation="int8", weight="int8"),
     "ort_per_tensor": lambda path: _ort(path, per_channel=False, activation="uint8", weight="int8"),
@@ -147,16 +163,18 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     ),
     "pt2e": _pt2e,
     "brevitas": _brevitas,
+    "aimet": lambda path: _aimet(path, export_int32_bias=True, prequantize_constants=True),
+    "aimet_residual": lambda path: _aimet(path, network=Residual, force_activation_as="signed"),
 }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *names: str) -> None:
     """Write every model, with a fixed input size and nothing of the way it was made."""
     warnings.filterwarnings("ignore")
-    for name, make in MAKERS.items():
+    for name in names or MAKERS:
         torch.manual_seed(0)
         path = folder / f"{name}.onnx"
-        make(path)
+        MAKERS[name](path)
         model = onnx.load(path)
         for node in model.graph.node:
             del node.metadata_props[:]
@@ -166,4 +184,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent)
+    main(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent, *sys.argv[2:])

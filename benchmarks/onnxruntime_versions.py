@@ -1,0 +1,239 @@
+"""Which versions of ONNX Runtime run what is converted, and with the same bits.
+
+    python benchmarks/onnxruntime_versions.py [VERSION ...]
+
+Makes a virtual environment a version, side by side in a temporary folder, and runs in it the
+fake-quant and deploy models of every form at the four optimization levels. Printed are, for each
+file and version: "=" for the bits that the installed version computes from the fake-quant model,
+otherwise how many values differ, or how the version refuses the file.
+
+Files with `vnni` are compared with the same file in the installed version: on processors without
+VNNI their sums saturate. The environments are installed with pip; old versions want NumPy 1.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+VERSIONS = ("1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.26.0")
+_LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
+_LAST_WITH_NUMPY_1 = (1, 18)
+_RUN_HERE = "--run"
+_REFUSED = "refused: "
+
+
+def main(versions: tuple[str, ...] = VERSIONS) -> int:
+    """Write the files, run them everywhere, print the table; 1 if a value differs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = list(write_files(folder))
+        here = run_folder(folder)
+        found = {version: in_version(version, folder) for version in versions}
+        words = {
+            version: [_compare(results, here, file, expected) for file, expected in files]
+            for version, results in ({onnxruntime.__version__: here} | found).items()
+        }
+    print(f"{'':60}" + "".join(f"{version:>9}" for version in words))
+    notes: dict[str, int] = {}
+    for i, (file, _) in enumerate(files):
+        cells = []
+        for column in words.values():
+            word = column[i]
+            cells.append(word if len(word) < 9 else f"[{notes.setdefault(word, len(notes) + 1)}]")
+        print(f"{file:60}" + "".join(f"{cell:>9}" for cell in cells))
+    for note, number in notes.items():
+        print(f"[{number}] {note}")
+    unequal = (word for column in words.values() for word in column if word != "=")
+    return int(any(_REFUSED not in word for word in unequal))
+
+
+def write_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Convert a network for every form.
+
+    Args:
+        folder: gets NAME.onnx and NAME.npy, an input.
+    Returns:
+        the names of a file and of the one whose outputs it should have.
+    """
+    import onnx_ir as ir
+    import torch
+
+    from bridge.export.ascend_twin import twin_of
+    from bridge.export.convert import convert_model
+    from bridge.export.files import read_model
+    from tests.networks.exporting import export
+
+    for name, (model, shape, forms) in _networks().items():
+        torch.manual_seed(0)
+        x = torch.randn(shape)
+        exported = _prepared(model, x, wide="16" in name)
+        for exporter in ("torchscript", "default") if name == "conv" else ("torchscript",):
+            path = folder / "inter_model"
+            export(exported, x, path, dynamo=exporter == "default")
+            for form, options in forms.items():
+                case = f"{name}, {form}" + (", default exporter" if exporter == "default" else "")
+                fake, deploy, *_ = convert_model(read_model(path), **options)
+                made = {"fake-quant": fake, "deploy": deploy}
+                if options.get("target") == "ascend":
+                    made["deploy"] = twin_of(deploy)
+                for kind, written in made.items():
+                    ir.save(written, folder / f"{case}: {kind}.onnx")
+                    np.save(folder / f"{case}: {kind}.npy", x.numpy())
+                    same = kind == "deploy" and options.get("vnni")
+                    yield f"{case}: {kind}", f"{case}: {'deploy' if same else 'fake-quant'}"
+            path.unlink()
+
+
+def run_folder(folder: Path) -> dict[str, Any]:
+    """Run every file of a folder in the version that is installed.
+
+    Args:
+        folder: with NAME.onnx and NAME.npy.
+    Returns:
+        by name, for each level the output's bits as hexadecimal text, or why the file is refused.
+    """
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.onnx")):
+        x, bits = np.load(path.with_suffix(".npy")), []
+        for level in _LEVELS:
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = getattr(
+                onnxruntime.GraphOptimizationLevel, f"ORT_{level}"
+            )
+            options.intra_op_num_threads, options.log_severity_level = 1, 4
+            try:
+                session = onnxruntime.InferenceSession(
+                    str(path), options, providers=["CPUExecutionProvider"]
+                )
+                y = session.run(None, {session.get_inputs()[0].name: x})[0]
+                bits.append(np.ascontiguousarray(y).view(np.uint32).tobytes().hex())
+            except Exception as error:
+                # Before the reason come the file and the place in the runtime's own sources.
+                bits.append(_REFUSED + str(error).strip().rpartition(") ")[2])
+        found[path.stem] = bits
+    return found
+
+
+def in_version(version: str, folder: Path) -> dict[str, Any]:
+    """Run every file of a folder in a version of its own environment.
+
+    Args:
+        version: of onnxruntime.
+        folder: with NAME.onnx and NAME.npy.
+    Returns:
+        as run_folder.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        python = str(Path(place, "bin", "python"))
+        old = tuple(map(int, version.split(".")[:2])) <= _LAST_WITH_NUMPY_1
+        wanted = [f"onnxruntime=={version}", "numpy<2" if old else "numpy"]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
+        done = subprocess.run(
+            [python, __file__, _RUN_HERE, str(folder)], check=True, capture_output=True, text=True
+        )
+        return json.loads(done.stdout)
+
+
+def _compare(found: dict[str, Any], here: dict[str, Any], file: str, expected: str) -> str:
+    """Say in a word how a file's results are."""
+    refused = [one for one in found[file] if one.startswith(_REFUSED)]
+    if refused:
+        return f"{len(refused)} levels of 4 {refused[0]}"
+    wanted = np.frombuffer(bytes.fromhex(here[expected][0]), np.uint32)
+    results = [np.frombuffer(bytes.fromhex(bits), np.uint32) for bits in found[file]]
+    wrong = max(int((y != wanted).sum()) for y in results)
+    return f"{wrong}/{wanted.size}" if wrong else "="
+
+
+def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any]]]]:
+    """Networks by name: the float model, its input's shape, and what to convert it with."""
+    from torch import nn
+
+    from bridge.export.costs import FLOAT, FORMS, INTEGER, QLINEAR
+    from bridge.export.forms import choose_ort_form, ort_form
+
+    def chosen(form: str) -> Callable[..., Any]:
+        def choose(layer: Any, chain: Any) -> Any:
+            if layer.op != "Conv" or (form == QLINEAR and chain is None):
+                return choose_ort_form(layer, None)
+            return ort_form(form, chain)
+
+        return choose
+
+    forms: dict[str, dict[str, Any]] = {form: {"choose": chosen(form)} for form in FORMS}
+    vnni = {f"{form}, vnni": {"choose": chosen(form), "vnni": True} for form in (QLINEAR, INTEGER)}
+    ascend = {"ascend twin": {"target": "ascend"}}
+    plain: dict[str, dict[str, Any]] = {"plain": {}}
+    integer = {form: forms[form] for form in (INTEGER, FLOAT)}
+    conv = nn.Sequential(
+        *(nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.ReLU6()),
+        *(nn.MaxPool2d(2), nn.Conv2d(16, 24, 1, stride=2), nn.ReLU(), nn.Conv2d(24, 8, 3)),
+    )
+    norm = nn.Sequential(
+        *(nn.Conv2d(4, 16, 3), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 8, 3, bias=False), nn.BatchNorm2d(8)),
+    )
+    mlp = nn.Sequential(nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 12))
+    volume = nn.Sequential(nn.Conv3d(4, 8, 3), nn.ReLU(), nn.Conv3d(8, 4, 2))
+    line = nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 4, 2))
+    up = nn.Sequential(
+        *(nn.ConvTranspose2d(4, 8, 3, stride=2, output_padding=1), nn.ReLU()),
+        nn.ConvTranspose2d(8, 6, 3, dilation=2, groups=2, padding=1, output_padding=1),
+    )
+    picture = (2, 4, 18, 18)
+    return {
+        "conv": (conv, picture, forms | vnni | ascend),
+        "BatchNorm": (norm, picture, plain | {"folded": {"fold_batch_norm": True}}),
+        "linear": (mlp, (5, 40), plain | {"vnni": {"vnni": True}} | ascend),
+        "linear, rank 3": (mlp, (5, 3, 40), plain | ascend),
+        "conv 3d": (volume, (2, 4, 6, 7, 8), integer | ascend),
+        "conv 1d": (line, (2, 4, 30), forms | ascend),
+        "transposed": (up, (2, 4, 7, 7), plain | ascend),
+        "product": (_product(), (3, 6, 20), plain | ascend),
+        "conv, 16 bits": (conv, picture, integer),
+        "linear, 16 bits": (mlp, (5, 40), plain),
+        "transposed, 16 bits": (up, (2, 4, 7, 7), plain),
+    }
+
+
+def _product() -> Any:
+    """Build a network that multiplies two activations."""
+    from torch import Tensor, nn
+
+    from bridge import MatMulQAT
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.multiply = MatMulQAT()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.multiply(x, x.transpose(1, 2))
+
+    return Product()
+
+
+def _prepared(model: Any, x: Any, *, wide: bool) -> Any:
+    from bridge import calibrate, prepare_qat
+
+    data = {"dst_type": "INT16" if wide else "INT8"}
+    prepared = prepare_qat(model, {"retrain_data_config": data}).eval()
+    calibrate(prepared, [x])
+    return prepared
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [_RUN_HERE]:
+        print(json.dumps(run_folder(Path(sys.argv[2]))))
+    else:
+        sys.exit(main(*[tuple(sys.argv[1:])] if sys.argv[1:] else ()))

@@ -1,0 +1,65 @@
+"""Writing a model for another version of the standard operators."""
+
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper, version_converter
+
+from bridge.export.errors import ConversionError
+
+OPSETS = range(13, 22)
+"""What a portable model can be written for."""
+
+# What version 14 changed in these is the types they take; onnx's converter knows no way back.
+_MORE_TYPES_IN_14 = {"Add", "CumSum", "Div", "Identity", "Mul", "Relu", "Reshape", "Sub"}
+
+
+def with_opset(model: ir.Model, opset: int) -> ir.Model:
+    """Return a model for an opset.
+
+    Args:
+        model: of any opset from 13 on; it is left as it is.
+        opset: one of OPSETS.
+    Returns:
+        the model itself if it is of that opset, else a new one; nodes keep their layers.
+    Raises:
+        ConversionError: an operator has no form in that opset.
+    """
+    if model.opset_imports[""] == opset:
+        return model
+    proto = ir.to_proto(model)
+    try:
+        if opset > 13 or model.opset_imports[""] < opset:
+            proto = version_converter.convert_version(proto, opset)
+        else:
+            proto = _without_14(version_converter.convert_version(proto, 14))
+        onnx.checker.check_model(proto)
+    except (RuntimeError, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise ConversionError(f"the model cannot be written for opset {opset}: {reason}") from error
+    converted = ir.from_proto(proto)
+    layers = {value.name: node.metadata_props for node in model.graph for value in node.outputs}
+    for node in converted.graph:
+        node.metadata_props.update(layers.get(node.outputs[0].name, {}))
+    converted.metadata_props.update(model.metadata_props)
+    return converted
+
+
+def _without_14(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Write a model of opset 14 for 13."""
+    sizes = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in proto.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT64
+    }
+    for node in proto.graph.node:
+        schema = onnx.defs.get_schema(node.op_type, 14, node.domain)
+        if schema.since_version == 14 and node.op_type not in _MORE_TYPES_IN_14:
+            raise ConversionError(
+                f"the model cannot be written for opset 13: {node.op_type} {node.name!r}"
+            )
+        if node.op_type == "Reshape" and 0 not in sizes.get(node.input[1], [0]):
+            del node.attribute[:]  # allowzero, new in 14 too, is the only one
+    for entry in proto.opset_import:
+        if not entry.domain:
+            entry.version = 13
+    return proto

@@ -1,0 +1,184 @@
+"""The runnable twin of Ascend models: onnx.checker takes it, ONNX Runtime has the same bits."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from bridge import ConversionError, ascend_twin, verify
+from bridge.export.ascend_functions import DOMAIN
+from bridge.export.runtime import run_model
+from tests.bridge.exporting import export, nested
+from tests.bridge.graphs import BIAS, GEMM, SX, W, X, batch, model, same_bits, save
+from tests.bridge.test_ascend import ADDED, PER_TENSOR, RECIPROCAL, attributes, convert, convolution
+
+LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
+PICTURE = np.random.default_rng(3).normal(0, 4, (2, 2, 3, 4)).astype(np.float32)
+PRODUCT = (
+    X + "v = QuantizeLinear (x, sv, zv) vd = DequantizeLinear (v, sv, zv) "
+    "t = Transpose <perm = [1, 0]> (vd) q = QuantizeLinear (t, sv, zv) "
+    "d = DequantizeLinear (q, sv, zv) [mul] y = MatMul (xd, d)"
+)
+OTHER = {"sv": np.float32(0.031), "zv": np.int8(21)}
+PAIRED = ADDED + " aq = QuantizeLinear (y, sv, zv) [dq] z = DequantizeLinear (aq, sv, zv)"
+
+
+def twin(done):
+    path = ascend_twin(done.deploy, done.deploy.with_name("twin.onnx"))
+    onnx.checker.check_model(path, full_check=True)
+    return path
+
+
+def run(path, x, level="ENABLE_ALL"):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options)
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def assert_the_same(done, x):
+    """The dialect, evaluated, fake-quant and the twin at every level."""
+    expected = next(iter(run_model(done.deploy, [x]).values()))
+    assert len(np.unique(expected)) > 5
+    path = twin(done)
+    for level in LEVELS:
+        assert same_bits(run(done.fake_quant, x, level), expected), level
+        assert same_bits(run(path, x, level), expected), level
+    assert same_bits(next(iter(run_model(path, [x]).values())), expected)
+
+
+MODELS = {
+    "gemm": (model(GEMM, b=BIAS, **PER_TENSOR), batch(50)),
+    "matmul and add": (model(ADDED, b=BIAS, **PER_TENSOR), batch(50)),
+    "no bias": (model(GEMM.replace(", b)", ")"), **PER_TENSOR), batch(50)),
+    "uint8": (model(GEMM, b=BIAS, zx=np.uint8(121), **PER_TENSOR), batch(50)),
+    "conv": (convolution(), PICTURE),
+    "transposed": (convolution("ConvTranspose"), PICTURE),
+    "product": (model(PRODUCT, outputs="float[N, M] y", **OTHER), batch(50)),
+    "pair": (model(PAIRED, outputs="float[N, 2] z", b=BIAS, **PER_TENSOR, **OTHER), batch(50)),
+    "opset 13": (model(GEMM, b=BIAS, opset=13, **PER_TENSOR), batch(50)),
+    "opset 21": (model(GEMM, b=BIAS, opset=21, **PER_TENSOR), batch(50)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bits(tmp_path, name):
+    proto, x = MODELS[name]
+    assert_the_same(convert(proto, tmp_path), x)
+
+
+def test_a_model_of_every_layer(tmp_path):
+    net, x = nested()
+    inter = export(net, (x,), tmp_path / "inter.onnx", "torchscript")
+    done = convert(onnx.load(inter), tmp_path)
+    assert_the_same(done, x.numpy())
+    proof = verify(net, inter, done.fake_quant, twin(done), x)
+    assert proof.first_fake_deploy is None
+    assert all(layer.output_fake_deploy.count == 0 for layer in proof.layers)
+
+
+def test_a_pair_around_float_operators_rounds_the_product_with_the_reciprocal(tmp_path):
+    step = np.float32(0.07)
+    halves = (np.arange(-120, 120) + 0.5).astype(np.float32) * step
+    codes = np.rint(halves * (np.float32(1) / step))
+    x = halves[np.rint(halves / step) != codes]
+    assert x.size >= 3
+    x = x[: x.size // 3 * 3].reshape(-1, 3)
+    x[0, 0] = -1e-9  # codes have no negative zero
+    two = "float[N, 3] xd, float[N, 2] y"
+    numbers = PER_TENSOR | {"b": BIAS, "sx": step, "zx": np.int8(0)}
+    done = convert(model(ADDED, outputs=two, **numbers), tmp_path)
+    expected = (np.rint(x * (np.float32(1) / step)) + 0.0) * step
+    assert not np.array_equal(expected, np.rint(x / step) * step)
+    for path in (done.fake_quant, done.deploy, twin(done)):
+        assert same_bits(run_model(path, [x])["xd"], expected), path
+
+
+def test_nodes_and_what_they_hold(tmp_path):
+    done = convert(convolution(), tmp_path)
+    before, after = onnx.load(done.deploy).graph, onnx.load(twin(done)).graph
+    assert [node.op_type for node in after.node] == [node.op_type for node in before.node]
+    assert {node.domain for node in after.node} == {DOMAIN}
+    quant, conv, dequant = after.node
+    assert attributes(quant) == {"scale": RECIPROCAL, "offset": -7.0, "dst_type": b"INT8"}
+    assert attributes(conv) == {"pads": [1, 1, 0, 0], "offset": -7.0}
+    assert attributes(dequant) == {"dtype": 0}
+    assert list(after.initializer) == list(before.initializer)
+    assert all(a.input == b.input for a, b in zip(after.node, before.node, strict=True))
+
+
+def test_operators_that_stay_in_float_stay_as_they_are(tmp_path):
+    body = ADDED + " z = MatMul (x, v)"
+    v = np.float32([[1, 2], [3, 4], [5, 6]])
+    proto = model(body, outputs="float[N, 2] y, float[N, 2] z", b=BIAS, v=v, **PER_TENSOR)
+    found = {
+        node.output[0]: node.domain for node in onnx.load(twin(convert(proto, tmp_path))).graph.node
+    }
+    assert found["z"] == ""
+    assert list(found.values()).count(DOMAIN) == 3
+
+
+@pytest.mark.parametrize("scale", [2.0**-149, 3 * 2.0**-140, 2.0**-126, 1.0, 0.1, 2.0**110])
+def test_a_scale_is_read_out_of_its_bits(tmp_path, scale):
+    # Below 2^-126 float32 has no leading one.
+    done = convert(model(GEMM, b=BIAS, **PER_TENSOR), tmp_path)
+    bits = np.array([np.float32(scale)]).view(np.uint32).astype(np.uint64)
+    proto = onnx.load(done.deploy)
+    (tensor,) = (t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.UINT64)
+    # Bits 32 to 39 are the weight's offset, which is not the scale's.
+    name, high = tensor.name, np.uint64(5 << 32)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(bits | high, name))
+    onnx.save(proto, done.deploy)
+    x = np.full((1, 3), SX, np.float32)
+    (expected,) = run_model(done.deploy, [x]).values()
+    assert same_bits(run(twin(done), x), expected)
+    assert np.isfinite(expected).all()
+    assert expected.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dst_type": "INT4"}, "AscendQuant '.*': dst_type must be 'INT8', got 'INT4'"),
+        ({"dtype": 1}, "AscendDequant '.*': dtype must be 0, got 1"),
+    ],
+    ids=str,
+)
+def test_attributes_that_no_function_has(tmp_path, change, message):
+    done = convert(model(GEMM, b=BIAS, **PER_TENSOR), tmp_path)
+    proto = onnx.load(done.deploy)
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in change:
+                value = change[attribute.name]
+                attribute.CopyFrom(onnx.helper.make_attribute(attribute.name, value))
+    path = save(proto, tmp_path, "changed.onnx")
+    with pytest.raises(ConversionError, match=message):
+        ascend_twin(path, tmp_path / "twin.onnx")
+    assert not (tmp_path / "twin.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("op_type", "names", "message"),
+    [
+        ("AscendQuant", [], r"AscendQuant '.*' must have .*\['dst_type', 'offset', 'scale'\], got"),
+        ("Gemm", ["transB"], r"Gemm '.*' must have .*\['offset'\], got \['offset', 'transB'\]"),
+    ],
+)
+def test_attributes_with_other_names(tmp_path, op_type, names, message):
+    done = convert(model(GEMM, b=BIAS, **PER_TENSOR), tmp_path)
+    proto = onnx.load(done.deploy)
+    (node,) = (node for node in proto.graph.node if node.op_type == op_type)
+    del node.attribute[:]
+    node.attribute.extend(onnx.helper.make_attribute(name, 1) for name in names)
+    with pytest.raises(ConversionError, match=message):
+        ascend_twin(save(proto, tmp_path, "changed.onnx"), tmp_path / "twin.onnx")
+
+
+def test_a_model_that_is_not_in_the_dialect(tmp_path):
+    path = save(model(X + W + "[fc] y = MatMul (xd, wd)"), tmp_path)
+    with pytest.raises(ConversionError, match=r"inter.onnx has no AscendQuant"):
+        ascend_twin(path, tmp_path / "twin.onnx")
+    with pytest.raises(FileNotFoundError, match="no ONNX model at"):
+        ascend_twin(tmp_path / "none.onnx", tmp_path / "twin.onnx")
