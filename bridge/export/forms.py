@@ -22,6 +22,7 @@ from bridge.export.product import (
 from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
+from bridge.export.sub_pixel import has_phases
 from bridge.export.unsigned import count_from_zero
 
 Writer = Callable[[Scribe, QuantizedLayer], None]
@@ -99,9 +100,11 @@ def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ..
     Returns:
         the forms, of different names.
     """
-    names = costs.FORMS if chain is not None else costs.FORMS[1:]
-    if layer.op != "Conv":
-        names = (costs.FLOAT,) if layer.op == "ConvTranspose" else ("MatMulInteger", costs.FLOAT)
+    names: tuple[str, ...] = costs.FORMS if chain is not None else costs.FORMS[1:]
+    if layer.op == "MatMul":
+        names = ("MatMulInteger", costs.FLOAT)
+    elif layer.op == "ConvTranspose" and not has_phases(layer):
+        names = (costs.FLOAT,)
     return tuple(ort_form(name, chain) for name in names)
 
 
