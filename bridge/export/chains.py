@@ -25,6 +25,7 @@ from bridge.export.steps import EXACT_BOUND, Grid, Steps
 from bridge.export.sub_pixel import as_convolution, has_phases
 
 _UINT8 = np.iinfo(np.uint8)
+_FAST_POOL = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,13 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
     for move in chain.moves:
         rest = [value for value in move.inputs[1:] if value is not None]
         attributes = {name: attribute.value for name, attribute in move.attributes.items()}
+        # ONNX Runtime has a fast MaxPool of bytes for two dimensions only.
+        slow = move.op_type == "MaxPool" and len(attributes["kernel_shape"]) != _FAST_POOL
+        if slow:
+            codes = scribe.op("Cast", codes, to=ir.DataType.FLOAT)
         codes = scribe.op(move.op_type, codes, *rest, **attributes)
+        if slow:
+            codes = scribe.op("Cast", codes, to=ir.DataType.UINT8)
     for quantizer in chain.quantizers:
         scribe.replace(quantizer.outputs[0], codes, ir.DataType.UINT8)
 

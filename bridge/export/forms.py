@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
 from bridge.export import ascend, costs
 from bridge.export.chains import Chain, find_chains, write_chain
+from bridge.export.concat import quantize_before_concat
 from bridge.export.float_form import write_fake, write_float_deploy
 from bridge.export.integer_form import write_integer
 from bridge.export.layer import QuantizedLayer
@@ -92,7 +92,7 @@ def ort_form(name: str, chain: Chain | None = None) -> Form:
 
 
 def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ...]:
-    """List the forms that a layer can take for ONNX Runtime; all have the same bits.
+    """List the forms that a layer can take for ONNX Runtime, all of them exact.
 
     Args:
         layer: as read.
@@ -117,14 +117,15 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
     Returns:
         the form.
     """
-    if layer.op != "Conv":
-        return ort_form({"MatMul": "MatMulInteger", "ConvTranspose": costs.FLOAT}[layer.op])
-    outputs, inputs, *kernel = layer.weight.shape
-    size = int(np.prod(kernel))
-    # In three dimensions QLinearConv takes three times as long as the others.
-    chained = chain is not None and len(kernel) < 3
-    name = costs.cheapest(outputs, inputs, size, layer.groups, chained=chained)
-    return ort_form(name, chain)
+    names = [form.name for form in ort_candidates(layer, chain)]
+    if layer.op == "MatMul" or len(names) == 1:
+        return ort_form(names[0], chain)
+    return ort_form(costs.cheapest(layer, names, chained=chain is not None), chain)
+
+
+def _prepare(graph: ir.Graph) -> None:
+    count_from_zero(graph)
+    quantize_before_concat(graph)
 
 
 def _store_integers(graph: ir.Graph) -> None:
@@ -135,7 +136,7 @@ def _store_integers(graph: ir.Graph) -> None:
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         fake=write_fake,
-        prepare=count_from_zero,
+        prepare=_prepare,
         chains=lambda layers, max_ulps: find_chains(layers, max_ulps=max_ulps),
         choose=choose_ort_form,
         fake_product=write_fake_product,
