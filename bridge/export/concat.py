@@ -39,9 +39,11 @@ def quantize_before_concat(graph: ir.Graph) -> None:
             parts.append(quantized)
         for i, part in enumerate(parts):
             joint.replace_input_with(i, part)
-        joint.outputs[0].type = codes.type
-        ir.convenience.replace_all_uses_with(codes, joint.outputs[0])
+        joined, name = joint.outputs[0], codes.name
+        ir.convenience.replace_all_uses_with(codes, joined)
         graph.remove(node, safe=True)
+        # The name of the floats must not stand for codes.
+        joined.name, joined.type = name, codes.type
 
 
 def _joint(node: ir.Node) -> ir.Node | None:

@@ -87,9 +87,7 @@ def has_phases(layer: QuantizedLayer) -> bool:
         False too for three dimensions, and for padding that depends on the input's size.
     """
     spatial = layer.weight.ndim - 2
-    given = layer.attributes
-    fixed = given.get("auto_pad", "NOTSET") == "NOTSET" and not given.get("output_shape")
-    return layer.op == "ConvTranspose" and spatial <= _MOST_AXES and fixed
+    return layer.op == "ConvTranspose" and spatial <= _MOST_AXES and layer.fixed_padding
 
 
 def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Convolution:
