@@ -21,29 +21,25 @@ def quantize_before_concat(graph: ir.Graph) -> None:
         if joint is None:
             continue
         codes = node.outputs[0]
-        parts = []
         for i, value in enumerate(joint.inputs):
-            name = f"{codes.name}/{i}"
-            quantized = ir.Value(name=name, shape=None if value is None else value.shape)
-            quantized.type = codes.type
-            graph.insert_before(
-                joint,
-                ir.node(
-                    "QuantizeLinear",
-                    [value, *node.inputs[1:]],
-                    {key: attribute.value for key, attribute in node.attributes.items()},
-                    name=f"{node.name}/{i}",
-                    outputs=[quantized],
-                ),
-            )
-            parts.append(quantized)
-        for i, part in enumerate(parts):
-            joint.replace_input_with(i, part)
+            part = _quantized(node, value, i)
+            graph.insert_before(joint, part)
+            joint.replace_input_with(i, part.outputs[0])
         joined, name = joint.outputs[0], codes.name
         ir.convenience.replace_all_uses_with(codes, joined)
         graph.remove(node, safe=True)
         # The name of the floats must not stand for codes.
         joined.name, joined.type = name, codes.type
+
+
+def _quantized(node: ir.Node, value: ir.Value | None, index: int) -> ir.Node:
+    """Return a quantizer like a node for one of the values that its Concat joins."""
+    codes = node.outputs[0]
+    shape = None if value is None else value.shape
+    output = ir.Value(name=f"{codes.name}/{index}", shape=shape, type=codes.type)
+    attributes = {key: attribute.value for key, attribute in node.attributes.items()}
+    inputs, name = [value, *node.inputs[1:]], f"{node.name}/{index}"
+    return ir.node("QuantizeLinear", inputs, attributes, name=name, outputs=[output])
 
 
 def _joint(node: ir.Node) -> ir.Node | None:

@@ -6,6 +6,8 @@ blocks. Optimizers that join two Transposes undo that, so the Reshapes between a
 Transpose can pass.
 """
 
+from math import prod
+
 import numpy as np
 import onnx_ir as ir
 
@@ -43,7 +45,7 @@ def _one_axis_at_a_time(scribe: Scribe, y: ir.Value, phases: Phases) -> ir.Value
     channels, strides = phases.channels, phases.strides
     width = _size(scribe, y, -1, times=strides[-1])
     if strides[-1] > 1:
-        y = _reshape(scribe, y, 0, channels * int(np.prod(strides[:-1])), strides[-1], -1)
+        y = _reshape(scribe, y, 0, channels * prod(strides[:-1]), strides[-1], -1)
         y = scribe.op("Transpose", y, perm=[0, 1, 3, 2])
     if len(strides) == 1:
         return _reshape(scribe, y, 0, channels, -1)

@@ -13,6 +13,7 @@ kernel turned around. start, which is cut off again, is chosen to leave the fewe
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from bridge.export.constants import Array
 from bridge.export.layer import QuantizedLayer
 
 _MOST_AXES = 2
+_MOST_ZEROS = 16
+"""How many times as many weights the convolution may have, the rest of them zeros."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Phases:
         Returns:
             one value an output channel of the convolution.
         """
-        count = int(np.prod(self.strides))
+        count = prod(self.strides)
         return np.tile(values, count) if self.first else np.repeat(values, count)
 
 
@@ -65,6 +68,21 @@ class Convolution(NamedTuple):
     weight: Array
     attributes: dict[str, Any]
     phases: Phases | None
+
+
+class _Given(NamedTuple):
+    """One axis of a transposed convolution."""
+
+    size: int
+    stride: int
+    dilation: int
+    begin: int
+    end: int
+    more: int
+
+
+_NUMBERS = (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1))
+"""Attributes, their least values, and how many an axis; in the order of _Given."""
 
 
 class _Axis(NamedTuple):
@@ -84,10 +102,18 @@ def has_phases(layer: QuantizedLayer) -> bool:
     Args:
         layer: any layer.
     Returns:
-        False too for three dimensions, and for padding that depends on the input's size.
+        False too for three dimensions, for padding that depends on the input's size, for
+        attributes that no operator takes, and where most weights would be zeros.
     """
-    spatial = layer.weight.ndim - 2
-    return layer.op == "ConvTranspose" and spatial <= _MOST_AXES and layer.fixed_padding
+    if layer.op != "ConvTranspose" or layer.weight.ndim - 2 > _MOST_AXES:
+        return False
+    given = _given(layer) if layer.fixed_padding else None
+    if given is None:
+        return False
+    kernel = layer.weight.shape[2:]
+    sizes = [g.size if g.stride == 1 else g.stride + g.dilation * (g.size - 1) for g in given]
+    right = tuple(layer.attributes.get("kernel_shape") or kernel) == kernel
+    return right and prod(sizes) <= _MOST_ZEROS * prod(kernel)
 
 
 def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Convolution:
@@ -98,10 +124,15 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
         phases_first: which order of channels to choose; only for one group.
     Returns:
         the convolution.
+    Raises:
+        ValueError: the layer is a transposed convolution of another kind.
     """
     if layer.op != "ConvTranspose":
         return Convolution(layer.weight, layer.attributes, None)
-    strides, axes = _axes(layer)
+    given = _given(layer)
+    if given is None:
+        raise ValueError(f"layer {layer.name!r} has no phases")
+    strides, axes = tuple(one.stride for one in given), [_best(one) for one in given]
     groups, (inputs, channels) = layer.groups, layer.weight.shape[:2]
     rows = layer.weight.reshape(groups, inputs // groups, channels, *layer.weight.shape[2:])
     weight = np.zeros(
@@ -127,35 +158,32 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
         "pads": [axis.pads[0] for axis in axes] + [axis.pads[1] for axis in axes],
         "group": groups,
     }
-    outputs = phases.channels * int(np.prod(strides))
+    outputs = phases.channels * prod(strides)
     return Convolution(weight.reshape(outputs, *weight.shape[-len(axes) - 1 :]), attributes, phases)
 
 
-def _axes(layer: QuantizedLayer) -> tuple[tuple[int, ...], list[_Axis]]:
-    """Return the strides, and what becomes of each axis."""
+def _given(layer: QuantizedLayer) -> list[_Given] | None:
+    """Return what a layer's attributes say of each axis; None if no operator takes them."""
     kernel = layer.weight.shape[2:]
-    spatial = len(kernel)
-
-    def given(name: str, default: int, count: int = spatial) -> Sequence[int]:
-        return tuple(layer.attributes.get(name) or (default,) * count)
-
-    strides, dilations = given("strides", 1), given("dilations", 1)
-    pads, more = given("pads", 0, 2 * spatial), given("output_padding", 0)
-    axes = []
-    for i, size in enumerate(kernel):
-        begin, end = pads[i], pads[spatial + i]
-        # What the output is longer than stride * (length of the input - 1).
-        rest = dilations[i] * (size - 1) + 1 - begin - end + more[i]
-        candidates = [
-            _axis(size, strides[i], dilations[i], begin=begin, rest=rest, start=start)
-            for start in range(strides[i])
-        ]
-        axes.append(min(candidates, key=lambda axis: axis.size))
-    return tuple(strides), axes
+    columns: list[Sequence[int]] = [kernel]
+    for name, least, count in _NUMBERS:
+        numbers = layer.attributes.get(name) or (least,) * count * len(kernel)
+        whole = isinstance(numbers, Sequence) and all(isinstance(n, int) for n in numbers)
+        if not whole or len(numbers) != count * len(kernel) or min(numbers) < least:
+            return None
+        columns += [numbers[i : i + len(kernel)] for i in range(0, len(numbers), len(kernel))]
+    return [_Given(*row) for row in zip(*columns, strict=True)]
 
 
-def _axis(size: int, stride: int, dilation: int, *, begin: int, rest: int, start: int) -> _Axis:
-    """Lay the weights of one axis out, with `start` places more at the front."""
+def _best(given: _Given) -> _Axis:
+    """Lay an axis out with the places more at the front that leave the fewest taps."""
+    return min((_axis(given, start) for start in range(given.stride)), key=lambda a: a.size)
+
+
+def _axis(given: _Given, start: int) -> _Axis:
+    size, stride, dilation, begin, end, more = given
+    # What the output is longer than stride * (length of the input - 1).
+    rest = dilation * (size - 1) + 1 - begin - end + more
     reach = [start - begin + k * dilation for k in range(size)]
     phases = [r % stride for r in reach]
     shifts = [(phase - r) // stride for phase, r in zip(phases, reach, strict=True)]

@@ -159,6 +159,51 @@ def test_codes_of_a_transposed_convolution_are_handed_on_and_adopted(
     _assert_exact_and_adopted(net, 6, form, random)
 
 
+class Joined(torch.nn.Module):
+    """y = last(cat(first(x), second(x))), first and second of one size of output."""
+
+    def __init__(self, channels: tuple[int, int], config: Any) -> None:
+        super().__init__()
+        first, second = channels
+        self.first = ConvTranspose2dQAT(2, first, 2, stride=2, config=config)
+        self.second = ConvTranspose2dQAT(2, second, 4, stride=2, padding=1, config=config)
+        self.last = Conv2dQAT(first + second, 2, 1, config=config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([self.first(x), self.second(x).relu()], 1))
+
+    def model(self, x: Tensor) -> Any:
+        """Return the inter model."""
+        graph, nothing = Graph(), (0, 0)
+        parts = [
+            add_layer(graph, Case(layer=layer, x=x, output_padding=nothing), "x", name)
+            for name, layer in (("first", self.first), ("second", self.second))
+        ]
+        joined = graph.op("Concat", parts[0], graph.op("Relu", parts[1]), axis=1)
+        return graph.model(add_layer(graph, Case(layer=self.last, x=x), joined, "last"), x.ndim)
+
+
+@share(4)
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 4)), _CONFIGS, st.sampled_from(_FORMS), randoms()
+)
+def test_codes_are_joined(
+    channels: tuple[int, int], config: Any, form: str, random: Random
+) -> None:
+    """y_fake = y_deploy in every bit where a Concat joins codes, and y_torch too once adopted."""
+    torch.manual_seed(int(random.integers(1 << 30)))
+    net = Joined(channels, config).eval()
+    x = torch.randn(2, 2, 4, 3) * float(random.uniform(0.2, 3.0))
+    with torch.no_grad():
+        for layer in (net.first, net.second, net.last):
+            layer.weight.copy_(torch.randn_like(layer.weight) * float(random.uniform(0.1, 2.0)))
+    y, summaries = assert_fake_equals_deploy(net.model(x), x.numpy(), form=form)
+    event(f"{[summary.form for summary in summaries].count(form)} of 3 as {form}")
+    adopt(net, SimpleNamespace(layers=summaries))  # type: ignore[arg-type]
+    with torch.no_grad():
+        assert_same_bits(net(x).numpy(), y, "torch")
+
+
 def _assert_exact_and_adopted(net: Through, size: int, form: str, random: Random) -> None:
     x = torch.randn(2, 2, *(size,) * net.spatial) * float(random.uniform(0.2, 3.0))
     with torch.no_grad():

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from bridge.export.convert import convert_model
-from bridge.export.costs import FORMS
+from bridge.export.costs import FLOAT, FORMS
 from bridge.export.forms import ort_candidates
 from bridge.export.runtime import run_model
-from bridge.export.sub_pixel import as_convolution
+from bridge.export.sub_pixel import as_convolution, has_phases
 from tests.bridge.graphs import codes, model, same_bits, the_layer
 
 SX, SW, ZX = np.float32(0.5), np.float32(0.25), np.int8(-7)
@@ -171,3 +171,29 @@ def test_both_orders_of_channels(tmp_path):
     bias = np.arange(4)
     assert last.phases.spread(bias).tolist() == np.repeat(bias, 4).tolist()
     assert first.phases.spread(bias).tolist() == [*bias] * 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes"),
+    [
+        ((3, 2, 1, 1), {"strides": [5, 5]}),
+        ((3, 2, 2, 2), {"strides": [2, 2], "dilations": [9, 9]}),
+        ((3, 2, 2, 2), {"strides": [2]}),
+        ((3, 2, 2, 2), {"strides": [0, 1]}),
+        ((3, 2, 2, 2), {"pads": [0, -1, 0, 0]}),
+        ((3, 2, 2, 2), {"kernel_shape": [3, 3]}),
+    ],
+    ids=["a far stride", "far taps", "too few", "no stride", "negative", "another kernel"],
+)
+def test_what_has_no_phases(tmp_path, shape, attributes):
+    """Mostly zeros, or no operator at all, which ONNX Runtime says when it loads the model."""
+    layer = the_layer(source(np.ones(shape, np.int8), attributes), tmp_path)
+    assert not has_phases(layer)
+    assert [form.name for form in ort_candidates(layer, None)] == [FLOAT]
+
+
+def test_a_far_dilation_of_stride_1_has_no_zeros_between(tmp_path):
+    kernel = np.ones((3, 2, 2, 2), np.int8)
+    layer = the_layer(source(kernel, {"dilations": [50, 50]}), tmp_path)
+    assert has_phases(layer)
+    assert as_convolution(layer).weight.shape == (2, 3, 2, 2)
