@@ -142,7 +142,7 @@ def _transposed(draw: Any) -> dict[str, int]:
     }
 
 
-@share(2)
+@share(4)
 @given(st.integers(1, 2), _transposed(), _BETWEEN, _CONFIGS, st.sampled_from(_FORMS), randoms())
 def test_codes_of_a_transposed_convolution_are_handed_on_and_adopted(
     spatial: int,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bridge.export.convert import convert_model
-from bridge.export.costs import FLOAT, FORMS
+from bridge.export.costs import FLOAT, FORMS, INTEGER
 from bridge.export.forms import ort_candidates
 from bridge.export.runtime import run_model
 from bridge.export.sub_pixel import as_convolution, has_phases
@@ -111,8 +111,11 @@ def converted(proto, form, folder):
     return paths
 
 
-@pytest.mark.parametrize("zero", [ZX, np.int16(900)], ids=["int8", "int16"])
-@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize(
+    ("form", "zero"),
+    [(INTEGER, ZX), (INTEGER, np.int16(900)), (FLOAT, ZX)],
+    ids=["integer", "integer, int16", "float"],
+)
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_bits_of_sums(tmp_path, name, form, zero):
     shape, attributes = GEOMETRIES[name]
