@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
 from bridge.export import ascend, costs
 from bridge.export.ascend_pairs import rewrite_remaining_fake_pairs, rewrite_remaining_pairs
 from bridge.export.chains import Chain, find_chains, write_chain
+from bridge.export.concat import quantize_before_concat
 from bridge.export.float_form import write_fake, write_float_deploy
 from bridge.export.integer_form import write_integer
 from bridge.export.layer import QuantizedLayer
@@ -23,6 +23,7 @@ from bridge.export.product import (
 from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
+from bridge.export.sub_pixel import has_phases
 from bridge.export.unsigned import count_from_zero
 
 Writer = Callable[[Scribe, QuantizedLayer], None]
@@ -93,6 +94,23 @@ def ort_form(name: str, chain: Chain | None = None) -> Form:
     return Form(name, write_float_deploy if name == costs.FLOAT else write_integer)
 
 
+def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ...]:
+    """List the forms that a layer can take for ONNX Runtime, all of them exact.
+
+    Args:
+        layer: as read.
+        chain: what QLinearConv can compute from it, if anything.
+    Returns:
+        the forms, of different names.
+    """
+    names: tuple[str, ...] = costs.FORMS if chain is not None else costs.FORMS[1:]
+    if layer.op == "MatMul":
+        names = ("MatMulInteger", costs.FLOAT)
+    elif layer.op == "ConvTranspose" and not has_phases(layer):
+        names = (costs.FLOAT,)
+    return tuple(ort_form(name, chain) for name in names)
+
+
 def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
     """Pick the fastest form of a layer for ONNX Runtime on a CPU.
 
@@ -102,14 +120,15 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
     Returns:
         the form.
     """
-    if layer.op != "Conv":
-        return ort_form({"MatMul": "MatMulInteger", "ConvTranspose": costs.FLOAT}[layer.op])
-    outputs, inputs, *kernel = layer.weight.shape
-    size = int(np.prod(kernel))
-    # In three dimensions QLinearConv takes three times as long as the others.
-    chained = chain is not None and len(kernel) < 3
-    name = costs.cheapest(outputs, inputs, size, layer.groups, chained=chained)
-    return ort_form(name, chain)
+    names = [form.name for form in ort_candidates(layer, chain)]
+    if layer.op == "MatMul" or len(names) == 1:
+        return ort_form(names[0], chain)
+    return ort_form(costs.cheapest(layer, names, chained=chain is not None), chain)
+
+
+def _prepare(graph: ir.Graph) -> None:
+    count_from_zero(graph)
+    quantize_before_concat(graph)
 
 
 def _store_integers(graph: ir.Graph) -> None:
@@ -120,7 +139,7 @@ def _store_integers(graph: ir.Graph) -> None:
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         fake=write_fake,
-        prepare=count_from_zero,
+        prepare=_prepare,
         chains=lambda layers, max_ulps: find_chains(layers, max_ulps=max_ulps),
         choose=choose_ort_form,
         fake_product=write_fake_product,
