@@ -90,6 +90,21 @@ def ort_form(name: str, chain: Chain | None = None) -> Form:
     return Form(name, write_float_deploy if name == costs.FLOAT else write_integer)
 
 
+def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ...]:
+    """List the forms that a layer can take for ONNX Runtime; all have the same bits.
+
+    Args:
+        layer: as read.
+        chain: what QLinearConv can compute from it, if anything.
+    Returns:
+        the forms, of different names.
+    """
+    names = costs.FORMS if chain is not None else costs.FORMS[1:]
+    if layer.op != "Conv":
+        names = (costs.FLOAT,) if layer.op == "ConvTranspose" else ("MatMulInteger", costs.FLOAT)
+    return tuple(ort_form(name, chain) for name in names)
+
+
 def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
     """Pick the fastest form of a layer for ONNX Runtime on a CPU.
 
