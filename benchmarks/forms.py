@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy.optimize import nnls
 
 from bridge.export.convert import convert_model
-from bridge.export.costs import FORMS, GROUPINGS, QLINEAR, features, kind
+from bridge.export.costs import FLOAT32, FORMS, GROUPINGS, QLINEAR, features, kind
 from bridge.export.forms import ort_form
 
 
@@ -133,8 +133,8 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def seconds(shape: Shape, rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of every form, taken in turns; "float" is the float model."""
-    sessions = {"float": session(float_model(shape))}
+    """Return the median CPU seconds of every form, taken in turns; FLOAT32 is the float model."""
+    sessions = {FLOAT32: session(float_model(shape))}
     for chained in (False, True):
         made = source(shape, chained=chained)
         for form in FORMS:
@@ -163,11 +163,11 @@ def main(rounds: int) -> None:
     measured: dict[Shape, dict[str, float]] = {}
     for shape in SHAPES:
         measured[shape] = seconds(shape, rounds)
-    names = [name for name in measured[SHAPES[0]] if name != "float"]
+    names = list(measured[SHAPES[0]])
     for name in names:
         table.add_column(name, justify="right")
     for shape, times in measured.items():
-        ratios = [f"{times['float'] / times[name]:.2f}" for name in names]
+        ratios = [f"{times[FLOAT32] / times[name]:.2f}" for name in names]
         table.add_row(str(tuple(shape)), *ratios)
     console.print(table)
     for name in names:

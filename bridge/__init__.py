@@ -5,8 +5,10 @@ from bridge.batch_norm import bake_batch_norm, fold_batch_norm
 from bridge.calibrate import calibrate
 from bridge.export.convert import convert_qat_model
 from bridge.export.errors import ConversionError
+from bridge.export.explain import Explanation, LayerExplanation, explain
 from bridge.export.runtime import sums_int8_exactly
 from bridge.export.summary import Conversion
+from bridge.export.tune import Tuning
 from bridge.export.verify import Verification, verify
 from bridge.functional import functionalize, to_module
 from bridge.modules import (
@@ -37,15 +39,19 @@ __all__ = [
     "ConvTranspose2dQAT",
     "Conversion",
     "ConversionError",
+    "Explanation",
+    "LayerExplanation",
     "LayerPlan",
     "LayerSensitivity",
     "LinearQAT",
     "MatMulQAT",
+    "Tuning",
     "Verification",
     "adopt",
     "bake_batch_norm",
     "calibrate",
     "convert_qat_model",
+    "explain",
     "float_model",
     "fold_batch_norm",
     "freeze_clips",

@@ -32,12 +32,19 @@ def layer(name="conv", *, channels=4, bits=8, bound=1 << 20):
         channels=channels,
         bound=bound,
         proven=bound < 1 << 24,
+        arithmetic="int8",
+        reason="fastest",
     )
 
 
 def conversion(*layers, floats=()):
     return Conversion(
-        fake_quant=Path("f"), deploy=Path("d"), target="ort", layers=layers, left_in_float=floats
+        source=Path("i"),
+        fake_quant=Path("f"),
+        deploy=Path("d"),
+        target="ort",
+        layers=layers,
+        left_in_float=floats,
     )
 
 
