@@ -162,8 +162,6 @@ def follow(
             moves.append(node)
         else:
             raise NoChainError(f"{_titled(node)} computes in float")
-        if node.inputs[0] is not value:
-            raise NoChainError(f"{_titled(node)} does not take it as its first input")
         if len(node.outputs) > 1:
             raise NoChainError(f"{_titled(node)} has a second output")
         value = node.outputs[0]

@@ -79,6 +79,8 @@ def convert_qat_model(
     """
     if target not in TARGETS:
         raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")
+    if tune and target != "ort":
+        raise ValueError(f"target {target!r} has one form only: nothing to tune")
     prefix = Path(save_path)
     if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
         raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")

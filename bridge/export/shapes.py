@@ -16,7 +16,7 @@ def open_inputs(model: ir.Model) -> list[ir.Value]:
     Args:
         model: as files.read_model returns it.
     Returns:
-        inputs without a shape, or with a dimension that is no number.
+        inputs with a dimension that is no number, and sequences.
     """
     values = [value for value in model.graph.inputs if value.const_value is None]
     return [value for value in values if _static(value) is None]
@@ -101,7 +101,7 @@ def _name(node: ir.Node, index: int) -> str:
 
 def _bound(value: ir.Value, sizes: Sequence[int]) -> dict[str, int]:
     """Return what the names of a shape's dimensions mean."""
-    dims = list(sizes) if value.shape is None else list(value.shape)
+    dims = list(value.shape or ())
     fits = len(dims) == len(sizes) and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(dims, sizes, strict=True)
     )
