@@ -56,7 +56,8 @@ def explanation_table(explanation: Explanation) -> Table:
         table.add_row(escape(layer.name), layer.op, form, *cells, escape(_why(layer)))
     table.caption = escape(
         "bits left: of the sums to 2^31 and to 2^24, where float32 stops being exact, and of the "
-        f"bias to 2^31; speed: expected, float32 is 1, on {explanation.measured_on}"
+        f"bias to 2^31; speed: expected of the layer alone, with the quantizer of its input; "
+        f"float32 is 1, on {explanation.measured_on}"
     )
     return table
 

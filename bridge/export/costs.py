@@ -3,9 +3,9 @@
     nanoseconds a position of the output = a * multiplications + b * columns + c * outputs
 
 with, for a kernel that sees k numbers of each of g groups: multiplications = k * outputs, columns =
-k * g. Measured by benchmarks/forms.py on an x86 processor with AVX2, one thread; "> codes" is the
-cost up to the next layer's quantizer. Depthwise and other grouped convolutions have numbers of
-their own.
+k * g. Measured by benchmarks/forms.py on an x86 processor with AVX2, one thread, the quantizer of
+the input included; "> codes" is the cost up to the next layer's quantizer, "float32" that of the
+float network's convolution. Depthwise and other grouped convolutions have numbers of their own.
 """
 
 QLINEAR, INTEGER, FLOAT = "QLinearConv", "ConvInteger", "integer-valued float"
@@ -13,7 +13,7 @@ FORMS = (QLINEAR, INTEGER, FLOAT)
 """The forms of a convolution; the first one only for what goes into one quantizer."""
 
 FLOAT32 = "float32"
-"""What the float network takes, with its Relu; no form of a quantized layer."""
+"""What the float network has; no form of a quantized layer."""
 
 MEASURED_ON = "an x86 processor with AVX2, one thread"
 """Where the table holds."""
