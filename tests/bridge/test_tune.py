@@ -38,12 +38,27 @@ def tuned(proto, folder, watch, *, shapes=SHAPES, **options):
 
 
 @pytest.mark.parametrize("form", [INT, QLINEAR, FLOAT])
-@pytest.mark.parametrize("name", BETWEEN)
+@pytest.mark.parametrize("name", ["relu", "pool", "transpose"])
 def test_the_fastest_form_is_taken_and_exact(tmp_path, name, form):
     watch = Stopwatch(**{form: 0.5})
     done = tuned(chained(BETWEEN[name][0]), tmp_path, watch)
     assert watch.timed == [[QLINEAR, INT, FLOAT], [INT, FLOAT]]
     assert forms(done) == {"first": form, "second": INT if form == QLINEAR else form}
+    x = picture()
+    fake, deploy = (run_model(path, [x])["y"] for path in (done.fake_quant, done.deploy))
+    assert same_bits(fake, deploy)
+
+
+@pytest.mark.parametrize("form", [INT, FLOAT])
+def test_a_folded_batch_norm_is_timed_with_its_layer(tmp_path, form):
+    statistics = {
+        name: np.linspace(0.5, 1.5, 4, dtype=np.float32) for name in ("ga", "be", "me", "va")
+    }
+    body = "n = BatchNormalization (f, ga, be, me, va) c = Abs (n)"
+    watch = Stopwatch(**{form: 0.5})
+    done = tuned(chained(body, **statistics), tmp_path, watch, fold_batch_norm=True)
+    assert watch.timed == [[INT, FLOAT]] * 2
+    assert forms(done) == {"first": f"{form}, BatchNorm folded", "second": form}
     x = picture()
     fake, deploy = (run_model(path, [x])["y"] for path in (done.fake_quant, done.deploy))
     assert same_bits(fake, deploy)
