@@ -4,12 +4,14 @@
 
 Every shape is built in every form by the converter itself, all forms take turns in one process,
 and the medians are fitted by costs that grow with the multiplications, the columns and the
-outputs. Printed are the times as ratios to float32, and the table.
+outputs. Printed are the times as ratios to float32, a star at the form that the converter's table
+chooses; the shapes for which no form is as fast as float32; and the table fitted anew.
 """
 
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,13 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
 
+from bridge.export.chains import Chain
 from bridge.export.convert import convert_model
-from bridge.export.costs import FLOAT32, FORMS, GROUPINGS, QLINEAR, features, kind
-from bridge.export.forms import ort_form
+from bridge.export.costs import FLOAT, FLOAT32, FORMS, KINDS, features, kind
+from bridge.export.forms import Form, choose_ort_form, ort_form
+from bridge.export.layer import QuantizedLayer
 
 
 class Shape(NamedTuple):
-    """A convolution of square kernels and pictures."""
+    """A convolution of square, or cubic, kernels and pictures."""
 
     first: int
     last: int
@@ -34,8 +38,65 @@ class Shape(NamedTuple):
     size: int
     stride: int = 1
     groups: int = 1
+    op: str = "Conv"
+    spatial: int = 2
+
+    @property
+    def title(self) -> str:
+        """What to call it in a table."""
+        more = [f"/{self.stride}"] * (self.stride > 1) + [f"g{self.groups}"] * (self.groups > 1)
+        kernel = "x".join([str(self.kernel)] * self.spatial)
+        return " ".join([self.op, f"{self.first}-{self.last}", kernel, f"on {self.size}", *more])
+
+    @property
+    def weight(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        first, last = self.first, self.last
+        if self.op == "ConvTranspose":
+            first, last = last, first
+        return (last, first // self.groups, *(self.kernel,) * self.spatial)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The operator's; a transposed convolution has an output of stride times the input."""
+        given: dict[str, Any] = {"strides": [self.stride] * self.spatial, "group": self.groups}
+        pad = self.kernel // 2
+        if self.op == "ConvTranspose":
+            pad = (self.kernel - self.stride + 1) // 2
+            more = self.stride - self.kernel + 2 * pad
+            given["output_padding"] = [more] * self.spatial
+        given["pads"] = [pad] * 2 * self.spatial
+        given["kernel_shape"] = [self.kernel] * self.spatial
+        return given
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """Shape of the input."""
+        return (1, self.first, *(self.size,) * self.spatial)
+
+    @property
+    def terms(self) -> float:
+        """Products in one sum."""
+        products = self.first // self.groups * self.kernel**self.spatial
+        return products / self.stride**self.spatial if self.op == "ConvTranspose" else products
+
+    @property
+    def positions(self) -> int:
+        """What costs are counted by: of the output, or of a transposed convolution's input."""
+        size = self.size if self.op == "ConvTranspose" else self.size // self.stride
+        return size**self.spatial
 
 
+class Measured(NamedTuple):
+    """Median seconds of the float model and of every form, the forms chosen, and the layer."""
+
+    seconds: dict[str, float]
+    chosen: tuple[str, ...]
+    layer: QuantizedLayer
+
+
+_UP = "ConvTranspose"
+_CODES = " > codes"
 SHAPES = (
     Shape(3, 64, 7, 112, 2),
     Shape(3, 32, 3, 112, 2),
@@ -63,47 +124,64 @@ SHAPES = (
     Shape(256, 256, 3, 14, 1, 32),
     Shape(64, 64, 3, 28, 1, 16),
     Shape(128, 128, 1, 28, 1, 4),
+    Shape(128, 64, 2, 32, 2, 1, _UP),
+    Shape(64, 32, 2, 64, 2, 1, _UP),
+    Shape(512, 256, 2, 8, 2, 1, _UP),
+    Shape(64, 64, 4, 32, 2, 1, _UP),
+    Shape(256, 128, 4, 8, 2, 1, _UP),
+    Shape(32, 3, 4, 64, 2, 1, _UP),
+    Shape(64, 32, 3, 32, 2, 1, _UP),
+    Shape(64, 64, 3, 32, 1, 1, _UP),
+    Shape(16, 8, 8, 32, 4, 1, _UP),
+    Shape(64, 32, 3, 64, 2, 2, _UP),
+    Shape(128, 128, 4, 16, 2, 4, _UP),
+    Shape(64, 64, 2, 32, 2, 8, _UP),
+    Shape(64, 64, 3, 28, 1, 16, _UP),
+    Shape(64, 64, 4, 32, 2, 64, _UP),
+    Shape(256, 256, 3, 14, 2, 256, _UP),
+    Shape(1, 16, 3, 16, spatial=3),
+    Shape(16, 32, 3, 16, spatial=3),
+    Shape(32, 32, 3, 14, spatial=3),
+    Shape(64, 64, 3, 8, spatial=3),
+    Shape(32, 64, 3, 16, 2, spatial=3),
+    Shape(64, 128, 1, 8, spatial=3),
+    Shape(16, 16, 3, 16, 1, 16, spatial=3),
+    Shape(64, 64, 3, 8, 1, 64, spatial=3),
+    Shape(16, 16, 3, 12, 1, 4, spatial=3),
+    Shape(64, 64, 3, 8, 1, 4, spatial=3),
+    Shape(64, 64, 3, 8, 1, 16, spatial=3),
 )
 
 
 def source(shape: Shape, *, chained: bool) -> onnx.ModelProto:
-    """Build Q -> DQ -> Conv -> Relu, and the next layer's quantizer behind it if chained."""
+    """Build Q -> DQ -> operator -> Relu, and the next layer's quantizer behind it if chained."""
     rng = np.random.default_rng(0)
-    pads = [shape.kernel // 2] * 4
-    weight = rng.integers(
-        -127, 128, (shape.last, shape.first // shape.groups, *(shape.kernel,) * 2)
-    )
+    weight = rng.integers(-127, 128, shape.weight)
+    # No axis of a transposed convolution's weight in groups is its output channels.
+    scales = () if shape.op == _UP and shape.groups > 1 else (shape.last,)
     arrays = {
         "s": np.float32(0.02),
         "z": np.int8(3),
         "w": weight.astype(np.int8),
-        "sw": rng.uniform(0.001, 0.002, shape.last).astype(np.float32),
-        "zw": np.zeros(shape.last, np.int8),
+        "sw": np.asarray(rng.uniform(0.001, 0.002, scales), np.float32),
+        "zw": np.zeros(scales, np.int8),
         "b": rng.normal(size=shape.last).astype(np.float32),
-        "sy": np.float32(0.02 * 0.0015 * 30 * np.sqrt(weight[0].size)),
+        "sy": np.float32(0.02 * 0.0015 * 30 * np.sqrt(shape.terms)),
         "zy": np.int8(-128),
     }
+    axis = int(shape.op == _UP)
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
-        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["v"], axis=0),
-        helper.make_node(
-            "Conv",
-            ["d", "v", "b"],
-            ["c"],
-            strides=[shape.stride] * 2,
-            pads=pads,
-            group=shape.groups,
-            kernel_shape=[shape.kernel] * 2,
-        ),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["v"], axis=axis),
+        helper.make_node(shape.op, ["d", "v", "b"], ["c"], **shape.attributes),
         helper.make_node("Relu", ["c"], ["r" if chained else "y"]),
     ]
     if chained:
         nodes.append(helper.make_node("QuantizeLinear", ["r", "sy", "zy"], ["rq"]))
         nodes.append(helper.make_node("DequantizeLinear", ["rq", "sy", "zy"], ["y"]))
-    kind = onnx.TensorProto.FLOAT
-    x = helper.make_tensor_value_info("x", kind, (1, shape.first, shape.size, shape.size))
-    y = helper.make_tensor_value_info("y", kind, None)
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape.input)
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     constants = [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()]
     graph = helper.make_graph(nodes, "main", [x], [y], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -112,9 +190,7 @@ def source(shape: Shape, *, chained: bool) -> onnx.ModelProto:
 def float_model(shape: Shape) -> onnx.ModelProto:
     """Build the float convolution and its Relu."""
     model = source(shape, chained=False)
-    weight = np.random.default_rng(0).normal(
-        size=(shape.last, shape.first // shape.groups, shape.kernel, shape.kernel)
-    )
+    weight = np.random.default_rng(0).normal(size=shape.weight)
     model.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), "f"))
     conv = model.graph.node[3]
     conv.input[0], conv.input[1] = "x", "f"
@@ -132,58 +208,74 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
-def seconds(shape: Shape, rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of every form, taken in turns; FLOAT32 is the float model."""
-    sessions = {FLOAT32: session(float_model(shape))}
+def chosen(
+    form: str, seen: dict[str, QuantizedLayer]
+) -> Callable[[QuantizedLayer, Chain | None], Form]:
+    """Choose a form, and note the layer under the name of the form that the table chooses."""
+
+    def choose(layer: QuantizedLayer, chain: Chain | None) -> Form:
+        seen[choose_ort_form(layer, chain).form.name + (_CODES if chain else "")] = layer
+        return ort_form(form, chain)
+
+    return choose
+
+
+def seconds(shape: Shape, rounds: int) -> Measured:
+    """Measure every form, in turns, and the float model."""
+    sessions, seen = {FLOAT32: session(float_model(shape))}, {}
     for chained in (False, True):
         made = source(shape, chained=chained)
-        for form in FORMS:
-            if chained or form != QLINEAR:
-                deploy = convert_model(
-                    ir.serde.deserialize_model(made),
-                    choose=lambda _, chain, form=form: ort_form(form, chain),
-                )[1]
-                sessions[f"{form} > codes" if chained else form] = session(ir.to_proto(deploy))
-    x = np.random.default_rng(1).normal(size=(1, shape.first, shape.size, shape.size))
-    feed = {"x": x.astype(np.float32)}
+        for form in FORMS if chained else FORMS[1:]:
+            deploy = convert_model(ir.serde.deserialize_model(made), choose=chosen(form, seen))[1]
+            name = form + _CODES if chained else form
+            sessions[name] = session(ir.to_proto(deploy))
+    feed = {"x": np.random.default_rng(1).normal(size=shape.input).astype(np.float32)}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds + 2):
         for name, one in sessions.items():
             started = time.process_time()
             one.run(None, feed)
             times[name].append(time.process_time() - started)
-    return {name: float(np.median(values[2:])) for name, values in times.items()}
+    medians = {name: float(np.median(values[2:])) for name, values in times.items()}
+    return Measured(medians, tuple(seen), next(iter(seen.values())))
+
+
+def fit(measured: dict[Shape, Measured], name: str, group: str) -> str:
+    """Return the line of the table for a form and a kind of layer."""
+    rows = [
+        np.array(features(one.layer, FLOAT if name == FLOAT32 else name.removesuffix(_CODES)))
+        * shape.positions
+        / one.seconds[name]
+        for shape, one in measured.items()
+        if kind(one.layer) == group
+    ]
+    costs, _ = nnls(np.array(rows), np.ones(len(rows)))
+    return f'    ("{name}", "{group}"): ({", ".join(f"{c * 1e9:.3g}" for c in costs)}),'
 
 
 def main(rounds: int) -> None:
-    """Measure all shapes, print the ratios and the fitted table."""
+    """Measure all shapes, print the ratios, what is slower than float32 and the fitted table."""
     console = Console(width=150)
-    table = Table(title="float32 time / time of the form")
+    measured = {shape: seconds(shape, rounds) for shape in SHAPES}
+    names = [name for name in next(iter(measured.values())).seconds if name != FLOAT32]
+    table = Table(title="float32 time / time of the form; * chosen")
     table.add_column("shape")
-    measured: dict[Shape, dict[str, float]] = {}
-    for shape in SHAPES:
-        measured[shape] = seconds(shape, rounds)
-    names = list(measured[SHAPES[0]])
     for name in names:
         table.add_column(name, justify="right")
-    for shape, times in measured.items():
-        ratios = [f"{times[FLOAT32] / times[name]:.2f}" for name in names]
-        table.add_row(str(tuple(shape)), *ratios)
+    slow = []
+    for shape, one in measured.items():
+        ratios = {name: one.seconds[FLOAT32] / one.seconds[name] for name in names}
+        marks = [f"{ratio:.2f}{'*' * (name in one.chosen)}" for name, ratio in ratios.items()]
+        table.add_row(shape.title, *marks)
+        for kept in (False, True):
+            best = max((r, n) for n, r in ratios.items() if n.endswith(_CODES) == kept)
+            if best[0] < 1:
+                slow.append(f"{shape.title}: {best[1]}, {best[0]:.2f}")
     console.print(table)
-    for name in names:
-        for grouping in GROUPINGS:
-            shapes = [s for s in SHAPES if kind(s.first // s.groups, s.groups) == grouping]
-            rows, right = [], []
-            for shape in shapes:
-                positions = (shape.size // shape.stride) ** 2
-                elements = shape.first // shape.groups * shape.kernel**2
-                row = np.array(features(shape.last, elements, shape.groups)) * positions
-                rows.append(row / measured[shape][name])
-                right.append(1.0)
-            costs, _ = nnls(np.array(rows), np.array(right))
-            console.print(
-                f'    ("{name}", "{grouping}"): ({", ".join(f"{c * 1e9:.3g}" for c in costs)}),'
-            )
+    console.print("No form is as fast as float32; the best one is:", *slow, sep="\n    ")
+    for name in (FLOAT32, *names):
+        for group in KINDS:
+            console.print(fit(measured, name, group))
 
 
 if __name__ == "__main__":

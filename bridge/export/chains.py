@@ -1,6 +1,6 @@
 """Chains: a convolution whose output goes into one quantizer, so that integers can stay integers.
 
-    Conv -> (Relu | Clip | MaxPool | reshapes)* -> QuantizeLinear
+    Conv | ConvTranspose -> (Relu | Clip | MaxPool | reshapes)* -> QuantizeLinear
 
 In float it is a step function of the sums; where bridge.export.snap finds an integer one that is
 equal for every sum, one QLinearConv computes it. Relu and Clip are limits of the codes. What
@@ -17,12 +17,15 @@ import onnx_ir as ir
 
 from bridge.export.constants import Array, called, constant, reshaper
 from bridge.export.integer_form import byte_weight
+from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
 from bridge.export.snap import Snapped, snap
 from bridge.export.steps import EXACT_BOUND, Grid, Steps
+from bridge.export.sub_pixel import as_convolution, has_phases
 
 _UINT8 = np.iinfo(np.uint8)
+_FAST_POOL = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ def find_chains(
     owners = Counter(layer.weight_source for layer in layers)
     chains: dict[str, Chain | Unchained] = {}
     for layer in layers:
-        if layer.op != "Conv":
+        if layer.op != "Conv" and not has_phases(layer):
             continue
         # A torch layer that is called twice has one rescale for both places.
         shared = owners[layer.weight_source] > 1
@@ -96,8 +99,13 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
         layer: the layer.
     """
     integer, one = chain.snapped.integer, np.float32(1.0)
-    weight, zero_w = byte_weight(scribe, layer.weight, vnni=scribe.vnni)
+    # With phases first, blocks of channels are moved to put the codes in order.
+    operator = as_convolution(layer, phases_first=layer.groups == 1)
+    phases = operator.phases
+    weight, zero_w = byte_weight(scribe, operator.weight, vnni=scribe.vnni)
     scale_w = integer.multiplier
+    if phases is not None and scale_w.size > 1:
+        scale_w = phases.spread(scale_w)
     zeros_w = np.full(scale_w.shape, zero_w)
     zero_y = np.uint8(integer.grid.zero_point)
     if scale_w.size == 1:
@@ -112,18 +120,26 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
         one,
         zero_y,
     ]
-    channels = layer.weight.shape[0]
+    channels = len(layer.accumulator_bounds)
     bias = np.zeros(channels, np.int64) if layer.bias is None else layer.bias.astype(np.int64)
     bias = bias + integer.offset
     if bias.any():
-        operands.append(bias.astype(np.int32))
-    codes = scribe.op("QLinearConv", *operands, **layer.attributes)
+        bias = bias.astype(np.int32)
+        operands.append(bias if phases is None else phases.spread(bias))
+    codes = scribe.op("QLinearConv", *operands, **operator.attributes)
+    codes = write_interleaved(scribe, codes, phases)
     if integer.code_low > _UINT8.min or integer.code_high < _UINT8.max:
         codes = scribe.op("Clip", codes, np.uint8(integer.code_low), np.uint8(integer.code_high))
     for move in chain.moves:
         rest = [value for value in move.inputs[1:] if value is not None]
         attributes = {name: attribute.value for name, attribute in move.attributes.items()}
+        # ONNX Runtime has a fast MaxPool of bytes for two dimensions only.
+        slow = move.op_type == "MaxPool" and len(attributes["kernel_shape"]) != _FAST_POOL
+        if slow:
+            codes = scribe.op("Cast", codes, to=ir.DataType.FLOAT)
         codes = scribe.op(move.op_type, codes, *rest, **attributes)
+        if slow:
+            codes = scribe.op("Cast", codes, to=ir.DataType.UINT8)
     for quantizer in chain.quantizers:
         scribe.replace(quantizer.outputs[0], codes, ir.DataType.UINT8)
 

@@ -5,8 +5,19 @@
 with, for a kernel that sees k numbers of each of g groups: multiplications = k * outputs, columns =
 k * g. Measured by benchmarks/forms.py on an x86 processor with AVX2, one thread, the quantizer of
 the input included; "> codes" is the cost up to the next layer's quantizer, "float32" that of the
-float network's convolution. Depthwise and other grouped convolutions have numbers of their own.
+float network's convolution. Depthwise and other grouped convolutions have numbers of their own, and
+so have transposed ones and those in three dimensions.
+
+A transposed convolution is counted by positions of the input. In integers it is the convolution of
+bridge.export.sub_pixel; in float, columns are what it adds up, which is every product's place.
 """
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bridge.export.layer import QuantizedLayer
+from bridge.export.sub_pixel import as_convolution
 
 QLINEAR, INTEGER, FLOAT = "QLinearConv", "ConvInteger", "integer-valued float"
 FORMS = (QLINEAR, INTEGER, FLOAT)
@@ -18,76 +29,112 @@ FLOAT32 = "float32"
 MEASURED_ON = "an x86 processor with AVX2, one thread"
 """Where the table holds."""
 
-GROUPINGS = ("dense", "depthwise", "grouped")
+KINDS = tuple(
+    f"{first}{second}"
+    for first in ("", "transposed ", "3-D ")
+    for second in ("dense", "depthwise", "grouped")
+)
 """What kind tells apart."""
 
 _COSTS: dict[tuple[str, str], tuple[float, float, float]] = {
-    ("float32", "dense"): (0.0229, 0.22, 0.455),
-    ("float32", "depthwise"): (0.139, 0, 0),
-    ("float32", "grouped"): (0.00105, 0.446, 0.988),
-    ("ConvInteger", "dense"): (0.0181, 0.297, 0.963),
-    ("ConvInteger", "depthwise"): (0.524, 0, 0),
-    ("ConvInteger", "grouped"): (0.0148, 0.449, 0.915),
-    ("integer-valued float", "dense"): (0.0238, 0.263, 1.25),
-    ("integer-valued float", "depthwise"): (0.276, 0, 0),
-    ("integer-valued float", "grouped"): (0, 0.487, 2.07),
-    ("QLinearConv > codes", "dense"): (0.015, 0.378, 0.979),
-    ("QLinearConv > codes", "depthwise"): (0.223, 0, 0),
-    ("QLinearConv > codes", "grouped"): (0, 0.917, 1),
-    ("ConvInteger > codes", "dense"): (0.018, 0.3, 1.23),
-    ("ConvInteger > codes", "depthwise"): (0.563, 0, 0),
-    ("ConvInteger > codes", "grouped"): (0.0137, 0.441, 1.32),
-    ("integer-valued float > codes", "dense"): (0.0236, 0.266, 1.56),
-    ("integer-valued float > codes", "depthwise"): (0.308, 0, 0),
-    ("integer-valued float > codes", "grouped"): (0, 0.461, 2.43),
+    ("ConvInteger", "dense"): (0.0349, 0.325, 1.95),
+    ("ConvInteger", "depthwise"): (0.884, 0, 0),
+    ("ConvInteger", "grouped"): (0.028, 0.959, 1.64),
+    ("ConvInteger", "transposed dense"): (0.0291, 0.193, 3.16),
+    ("ConvInteger", "transposed depthwise"): (1.09, 0, 0),
+    ("ConvInteger", "transposed grouped"): (0.0206, 0.253, 4.31),
+    ("ConvInteger", "3-D dense"): (0.0309, 1.12, 1.38),
+    ("ConvInteger", "3-D depthwise"): (1.46, 0, 0),
+    ("ConvInteger", "3-D grouped"): (0.0591, 1.42, 0),
+    ("integer-valued float", "dense"): (0.0404, 0.269, 2.55),
+    ("integer-valued float", "depthwise"): (0.532, 0, 0),
+    ("integer-valued float", "grouped"): (0, 0.81, 3.7),
+    ("integer-valued float", "transposed dense"): (0.0364, 0.616, 3.63),
+    ("integer-valued float", "transposed depthwise"): (0.537, 0, 3.11),
+    ("integer-valued float", "transposed grouped"): (0.0437, 0.473, 2.74),
+    ("integer-valued float", "3-D dense"): (0.0414, 0.535, 1.9),
+    ("integer-valued float", "3-D depthwise"): (0.861, 0, 0),
+    ("integer-valued float", "3-D grouped"): (0.0402, 1.04, 0),
+    ("QLinearConv > codes", "dense"): (0.029, 0.438, 1.9),
+    ("QLinearConv > codes", "depthwise"): (0.413, 0, 0),
+    ("QLinearConv > codes", "grouped"): (0, 1.59, 2.04),
+    ("QLinearConv > codes", "transposed dense"): (0.0216, 0.619, 2.67),
+    ("QLinearConv > codes", "transposed depthwise"): (4.04, 0, 0),
+    ("QLinearConv > codes", "transposed grouped"): (0, 1.62, 4.64),
+    ("QLinearConv > codes", "3-D dense"): (0.0094, 1.26, 2.43),
+    ("QLinearConv > codes", "3-D depthwise"): (0.505, 0, 0),
+    ("QLinearConv > codes", "3-D grouped"): (0, 2.17, 0),
+    ("ConvInteger > codes", "dense"): (0.035, 0.251, 2.42),
+    ("ConvInteger > codes", "depthwise"): (0.998, 0, 0),
+    ("ConvInteger > codes", "grouped"): (0.0261, 1.04, 2.04),
+    ("ConvInteger > codes", "transposed dense"): (0.0301, 0.201, 3.35),
+    ("ConvInteger > codes", "transposed depthwise"): (1.18, 0, 0),
+    ("ConvInteger > codes", "transposed grouped"): (0.0145, 0.282, 5.08),
+    ("ConvInteger > codes", "3-D dense"): (0.0347, 0.967, 2.25),
+    ("ConvInteger > codes", "3-D depthwise"): (1.49, 0, 0),
+    ("ConvInteger > codes", "3-D grouped"): (0.0584, 1.41, 0),
+    ("integer-valued float > codes", "dense"): (0.0402, 0.205, 3.14),
+    ("integer-valued float > codes", "depthwise"): (0.554, 0, 0),
+    ("integer-valued float > codes", "grouped"): (0, 0.877, 4.1),
+    ("integer-valued float > codes", "transposed dense"): (0.0377, 0.438, 3.87),
+    ("integer-valued float > codes", "transposed depthwise"): (0.185, 0, 4.55),
+    ("integer-valued float > codes", "transposed grouped"): (0.041, 0.408, 3.33),
+    ("integer-valued float > codes", "3-D dense"): (0.0412, 0.553, 2.44),
+    ("integer-valued float > codes", "3-D depthwise"): (0.914, 0, 0),
+    ("integer-valued float > codes", "3-D grouped"): (0.0456, 1.01, 0),
 }
 
 
-def features(outputs: int, elements: int, groups: int) -> tuple[float, float, float]:
+def features(layer: QuantizedLayer, form: str) -> tuple[float, float, float]:
     """Return what a form's cost is linear in.
 
     Args:
-        outputs: output channels.
-        elements: numbers that one output sees.
-        groups: of the convolution.
+        layer: a convolution; a transposed one has_phases.
+        form: one of FORMS.
     Returns:
-        multiplications, columns and outputs, for one position of the output.
+        multiplications, columns and outputs, for one position.
     """
-    return outputs * elements, elements * groups, outputs
+    if layer.op == "ConvTranspose" and form == FLOAT:
+        inputs, channels, *kernel = layer.weight.shape
+        added = channels * layer.groups * int(np.prod(kernel))
+        outputs = len(as_convolution(layer).weight)
+        return inputs // layer.groups * added, added, outputs
+    outputs, *seen = as_convolution(layer).weight.shape
+    elements = int(np.prod(seen))
+    return outputs * elements, elements * layer.groups, outputs
 
 
-def kind(inputs: int, groups: int) -> str:
-    """Tell dense, depthwise and other grouped convolutions apart.
+def kind(layer: QuantizedLayer) -> str:
+    """Tell convolutions apart whose costs grow differently.
 
     Args:
-        inputs: input channels of a group.
-        groups: of the convolution.
+        layer: a convolution.
     Returns:
-        one of GROUPINGS.
+        one of KINDS.
     """
-    if groups == 1:
-        return "dense"
-    return "depthwise" if inputs == 1 else "grouped"
+    transposed = layer.op == "ConvTranspose"
+    first = "transposed " if transposed else "3-D " if layer.weight.ndim == 5 else ""
+    if layer.groups == 1:
+        return f"{first}dense"
+    inputs = layer.weight.shape[0] // layer.groups if transposed else layer.weight.shape[1]
+    return f"{first}{'depthwise' if inputs == 1 else 'grouped'}"
 
 
-def estimates(
-    outputs: int, inputs: int, kernel: int, groups: int, *, chained: bool
-) -> dict[str, float]:
+def estimates(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> dict[str, float]:
     """Estimate what a convolution costs.
 
     Args:
-        outputs: output channels.
-        inputs: input channels of a group.
-        kernel: elements of the kernel.
-        groups: of the convolution.
+        layer: a convolution; a transposed one has_phases.
+        forms: those of FORMS that it can take.
         chained: whether it goes into one quantizer, and QLinearConv is proven equal.
     Returns:
-        nanoseconds a position of the output, by form; FLOAT32 is the float network's.
+        nanoseconds a position, by form; with FLOAT32 where the table has it.
     """
-    numbers = features(outputs, inputs * kernel, groups)
 
     def cost(form: str) -> float:
-        key = (f"{form} > codes" if chained and form != FLOAT32 else form, kind(inputs, groups))
+        numbers = features(layer, FLOAT if form == FLOAT32 else form)
+        key = (f"{form} > codes" if chained and form != FLOAT32 else form, kind(layer))
         return sum(c * n for c, n in zip(_COSTS[key], numbers, strict=True))
 
-    return {form: cost(form) for form in (*(FORMS if chained else FORMS[1:]), FLOAT32)}
+    known = (FLOAT32, kind(layer)) in _COSTS
+    return {form: cost(form) for form in (*forms, *([FLOAT32] if known else []))}

@@ -38,9 +38,10 @@ def write_operator(
     """
     attributes = dict(layer.attributes)
     operands = [x, weight] if bias is None else [x, weight, bias]
-    padding, pads = attributes.get("output_padding"), attributes.get("pads")
-    if not padding or not pads:
+    padding = attributes.get("output_padding")
+    if not padding or not layer.fixed_padding:
         return scribe.op(layer.op, *operands, **attributes)
+    pads = attributes.get("pads") or [0, 0] * len(padding)
     strides = attributes.get("strides", [1] * len(padding))
     attributes["pads"], attributes["output_padding"], zeros = fit_to_stride(strides, pads, padding)
     y = scribe.op(layer.op, *operands, **attributes)

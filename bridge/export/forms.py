@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
 from bridge.export import ascend, costs
 from bridge.export.chains import Chain, Unchained, find_chains, write_chain
+from bridge.export.concat import quantize_before_concat
 from bridge.export.float_form import write_fake, write_float_deploy
 from bridge.export.integer_form import write_integer
 from bridge.export.layer import QuantizedLayer
@@ -22,6 +22,7 @@ from bridge.export.product import (
 from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
+from bridge.export.sub_pixel import has_phases
 from bridge.export.unsigned import count_from_zero
 
 Writer = Callable[[Scribe, QuantizedLayer], None]
@@ -127,7 +128,7 @@ def ort_form(name: str, chain: Chain | None = None) -> Form:
 
 
 def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ...]:
-    """List the forms that a layer can take for ONNX Runtime; all have the same bits.
+    """List the forms that a layer can take for ONNX Runtime, all of them exact.
 
     Args:
         layer: as read.
@@ -136,8 +137,10 @@ def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ..
         the forms, of different names.
     """
     names: tuple[str, ...] = costs.FORMS if chain is not None else costs.FORMS[1:]
-    if layer.op != "Conv":
-        names = (costs.FLOAT,) if layer.op == "ConvTranspose" else ("MatMulInteger", costs.FLOAT)
+    if layer.op == "MatMul":
+        names = ("MatMulInteger", costs.FLOAT)
+    elif layer.op == "ConvTranspose" and not has_phases(layer):
+        names = (costs.FLOAT,)
     return tuple(ort_form(name, chain) for name in names)
 
 
@@ -152,37 +155,40 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
     """
     forms = {form.name: form for form in ort_candidates(layer, chain)}
     halves = "; 16-bit input, as two halves of 8 bits" if layer.wide else ""
-    if layer.op == "ConvTranspose":
-        return Choice(forms[costs.FLOAT], f"no integer operator for it{halves}")
     if layer.op == "MatMul":
         return Choice(forms["MatMulInteger"], f"the integer operator of matrix products{halves}")
-    outputs, inputs, *kernel = layer.weight.shape
-    # In three dimensions QLinearConv takes three times as long as the others.
-    chained = chain is not None and len(kernel) < 3
-    size = int(np.prod(kernel))
-    times = costs.estimates(outputs, inputs, size, layer.groups, chained=chained)
-    float32 = times.pop(costs.FLOAT32)
+    if len(forms) == 1:
+        return Choice(forms[costs.FLOAT], f"no integer operator for it{halves}")
+    times = costs.estimates(layer, list(forms), chained=chain is not None)
+    float32 = times.pop(costs.FLOAT32, None)
     name = min(times, key=lambda form: times[form])
     if name == costs.FLOAT:
-        reason = _why_float(outputs, inputs, layer.groups)
+        reason = _why_float(layer)
     elif name == costs.QLINEAR:
         reason = "proven equal, and fastest"
-    elif chained:
-        reason = "faster than QLinearConv here"
     else:
-        reason = "fastest" if chain is None else "3-D: QLinearConv takes three times as long"
-    # The table was measured in two dimensions, with inputs of 8 bits.
-    known = len(kernel) == 2 and not layer.wide
-    return Choice(forms[name], reason + halves, float32 / times[name] if known else None)
+        reason = "fastest" if chain is None else "faster than QLinearConv here"
+    # The table was measured with inputs of 8 bits, and not in one dimension.
+    known = float32 is not None and layer.weight.ndim > 3 and not layer.wide
+    speed = float32 / times[name] if known and float32 is not None else None
+    return Choice(forms[name], reason + halves, speed)
 
 
-def _why_float(outputs: int, inputs: int, groups: int) -> str:
-    grouping = costs.kind(inputs, groups)
-    if grouping == "depthwise":
+def _why_float(layer: QuantizedLayer) -> str:
+    kind = costs.kind(layer)
+    if kind.endswith("depthwise"):
         return "depthwise: float is faster"
-    if grouping == "grouped":
-        return f"{groups} groups: float is faster"
+    if kind.endswith("grouped"):
+        return f"{layer.groups} groups: float is faster"
+    inputs, outputs = layer.weight.shape[:2]
+    if layer.op == "Conv":
+        inputs, outputs = outputs, inputs
     return f"too few channels, {inputs} in and {outputs} out: float is faster"
+
+
+def _prepare(graph: ir.Graph) -> None:
+    count_from_zero(graph)
+    quantize_before_concat(graph)
 
 
 def _store_integers(graph: ir.Graph) -> None:
@@ -193,7 +199,7 @@ def _store_integers(graph: ir.Graph) -> None:
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         fake=write_fake,
-        prepare=count_from_zero,
+        prepare=_prepare,
         chains=lambda layers, max_ulps: find_chains(layers, max_ulps=max_ulps),
         choose=choose_ort_form,
         fake_product=write_fake_product,

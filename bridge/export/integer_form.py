@@ -2,6 +2,8 @@
 
     x_q, uint8 -> ConvInteger | MatMulInteger (weight + 128, uint8) -> tail
 
+A transposed convolution is a ConvInteger whose output is put in order (bridge.export.sub_pixel).
+
 Both operands are unsigned: on x86 processors without VNNI two products of an unsigned and a signed
 byte are summed in 16 bits and saturate, while unsigned by unsigned is exact everywhere. The file
 keeps the weight as int8; the shift by 128 is folded when the model is loaded. With VNNI uint8 x
@@ -12,8 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
+from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
+from bridge.export.sub_pixel import as_convolution
 from bridge.export.tail import write_tail
 from bridge.export.wide import join_halves, split_input
 
@@ -25,23 +29,19 @@ def write_integer(scribe: Scribe, layer: QuantizedLayer) -> None:
 
     Args:
         scribe: writes the nodes.
-        layer: a Conv or MatMul layer.
+        layer: a Conv or MatMul layer, or a ConvTranspose that has_phases.
     """
+    operator = as_convolution(layer)
+    product = layer.op == "MatMul"
     # ConvInteger's weight is the left operand of its kernel, which has to be unsigned.
-    weight = byte_weight(scribe, layer.weight, vnni=scribe.vnni and layer.op != "Conv")
-    halves = [_integer_op(scribe, layer, x, weight, zero) for x, zero in _inputs(scribe, layer)]
-    write_tail(scribe, layer, join_halves(scribe, *halves) if layer.wide else halves[0])
-
-
-def _integer_op(
-    scribe: Scribe,
-    layer: QuantizedLayer,
-    x: ir.Value,
-    weight: tuple[ir.Value | Array, np.generic],
-    zero: int,
-) -> ir.Value:
-    op_type = {"Conv": "ConvInteger", "MatMul": "MatMulInteger"}[layer.op]
-    return scribe.op(op_type, x, weight[0], np.uint8(zero), weight[1], **layer.attributes)
+    weight, zero_w = byte_weight(scribe, operator.weight, vnni=scribe.vnni and product)
+    op_type = "MatMulInteger" if product else "ConvInteger"
+    halves = [
+        scribe.op(op_type, x, weight, np.uint8(zero), zero_w, **operator.attributes)
+        for x, zero in _inputs(scribe, layer)
+    ]
+    sums = join_halves(scribe, *halves) if layer.wide else halves[0]
+    write_tail(scribe, layer, write_interleaved(scribe, sums, operator.phases))
 
 
 def _inputs(scribe: Scribe, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:

@@ -68,6 +68,12 @@ class QuantizedLayer:
         return self.zero_point_x.dtype.itemsize > 1
 
     @property
+    def fixed_padding(self) -> bool:
+        """Whether a convolution's padding is given, and not made to fit the input's size."""
+        given = self.attributes
+        return given.get("auto_pad", "NOTSET") == "NOTSET" and not given.get("output_shape")
+
+    @property
     def input_reach(self) -> int:
         """Largest |x_q - zero_point_x|."""
         info, zero = np.iinfo(self.zero_point_x.dtype), int(self.zero_point_x)

@@ -9,8 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bridge.export.chains import Chain
 from bridge.export.convert import convert_model
-from bridge.export.costs import INTEGER, QLINEAR
-from bridge.export.forms import Form, choose_ort_form, ort_form
+from bridge.export.forms import Form, choose_ort_form, ort_candidates
 from bridge.export.layer import QuantizedLayer
 from bridge.export.runtime import ASCEND_OPERATORS
 from bridge.export.summary import LayerSummary
@@ -48,12 +47,11 @@ def run_at(model: bytes, x: Array, level: str) -> Array:
 
 
 def forced(name: str) -> Callable[[QuantizedLayer, Chain | None], Form]:
-    """Choose one form for every convolution that has it, ConvInteger for the others."""
+    """Choose one form for every layer that has it, the usual ones for the others."""
 
     def choose(layer: QuantizedLayer, chain: Chain | None) -> Form:
-        if layer.op != "Conv":
-            return choose_ort_form(layer, chain).form
-        return ort_form(name if chain is not None or name != QLINEAR else INTEGER, chain)
+        candidates = {form.name: form for form in ort_candidates(layer, chain)}
+        return candidates.get(name) or choose_ort_form(layer, chain).form
 
     return choose
 

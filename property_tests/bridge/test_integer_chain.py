@@ -9,7 +9,14 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bridge import Conv1dQAT, Conv2dQAT, Conv3dQAT, adopt
+from bridge import (
+    Conv1dQAT,
+    Conv2dQAT,
+    Conv3dQAT,
+    ConvTranspose1dQAT,
+    ConvTranspose2dQAT,
+    adopt,
+)
 from bridge.export.costs import FORMS, QLINEAR
 from property_tests.bridge.builders import Graph, add_layer, inter_model
 from property_tests.bridge.cases import (
@@ -17,6 +24,8 @@ from property_tests.bridge.cases import (
     conv1d_cases,
     conv2d_cases,
     conv3d_cases,
+    conv_transpose1d_cases,
+    conv_transpose2d_cases,
     randoms,
 )
 from property_tests.bridge.depth import share
@@ -24,6 +33,7 @@ from property_tests.bridge.equality import assert_fake_equals_deploy, assert_sam
 from property_tests.bridge.numbers import Random
 
 _CONVS = {1: Conv1dQAT, 2: Conv2dQAT, 3: Conv3dQAT}
+_TRANSPOSED = {1: ConvTranspose1dQAT, 2: ConvTranspose2dQAT}
 _POOLS = {
     1: torch.nn.functional.max_pool1d,
     2: torch.nn.functional.max_pool2d,
@@ -32,13 +42,27 @@ _POOLS = {
 
 
 class Through(torch.nn.Module):
-    """y = conv3(between(conv2(between(conv1(x))))), the second one depthwise."""
+    """y = conv3(between(conv2(between(conv1(x))))), the second one depthwise.
 
-    def __init__(self, spatial: int, channels: int, operators: list[str], config: Any) -> None:
+    The first one is transposed if there are hyperparameters for that.
+    """
+
+    def __init__(
+        self,
+        spatial: int,
+        channels: int,
+        operators: list[str],
+        config: Any,
+        transposed: dict[str, int] | None = None,
+    ) -> None:
         super().__init__()
         conv = _CONVS[spatial]
         self.spatial, self.operators = spatial, operators
-        self.conv1 = conv(2, channels, 3, padding=1, config=config)
+        self.fixed_min = config["retrain_data_config"]["fixed_min"]
+        if transposed is None:
+            self.conv1 = conv(2, channels, 3, padding=1, config=config)
+        else:
+            self.conv1 = _TRANSPOSED[spatial](2, channels, config=config, **transposed)
         self.conv2 = conv(channels, channels, 3, padding=1, groups=channels, config=config)
         self.conv3 = conv(channels, 2, 1, config=config)
 
@@ -62,7 +86,9 @@ class Through(torch.nn.Module):
         """Return the inter model."""
         graph, y = Graph(), "x"
         for i, layer in enumerate(self.layers(), start=1):
-            y = add_layer(graph, Case(layer=layer, x=x), y, f"conv{i}")
+            padding = tuple(getattr(layer, "output_padding", ()))
+            case = Case(layer=layer, x=x, output_padding=padding)
+            y = add_layer(graph, case, y, f"conv{i}")
             for operator in self.operators if i < 3 else ():
                 if operator == "MaxPool":
                     sizes = {"kernel_shape": [2] * self.spatial, "strides": [1] * self.spatial}
@@ -100,13 +126,47 @@ def test_codes_are_handed_on_and_adopted(
     """y_fake = y_deploy in every bit, and y_torch too once the moved rescales are adopted."""
     torch.manual_seed(int(random.integers(1 << 30)))
     net = Through(spatial, channels, operators, config).eval()
-    x = torch.randn(2, 2, *(8 - spatial,) * spatial) * float(random.uniform(0.2, 3.0))
+    _assert_exact_and_adopted(net, 8 - spatial, form, random)
+
+
+@st.composite
+def _transposed(draw: Any) -> dict[str, int]:
+    stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    return {
+        "kernel_size": draw(st.integers(1, 4)),
+        "stride": stride,
+        "padding": draw(st.integers(0, 2)),
+        "dilation": dilation,
+        "output_padding": draw(st.integers(0, max(stride, dilation) - 1)),
+        "groups": draw(st.integers(1, 2)),
+    }
+
+
+@share(2)
+@given(st.integers(1, 2), _transposed(), _BETWEEN, _CONFIGS, st.sampled_from(_FORMS), randoms())
+def test_codes_of_a_transposed_convolution_are_handed_on_and_adopted(
+    spatial: int,
+    transposed: dict[str, int],
+    operators: list[str],
+    config: Any,
+    form: str,
+    random: Random,
+) -> None:
+    """y_fake = y_deploy in every bit, and y_torch too once the moved rescales are adopted."""
+    torch.manual_seed(int(random.integers(1 << 30)))
+    channels = transposed["groups"] * int(random.integers(1, 4))
+    net = Through(spatial, channels, operators, config, transposed).eval()
+    _assert_exact_and_adopted(net, 6, form, random)
+
+
+def _assert_exact_and_adopted(net: Through, size: int, form: str, random: Random) -> None:
+    x = torch.randn(2, 2, *(size,) * net.spatial) * float(random.uniform(0.2, 3.0))
     with torch.no_grad():
         inner = x
         for layer in net.layers():
             layer.weight.copy_(torch.randn_like(layer.weight) * float(random.uniform(0.1, 2.0)))
             layer.acts_clip_max.copy_(inner.max().clamp(min=1e-3) * random.uniform(0.7, 1.3))
-            if not config["retrain_data_config"]["fixed_min"]:
+            if not net.fixed_min:
                 low = inner.min().clamp(max=0.0) * random.uniform(0.7, 1.3)
                 layer.acts_clip_min.copy_(low)
             inner = net.between(layer(inner)) if layer is not net.conv3 else layer(inner)
@@ -122,7 +182,16 @@ def test_codes_are_handed_on_and_adopted(
 
 
 @share(4)
-@given(st.one_of(conv1d_cases(), conv2d_cases(), conv3d_cases()), st.sampled_from(FORMS[1:]))
+@given(
+    st.one_of(
+        conv1d_cases(),
+        conv2d_cases(),
+        conv3d_cases(),
+        conv_transpose1d_cases(),
+        conv_transpose2d_cases(),
+    ),
+    st.sampled_from(FORMS[1:]),
+)
 def test_every_form_of_one_layer_is_exact(case: Case, form: str) -> None:
     """y_torch = y_fake = y_deploy in every bit, whichever form the layer takes."""
     y, (layer,) = assert_fake_equals_deploy(inter_model(case), case.x.numpy(), form=form)

@@ -101,7 +101,7 @@ def test_zero_points_are_reported_signed(tmp_path, zero, bits, signed):
     ("target", "op", "form"),
     [
         ("ort", "Conv", "ConvInteger"),
-        ("ort", "ConvTranspose", "integer-valued float"),
+        ("ort", "ConvTranspose", "ConvInteger"),
         ("qdq", "Conv", "QDQ"),
         ("qdq", "ConvTranspose", "QDQ"),
         ("ascend", "Conv", "AscendQuant/AscendDequant"),

@@ -83,16 +83,19 @@ def test_an_unsigned_input_is_taken_as_it_is(tmp_path):
 
 
 def test_nodes_of_convolutions(tmp_path):
-    for op, kernel, name in (
-        ("Conv", (3, 2, 1, 1), "ConvInteger"),
-        ("ConvTranspose", (2, 3, 1, 1), None),
+    for op, kernel, attributes, name in (
+        ("Conv", (3, 2, 1, 1), "", "ConvInteger"),
+        ("ConvTranspose", (2, 3, 1, 1), "", "ConvInteger"),
+        ("ConvTranspose", (2, 3, 1, 1, 1), "", None),
+        ("ConvTranspose", (2, 3, 1, 1), 'auto_pad = "SAME_UPPER"', None),
+        ("ConvTranspose", (2, 3, 1, 1), "output_shape = [4, 5]", None),
     ):
-        proto = spatial(op, "", np.ones(kernel, np.int8), np.float32(0.5))
+        proto = spatial(op, attributes, np.ones(kernel, np.int8), np.float32(0.5))
         fake, deploy = converted(proto, tmp_path)
         assert operators(fake) == ["QuantizeLinear", "DequantizeLinear", op, "Cast", "Cast", "Mul"]
         if name:
             expected = ["QuantizeLinear", *INTEGER_WEIGHT, name, "Cast", "Mul"]
-        else:  # ONNX Runtime has no integer operator for it: int8 on disk, cast when loaded
+        else:  # no ordinary convolution of fixed padding: int8 on disk, cast when loaded
             expected = ["QuantizeLinear", "Cast", "DequantizeLinear", op, "Round", "Mul"]
         assert operators(deploy) == expected
         assert "INT8" in initializer_types(deploy).values()

@@ -25,10 +25,11 @@ class Stopwatch:
     def __init__(self, **seconds):
         self.seconds = seconds
         self.timed = []
+        self.outputs = []
 
     def __call__(self, runs, rounds):
         self.timed.append(list(runs))
-        self.outputs = {name: run() for name, run in runs.items()}
+        self.outputs.append({name: run() for name, run in runs.items()})
         return {name: [self.seconds.get(name, 1.0)] * rounds for name in runs}
 
 
@@ -68,7 +69,7 @@ def test_all_forms_of_a_layer_are_timed_on_the_same_codes(tmp_path):
     watch = Stopwatch()
     tuned(chained("c = Relu (f)"), tmp_path, watch, shapes={"x": (2, 3, 5, 5)})
     # The last layer, whose output is float: 4 x 4 pixels of it, in every form.
-    first, *others = (outputs[0] for outputs in watch.outputs.values())
+    first, *others = (outputs[0] for outputs in watch.outputs[-1].values())
     assert first.shape == (2, 2, 4, 4)
     assert np.ptp(first) > 0
     assert all(same_bits(first, other) for other in others)
@@ -76,15 +77,9 @@ def test_all_forms_of_a_layer_are_timed_on_the_same_codes(tmp_path):
 
 def test_the_codes_of_a_chain_are_the_same_in_every_form(tmp_path):
     watch = Stopwatch()
-    # Both have one scale, so that the first is a chain; the second has no other form.
-    second = """
-        [quantize_c] cq = QuantizeLinear (c, sc, zc) cd = DequantizeLinear (cq, sc, zc)
-        t = Transpose <perm = [1, 0, 2, 3]> (v) td = DequantizeLinear <axis: int = 1> (t, sv, zv)
-        [second] y = ConvTranspose (cd, td)
-    """
-    tuned(chained("c = Relu (f)", second=second), tmp_path, watch)
-    first, *others = (outputs[0] for outputs in watch.outputs.values())
-    assert list(watch.outputs) == [QLINEAR, INT, FLOAT]
+    tuned(chained("c = Relu (f)"), tmp_path, watch)
+    first, *others = (outputs[0] for outputs in watch.outputs[0].values())
+    assert list(watch.outputs[0]) == [QLINEAR, INT, FLOAT]
     assert first.dtype == np.uint8
     assert np.ptp(first) > 0
     assert all(same_bits(first, other) for other in others)
@@ -118,7 +113,6 @@ def test_what_is_said(tmp_path):
     done = tuned(chained("c = Relu (f)"), tmp_path, Stopwatch())
     first, second = explain(done).layers
     assert first.reason == "proven equal, and fastest; timed: none is surely faster"
-    assert first.speed is not None
     assert [name for name, _ in second.seconds] == [INT, FLOAT]
 
 

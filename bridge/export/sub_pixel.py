@@ -1,0 +1,174 @@
+"""A transposed convolution as an ordinary one, for which there are integer operators.
+
+Outputs whose places leave the same rest when divided by the stride s see the same weights: for
+place s * m + r - start of the output, with a kernel index k, dilation d and padding p before,
+
+    y[s * m + r - start] = sum over k and c of x[m + c] w[k],   s * c = r - start + p - k * d
+
+Each rest r is a convolution of stride 1. All of them become the output channels of one (Shi et al.
+2016), whose phases are then put in order (bridge.export.interleave). With stride 1 it is the
+kernel turned around. start, which is cut off again, is chosen to leave the fewest taps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bridge.export.constants import Array
+from bridge.export.layer import QuantizedLayer
+
+_MOST_AXES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """The order of the convolution's output channels, and what its output is more.
+
+    Args:
+        channels: output channels of the transposed convolution.
+        strides: one an axis.
+        starts: places to cut off before, one an axis.
+        ends: places to cut off behind.
+        first: channels are (phases, channels), not (channels, phases).
+    """
+
+    channels: int
+    strides: tuple[int, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    first: bool
+
+    def spread(self, values: Array) -> Array:
+        """Give every phase its channel's value.
+
+        Args:
+            values: (channels,).
+        Returns:
+            one value an output channel of the convolution.
+        """
+        count = int(np.prod(self.strides))
+        return np.tile(values, count) if self.first else np.repeat(values, count)
+
+
+class Convolution(NamedTuple):
+    """An ordinary convolution.
+
+    Args:
+        weight: (out, in/groups, ...).
+        attributes: the operator's.
+        phases: what its output channels are; None if nothing but channels.
+    """
+
+    weight: Array
+    attributes: dict[str, Any]
+    phases: Phases | None
+
+
+class _Axis(NamedTuple):
+    """One axis of the convolution; taps[k] is the phase and the place of a weight."""
+
+    start: int
+    end: int
+    pads: tuple[int, int]
+    dilation: int
+    size: int
+    taps: tuple[tuple[int, int], ...]
+
+
+def has_phases(layer: QuantizedLayer) -> bool:
+    """Whether a layer is a transposed convolution that can be an ordinary one.
+
+    Args:
+        layer: any layer.
+    Returns:
+        False too for three dimensions, and for padding that depends on the input's size.
+    """
+    spatial = layer.weight.ndim - 2
+    return layer.op == "ConvTranspose" and spatial <= _MOST_AXES and layer.fixed_padding
+
+
+def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Convolution:
+    """Restate a layer as an ordinary convolution.
+
+    Args:
+        layer: a convolution, or a transposed one that has_phases.
+        phases_first: which order of channels to choose; only for one group.
+    Returns:
+        the convolution.
+    """
+    if layer.op != "ConvTranspose":
+        return Convolution(layer.weight, layer.attributes, None)
+    strides, axes = _axes(layer)
+    groups, (inputs, channels) = layer.groups, layer.weight.shape[:2]
+    rows = layer.weight.reshape(groups, inputs // groups, channels, *layer.weight.shape[2:])
+    weight = np.zeros(
+        (groups, channels, *strides, inputs // groups, *(axis.size for axis in axes)), np.int8
+    )
+    for kernel in product(*(range(len(axis.taps)) for axis in axes)):
+        taps = [axis.taps[k] for axis, k in zip(axes, kernel, strict=True)]
+        phase, place = zip(*taps, strict=True)
+        at = (slice(None), slice(None), *phase, slice(None), *place)
+        weight[at] = rows[(slice(None),) * 3 + kernel].swapaxes(1, 2)
+    if phases_first:
+        weight = np.moveaxis(weight, 1, 1 + len(axes))
+    phases = Phases(
+        channels=groups * channels,
+        strides=strides,
+        starts=tuple(axis.start for axis in axes),
+        ends=tuple(axis.end for axis in axes),
+        first=phases_first,
+    )
+    attributes = {
+        "kernel_shape": [axis.size for axis in axes],
+        "dilations": [axis.dilation for axis in axes],
+        "pads": [axis.pads[0] for axis in axes] + [axis.pads[1] for axis in axes],
+        "group": groups,
+    }
+    outputs = phases.channels * int(np.prod(strides))
+    return Convolution(weight.reshape(outputs, *weight.shape[-len(axes) - 1 :]), attributes, phases)
+
+
+def _axes(layer: QuantizedLayer) -> tuple[tuple[int, ...], list[_Axis]]:
+    """Return the strides, and what becomes of each axis."""
+    kernel = layer.weight.shape[2:]
+    spatial = len(kernel)
+
+    def given(name: str, default: int, count: int = spatial) -> Sequence[int]:
+        return tuple(layer.attributes.get(name) or (default,) * count)
+
+    strides, dilations = given("strides", 1), given("dilations", 1)
+    pads, more = given("pads", 0, 2 * spatial), given("output_padding", 0)
+    axes = []
+    for i, size in enumerate(kernel):
+        begin, end = pads[i], pads[spatial + i]
+        # What the output is longer than stride * (length of the input - 1).
+        rest = dilations[i] * (size - 1) + 1 - begin - end + more[i]
+        candidates = [
+            _axis(size, strides[i], dilations[i], begin=begin, rest=rest, start=start)
+            for start in range(strides[i])
+        ]
+        axes.append(min(candidates, key=lambda axis: axis.size))
+    return tuple(strides), axes
+
+
+def _axis(size: int, stride: int, dilation: int, *, begin: int, rest: int, start: int) -> _Axis:
+    """Lay the weights of one axis out, with `start` places more at the front."""
+    reach = [start - begin + k * dilation for k in range(size)]
+    phases = [r % stride for r in reach]
+    shifts = [(phase - r) // stride for phase, r in zip(phases, reach, strict=True)]
+    step = dilation if stride == 1 else 1
+    low, high = min(shifts), max(shifts)
+    blocks = -(-(rest + start) // stride)
+    before, behind = -low, blocks - 1 + high
+    return _Axis(
+        # No operator takes negative padding: what it would leave out is cut off.
+        start=start + stride * max(0, -before),
+        end=stride * (blocks + max(0, -behind)) - rest - start,
+        pads=(max(0, before), max(0, behind)),
+        dilation=step,
+        size=(high - low) // step + 1,
+        taps=tuple((p, (c - low) // step) for p, c in zip(phases, shifts, strict=True)),
+    )
