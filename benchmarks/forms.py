@@ -10,6 +10,7 @@ chooses; the shapes for which no form is as fast as float32; and the table fitte
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ from scipy.optimize import nnls
 
 from bridge.export.chains import Chain
 from bridge.export.convert import convert_model
-from bridge.export.costs import FORMS, KINDS, features, kind
-from bridge.export.forms import Chooser, Form, choose_ort_form, ort_form
+from bridge.export.costs import FLOAT, FLOAT32, FORMS, KINDS, features, kind
+from bridge.export.forms import Form, choose_ort_form, ort_form
 from bridge.export.layer import QuantizedLayer
 
 
@@ -207,11 +208,13 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
-def chosen(form: str, seen: dict[str, QuantizedLayer]) -> Chooser:
+def chosen(
+    form: str, seen: dict[str, QuantizedLayer]
+) -> Callable[[QuantizedLayer, Chain | None], Form]:
     """Choose a form, and note the layer under the name of the form that the table chooses."""
 
     def choose(layer: QuantizedLayer, chain: Chain | None) -> Form:
-        seen[choose_ort_form(layer, chain).name + (_CODES if chain else "")] = layer
+        seen[choose_ort_form(layer, chain).form.name + (_CODES if chain else "")] = layer
         return ort_form(form, chain)
 
     return choose
@@ -219,7 +222,7 @@ def chosen(form: str, seen: dict[str, QuantizedLayer]) -> Chooser:
 
 def seconds(shape: Shape, rounds: int) -> Measured:
     """Measure every form, in turns, and the float model."""
-    sessions, seen = {"float": session(float_model(shape))}, {}
+    sessions, seen = {FLOAT32: session(float_model(shape))}, {}
     for chained in (False, True):
         made = source(shape, chained=chained)
         for form in FORMS if chained else FORMS[1:]:
@@ -240,7 +243,7 @@ def seconds(shape: Shape, rounds: int) -> Measured:
 def fit(measured: dict[Shape, Measured], name: str, group: str) -> str:
     """Return the line of the table for a form and a kind of layer."""
     rows = [
-        np.array(features(one.layer, name.removesuffix(_CODES)))
+        np.array(features(one.layer, FLOAT if name == FLOAT32 else name.removesuffix(_CODES)))
         * shape.positions
         / one.seconds[name]
         for shape, one in measured.items()
@@ -254,14 +257,14 @@ def main(rounds: int) -> None:
     """Measure all shapes, print the ratios, what is slower than float32 and the fitted table."""
     console = Console(width=150)
     measured = {shape: seconds(shape, rounds) for shape in SHAPES}
-    names = [name for name in next(iter(measured.values())).seconds if name != "float"]
+    names = [name for name in next(iter(measured.values())).seconds if name != FLOAT32]
     table = Table(title="float32 time / time of the form; * chosen")
     table.add_column("shape")
     for name in names:
         table.add_column(name, justify="right")
     slow = []
     for shape, one in measured.items():
-        ratios = {name: one.seconds["float"] / one.seconds[name] for name in names}
+        ratios = {name: one.seconds[FLOAT32] / one.seconds[name] for name in names}
         marks = [f"{ratio:.2f}{'*' * (name in one.chosen)}" for name, ratio in ratios.items()]
         table.add_row(shape.title, *marks)
         for kept in (False, True):
@@ -270,7 +273,7 @@ def main(rounds: int) -> None:
                 slow.append(f"{shape.title}: {best[1]}, {best[0]:.2f}")
     console.print(table)
     console.print("No form is as fast as float32; the best one is:", *slow, sep="\n    ")
-    for name in names:
+    for name in (FLOAT32, *names):
         for group in KINDS:
             console.print(fit(measured, name, group))
 

@@ -6,8 +6,10 @@ from bridge.calibrate import calibrate
 from bridge.export.ascend_twin import ascend_twin
 from bridge.export.convert import convert_qat_model
 from bridge.export.errors import ConversionError
+from bridge.export.explain import Explanation, LayerExplanation, explain
 from bridge.export.runtime import sums_int8_exactly
 from bridge.export.summary import Conversion
+from bridge.export.tune import Tuning
 from bridge.export.verify import Verification, verify
 from bridge.functional import functionalize, to_module
 from bridge.modules import (
@@ -39,10 +41,13 @@ __all__ = [
     "ConvTranspose2dQAT",
     "Conversion",
     "ConversionError",
+    "Explanation",
+    "LayerExplanation",
     "LayerPlan",
     "LayerSensitivity",
     "LinearQAT",
     "MatMulQAT",
+    "Tuning",
     "Verification",
     "adopt",
     "ascend_twin",
@@ -50,6 +55,7 @@ __all__ = [
     "bake_batch_norm",
     "calibrate",
     "convert_qat_model",
+    "explain",
     "float_model",
     "fold_batch_norm",
     "freeze_clips",

@@ -1,9 +1,10 @@
-"""Tables of what a conversion did and of what a verification saw."""
+"""Tables of what a conversion did, why, and of what a verification saw."""
 
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from bridge.export.explain import Explanation, LayerExplanation
 from bridge.export.summary import Conversion
 from bridge.export.verify import Difference, Verification
 
@@ -34,6 +35,80 @@ def conversion_table(conversion: Conversion) -> Table:
         name, reason = escape(operator.name), escape(operator.reason)
         table.add_row(name, operator.op, "float", reason, "", "")
     return table
+
+
+def explanation_table(explanation: Explanation) -> Table:
+    """Lay out an explanation.
+
+    Args:
+        explanation: from explain.
+    Returns:
+        a table for rich.print.
+    """
+    table = Table(title=escape(f"{_total(explanation)}, target {explanation.target}"))
+    for column in ("layer", "operator", "deployed as", "MACs", "bits left", "thresholds", "speed"):
+        table.add_column(column)
+    table.add_column("why")
+    for layer in explanation.layers:
+        left = layer.form == "float"
+        form = layer.form if left else f"{layer.form} ({layer.arithmetic})"
+        cells = (_macs(layer), _bits_left(layer), _thresholds(layer), _speed(layer))
+        table.add_row(escape(layer.name), layer.op, form, *cells, escape(_why(layer)))
+    table.caption = escape(
+        "bits left: of the sums to 2^31 and to 2^24, where float32 stops being exact, and of the "
+        f"bias to 2^31; speed: expected of the layer alone, with the quantizer of its input; "
+        f"float32 is 1, on {explanation.measured_on}"
+    )
+    return table
+
+
+def _total(explanation: Explanation) -> str:
+    macs, share = explanation.macs, explanation.int8_share
+    if macs is None:
+        return "number of multiply-accumulates not known"
+    can = ", as far as the runtime has integer operators" if explanation.left_to_runtime else ""
+    return f"{macs:,} multiply-accumulates, {share or 0:.1%} in int8{can}"
+
+
+def _macs(layer: LayerExplanation) -> str:
+    if layer.macs is not None:
+        return f"{layer.macs:,}"
+    one = layer.macs_per_position
+    return "not known" if one is None else f"{one:,} a position"
+
+
+def _bits_left(layer: LayerExplanation) -> str:
+    bits = (layer.int32_bits, layer.float32_bits, layer.bias_bits)
+    if layer.bound is None:
+        return "" if layer.form == "float" else "not known"
+    return " / ".join("-" if one is None else f"{one:.1f}" for one in bits)
+
+
+def _thresholds(layer: LayerExplanation) -> str:
+    proof = layer.proof
+    if proof is None:
+        return "-"
+    parts = [f"{proof.natural} equal"]
+    if proof.moved:
+        unit = "ulp" if proof.farthest == 1 else "ulps"
+        parts.append(f"{proof.moved} moved by up to {proof.farthest} {unit}")
+    if proof.unmatched:
+        parts.append(f"{proof.unmatched} not matched")
+    return ", ".join(parts)
+
+
+def _speed(layer: LayerExplanation) -> str:
+    return "not known" if layer.speed is None else f"{layer.speed:.2f}"
+
+
+def _why(layer: LayerExplanation) -> str:
+    parts = [layer.reason]
+    if layer.unchained is not None:
+        parts.append(f"no QLinearConv: {layer.unchained}")
+    if layer.float32_bits is not None and layer.float32_bits <= 0:
+        parts.append("sums are not proven to stay below 2^24")
+    parts += [f"{name} {1e3 * seconds:.3g} ms" for name, seconds in layer.seconds]
+    return "; ".join(parts)
 
 
 def verification_table(verification: Verification) -> Table:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, constant, reshaper
+from bridge.export.constants import Array, called, constant, reshaper
 from bridge.export.integer_form import byte_weight
 from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
@@ -48,23 +48,45 @@ class Chain:
         return self.snapped.steps.rescale
 
 
-def find_chains(layers: Sequence[QuantizedLayer], *, max_ulps: int) -> Mapping[str, Chain]:
-    """Find the layers that can be proven equal to one QLinearConv.
+@dataclass(frozen=True, slots=True)
+class Unchained:
+    """A convolution that QLinearConv does not compute.
+
+    Args:
+        reason: why not; names the node.
+        snapped: the step functions, where they were compared and some channels differ.
+    """
+
+    reason: str
+    snapped: Snapped | None = None
+
+
+class NoChainError(Exception):
+    """Control flow of the search: the layer is no chain, with the reason."""
+
+
+def find_chains(
+    layers: Sequence[QuantizedLayer], *, max_ulps: int
+) -> Mapping[str, Chain | Unchained]:
+    """Find the convolutions that can be proven equal to one QLinearConv.
 
     Args:
         layers: of one graph, with unsigned activations (bridge.export.unsigned).
         max_ulps: how far a rescale may be moved.
     Returns:
-        chains by the layer's name.
+        for every convolution, by the layer's name, its chain or why it has none.
     """
     owners = Counter(layer.weight_source for layer in layers)
-    chains = {}
+    chains: dict[str, Chain | Unchained] = {}
     for layer in layers:
+        if layer.op != "Conv" and not has_phases(layer):
+            continue
         # A torch layer that is called twice has one rescale for both places.
         shared = owners[layer.weight_source] > 1
-        chain = _find(layer, max_ulps=0 if shared else max_ulps)
-        if chain is not None:
-            chains[layer.name] = chain
+        try:
+            chains[layer.name] = _find(layer, max_ulps=0 if shared else max_ulps, shared=shared)
+        except NoChainError as reason:
+            chains[layer.name] = Unchained(str(reason))
     return chains
 
 
@@ -122,24 +144,57 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe.replace(quantizer.outputs[0], codes, ir.DataType.UINT8)
 
 
-def _find(layer: QuantizedLayer, *, max_ulps: int) -> Chain | None:
-    convolution = layer.op == "Conv" or has_phases(layer)
-    if not convolution or layer.zero_point_x.dtype != np.uint8:
-        return None
-    found = _follow(layer.output)
-    if found is None:
-        return None
-    moves, (low, high), quantizers = found
-    scale, zero_point = (constant(value) for value in quantizers[0].inputs[1:3])
-    if scale is None or zero_point is None:
-        return None
+def follow(
+    value: ir.Value,
+) -> tuple[tuple[ir.Node, ...], tuple[float, float], tuple[ir.Node, ...]]:
+    """Follow a layer's output to the quantizers that read it.
+
+    Args:
+        value: the output.
+    Returns:
+        the nodes on the way that move values, the limits that the others set, the quantizers.
+    Raises:
+        NoChainError: something else is on the way, or reads it.
+    """
+    moves: list[ir.Node] = []
+    low, high = -np.inf, np.inf
+    while True:
+        users = [use.node for use in value.uses()]
+        if value.is_graph_output():
+            raise NoChainError(f"{value.name!r} is an output of the model")
+        if not users:
+            raise NoChainError(f"nothing reads {value.name!r}")
+        others = [node for node in users if node.op_type != "QuantizeLinear"]
+        if not others:
+            _check_quantizers(users)
+            return tuple(moves), (low, high), tuple(users)
+        node = others[0]
+        if len(users) > 1:
+            raise NoChainError(f"{_titled(node)} and others read {value.name!r}")
+        limits = _limits(node)
+        if limits is not None:
+            low, high = (min(max(end, limits[0]), limits[1]) for end in (low, high))
+        elif node.op_type == "MaxPool" or reshaper(node) is not None:
+            moves.append(node)
+        else:
+            raise NoChainError(f"{_titled(node)} computes in float")
+        if len(node.outputs) > 1:
+            raise NoChainError(f"{_titled(node)} has a second output")
+        value = node.outputs[0]
+
+
+def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unchained:
+    if layer.zero_point_x.dtype != np.uint8:
+        raise NoChainError(f"its input is {layer.zero_point_x.dtype}, not uint8")
+    moves, (low, high), quantizers = follow(layer.output)
+    scale, zero_point = _numbers(quantizers[0])
     steps = Steps(
         rescale=np.ascontiguousarray(layer.rescale),
         shift=None if layer.norm is None else layer.norm.shift,
         low=low,
         high=high,
-        scale=float(scale.reshape(())),
-        grid=Grid(zero_point=int(zero_point.reshape(())), qmin=_UINT8.min, qmax=_UINT8.max),
+        scale=scale,
+        grid=Grid(zero_point=zero_point, qmin=_UINT8.min, qmax=_UINT8.max),
     )
     bounds = layer.accumulator_bounds
     if steps.rescale.size == 1:
@@ -147,38 +202,14 @@ def _find(layer: QuantizedLayer, *, max_ulps: int) -> Chain | None:
     # Beyond 2^24 fake-quant's own sums are measured, not proven.
     snapped = snap(steps, np.minimum(bounds, EXACT_BOUND), max_ulps=max_ulps)
     if not snapped.proven.all():
-        return None
+        missed = int((~snapped.proven).sum())
+        how = "unmoved, as two layers share the weight" if shared else f"within {max_ulps} ulps"
+        return Unchained(f"{missed} of {len(bounds)} channels have no multiplier {how}", snapped)
     return Chain(moves=moves, quantizers=quantizers, snapped=snapped)
 
 
-def _follow(
-    value: ir.Value,
-) -> tuple[tuple[ir.Node, ...], tuple[float, float], tuple[ir.Node, ...]] | None:
-    """Return the moves, the limits of the activations and the quantizers behind a layer."""
-    moves: list[ir.Node] = []
-    low, high = -np.inf, np.inf
-    while True:
-        users = [use.node for use in value.uses()]
-        if not users or value.is_graph_output():
-            return None
-        if all(node.op_type == "QuantizeLinear" for node in users):
-            quantizers = tuple(users)
-            return (tuple(moves), (low, high), quantizers) if _are_one(quantizers) else None
-        node = users[0]
-        if len(users) > 1 or node.inputs[0] is not value or len(node.outputs) > 1:
-            return None
-        limits = _limits(node)
-        if limits is not None:
-            low, high = (min(max(end, limits[0]), limits[1]) for end in (low, high))
-        elif node.op_type == "MaxPool" or reshaper(node) is not None:
-            moves.append(node)
-        else:
-            return None
-        value = node.outputs[0]
-
-
 def _limits(node: ir.Node) -> tuple[float, float] | None:
-    """Return what a node clamps to, None if it does something else."""
+    """Return what a node clamps to, None if it is neither Relu nor Clip."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     if node.op_type != "Clip":
@@ -188,21 +219,35 @@ def _limits(node: ir.Node) -> tuple[float, float] | None:
         if value is not None:
             end = constant(value)
             if end is None or end.dtype != np.float32 or np.isnan(end).any():
-                return None
+                raise NoChainError(f"a limit of {_titled(node)} is not a constant float32 number")
             ends[i] = float(end.reshape(()))
-    return (ends[0], ends[1]) if ends[0] <= ends[1] else None
+    if ends[0] > ends[1]:
+        raise NoChainError(f"the limits of {_titled(node)} are crossed")
+    return ends[0], ends[1]
 
 
-def _are_one(quantizers: Sequence[ir.Node]) -> bool:
-    """Whether quantizers write the same uint8 codes, which stay inside the graph."""
-    numbers = []
-    for node in quantizers:
-        if len(node.inputs) < 3 or node.outputs[0].is_graph_output():
-            return False
-        scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
-        if scale is None or zero_point is None or scale.size != 1 or zero_point.size != 1:
-            return False
-        if scale.dtype != np.float32 or zero_point.dtype != np.uint8:
-            return False
-        numbers.append((float(scale.reshape(())), int(zero_point.reshape(()))))
-    return len(set(numbers)) == 1 and 0 < numbers[0][0] < np.inf
+def _check_quantizers(quantizers: Sequence[ir.Node]) -> None:
+    """Raise unless quantizers write the same uint8 codes, which stay inside the graph."""
+    numbers = {node: _numbers(node) for node in quantizers}
+    first = quantizers[0]
+    for node, pair in numbers.items():
+        if node.outputs[0].is_graph_output():
+            raise NoChainError(f"the codes of {_titled(node)} are an output of the model")
+        if pair != numbers[first]:
+            raise NoChainError(
+                f"{_titled(first)} and {_titled(node)} have different scales or zero points"
+            )
+
+
+def _numbers(node: ir.Node) -> tuple[float, int]:
+    """Return the scale and the zero point of a quantizer to uint8."""
+    scale, zero_point = (constant(value) for value in (*node.inputs, None)[1:3])
+    if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1:
+        raise NoChainError(f"the zero point of {_titled(node)} is not one constant of 8 bits")
+    if scale is None or scale.dtype != np.float32 or scale.size != 1 or not 0 < scale < np.inf:
+        raise NoChainError(f"the scale of {_titled(node)} is not one positive float32 constant")
+    return float(scale.reshape(())), int(zero_point.reshape(()))
+
+
+def _titled(node: ir.Node) -> str:
+    return f"{node.op_type} {called(node)!r}"

@@ -1,6 +1,6 @@
 """convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -10,10 +10,10 @@ from onnx_ir.passes import common as passes
 from onnxscript import version_converter
 
 from bridge.export import costs
-from bridge.export.chains import Chain
+from bridge.export.chains import Chain, Unchained
 from bridge.export.errors import ConversionError
 from bridge.export.files import read_model, write_models
-from bridge.export.forms import TARGETS, Chooser, Target
+from bridge.export.forms import TARGETS, Choice, Form, Target
 from bridge.export.layer import QuantizedLayer
 from bridge.export.opset import OPSETS, with_opset
 from bridge.export.product import QuantizedProduct, read_products
@@ -23,6 +23,7 @@ from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
 from bridge.export.summary import Conversion, LayerSummary, summarize_layer, summarize_product
+from bridge.export.tune import Tuning, tune_choices
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
@@ -45,6 +46,7 @@ def convert_qat_model(
     vnni: bool = False,
     symmetric: bool = False,
     opset: int | None = None,
+    tune: bool | Tuning = False,
 ) -> Conversion:
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
@@ -70,12 +72,15 @@ def convert_qat_model(
         symmetric: refuse activations with a zero point other than 0, for target "qdq": runtimes
             such as TensorRT take no others.
         opset: of the deploy model, 13 to 21, for target "qdq"; None keeps the file's.
+        tune: time the forms that each layer can take on this machine, for target "ort", and take
+            the fastest; all have the same bits. bridge.Tuning says how, and gives the sizes of
+            inputs that the model leaves open.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
         FileNotFoundError: there is no model_file.
-        ValueError: the target is unknown or has no such option, opset is out of range, or
-            save_path names no file.
+        ValueError: the target is unknown or has no such option, opset is out of range, save_path
+            names no file, or forms are to be timed and the size of an input is not known.
         ConversionError: the model cannot be converted; names the node or layer. Nothing is
             written then.
     Source: docs/semantics.md, 6 to 8.
@@ -86,13 +91,20 @@ def convert_qat_model(
         raise ValueError(f"symmetric and opset are for target 'qdq', got target {target!r}")
     if opset is not None and opset not in OPSETS:
         raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
+    if tune and target != "ort":
+        raise ValueError(f"target {target!r} has one form only: nothing to tune")
     prefix = Path(save_path)
     if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
         raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
     source = read_model(Path(model_file))
     paths = [prefix.with_name(f"{prefix.name}_{k}_model.onnx") for k in ("fake_quant", "deploy")]
     fake, deploy, layers, floats, record = convert_model(
-        source, target=target, fold_batch_norm=fold_batch_norm, max_ulps=max_ulps, vnni=vnni
+        source,
+        target=target,
+        fold_batch_norm=fold_batch_norm,
+        max_ulps=max_ulps,
+        vnni=vnni,
+        tune=Tuning() if tune is True else tune or None,
     )
     if not layers:
         raise ConversionError(_nothing_to_do(Path(model_file), floats))
@@ -104,6 +116,7 @@ def convert_qat_model(
     if record_file is not None:
         write_record(Path(record_file), record)
     return Conversion(
+        source=Path(model_file),
         fake_quant=paths[0],
         deploy=paths[1],
         target=target,
@@ -119,7 +132,8 @@ def convert_model(
     fold_batch_norm: bool = False,
     max_ulps: int = MAX_ULPS,
     vnni: bool = False,
-    choose: Chooser | None = None,
+    choose: Callable[[QuantizedLayer, Chain | None], Form] | None = None,
+    tune: Tuning | None = None,
 ) -> tuple[ir.Model, ir.Model, list[LayerSummary], list[FloatOperator], str]:
     """Convert a model in memory.
 
@@ -130,6 +144,7 @@ def convert_model(
         max_ulps: as convert_qat_model's.
         vnni: as convert_qat_model's.
         choose: picks the forms instead of the target's own rule.
+        tune: how to time forms, None to believe the target's rule.
     Returns:
         the fake-quant model, the deploy model, the layers, the operators left in float, and the
         record of the quantization factors.
@@ -144,19 +159,26 @@ def convert_model(
     how.check(layers)
     record = record_text(layers)
     order = {name: i for i, (name, _) in enumerate(named_operators(deploy.graph))}
-    chains = how.chains(layers, max_ulps)
-    forms = {layer.name: (choose or how.choose)(layer, chains.get(layer.name)) for layer in layers}
-    chains = {name: chain for name, chain in chains.items() if forms[name].name == costs.QLINEAR}
+    found = how.chains(layers, max_ulps)
+    chains = {name: chain for name, chain in found.items() if isinstance(chain, Chain)}
+    choices = {layer.name: how.choose(layer, chains.get(layer.name)) for layer in layers}
+    if choose is not None:
+        given = {layer.name: choose(layer, chains.get(layer.name)) for layer in layers}
+        choices = {name: Choice(form, "given by the caller") for name, form in given.items()}
+    if tune is not None:
+        choices = tune_choices(deploy, layers, chains, choices, tuning=tune, vnni=vnni)
+    chains = {n: chain for n, chain in chains.items() if choices[n].form.name == costs.QLINEAR}
+    proofs = {n: one for n, one in found.items() if n in chains or isinstance(one, Unchained)}
     _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)
     # Backwards: what reads a chain's codes is written before the chain takes their place.
     summaries = []
     for product in products:
         how.product(Scribe(deploy.graph, product), product)
-        summaries.append(summarize_product(product, how.product_form))
+        summaries.append(summarize_product(product, how.product_form, how.product_arithmetic))
     for layer in reversed(layers):
-        form = forms[layer.name]
-        summaries.append(summarize_layer(layer, form.name, chains.get(layer.name)))
-        form.write(Scribe(deploy.graph, layer, vnni=vnni), layer)
+        choice = choices[layer.name]
+        summaries.append(summarize_layer(layer, choice, proofs.get(layer.name)))
+        choice.form.write(Scribe(deploy.graph, layer, vnni=vnni), layer)
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
         if any(layer.wide for layer in layers):

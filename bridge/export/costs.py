@@ -3,9 +3,10 @@
     nanoseconds a position of the output = a * multiplications + b * columns + c * outputs
 
 with, for a kernel that sees k numbers of each of g groups: multiplications = k * outputs, columns =
-k * g. Measured by benchmarks/forms.py on an x86 processor with AVX2, one thread; "> codes" is the
-cost up to the next layer's quantizer. Depthwise and other grouped convolutions have numbers of
-their own, and so have transposed ones and those in three dimensions.
+k * g. Measured by benchmarks/forms.py on an x86 processor with AVX2, one thread, the quantizer of
+the input included; "> codes" is the cost up to the next layer's quantizer, "float32" that of the
+float network's convolution. Depthwise and other grouped convolutions have numbers of their own, and
+so have transposed ones and those in three dimensions.
 
 A transposed convolution is counted by positions of the input. In integers it is the convolution of
 bridge.export.sub_pixel; in float, columns are what it adds up, which is every product's place.
@@ -21,6 +22,12 @@ from bridge.export.sub_pixel import as_convolution
 QLINEAR, INTEGER, FLOAT = "QLinearConv", "ConvInteger", "integer-valued float"
 FORMS = (QLINEAR, INTEGER, FLOAT)
 """The forms of a convolution; the first one only for what goes into one quantizer."""
+
+FLOAT32 = "float32"
+"""What the float network has; no form of a quantized layer."""
+
+MEASURED_ON = "an x86 processor with AVX2, one thread"
+"""Where the table holds."""
 
 KINDS = tuple(
     f"{first}{second}"
@@ -113,19 +120,21 @@ def kind(layer: QuantizedLayer) -> str:
     return f"{first}{'depthwise' if inputs == 1 else 'grouped'}"
 
 
-def cheapest(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> str:
-    """Choose the form of a convolution.
+def estimates(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> dict[str, float]:
+    """Estimate what a convolution costs.
 
     Args:
         layer: a convolution; a transposed one has_phases.
         forms: those of FORMS that it can take.
         chained: whether it goes into one quantizer, and QLinearConv is proven equal.
     Returns:
-        the one of forms that costs least.
+        nanoseconds a position, by form; with FLOAT32 where the table has it.
     """
 
     def cost(form: str) -> float:
-        key = (f"{form} > codes" if chained else form, kind(layer))
-        return sum(c * n for c, n in zip(_COSTS[key], features(layer, form), strict=True))
+        numbers = features(layer, FLOAT if form == FLOAT32 else form)
+        key = (f"{form} > codes" if chained and form != FLOAT32 else form, kind(layer))
+        return sum(c * n for c, n in zip(_COSTS[key], numbers, strict=True))
 
-    return min(forms, key=cost)
+    known = (FLOAT32, kind(layer)) in _COSTS
+    return {form: cost(form) for form in (*forms, *([FLOAT32] if known else []))}

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from bridge.export import ascend, costs
 from bridge.export.ascend_pairs import rewrite_remaining_fake_pairs, rewrite_remaining_pairs
-from bridge.export.chains import Chain, find_chains, write_chain
+from bridge.export.chains import Chain, Unchained, find_chains, write_chain
 from bridge.export.concat import quantize_before_concat
 from bridge.export.float_form import write_fake, write_float_deploy
 from bridge.export.integer_form import write_integer
@@ -29,16 +29,43 @@ from bridge.export.unsigned import count_from_zero
 Writer = Callable[[Scribe, QuantizedLayer], None]
 ProductWriter = Callable[[Scribe, QuantizedProduct], None]
 
+INT8, FLOAT32, OF_RUNTIME = "int8", costs.FLOAT32, "its runtime's"
+"""What multiplies in a form: integer operators, float ones, or what a runtime makes of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to write a layer in a deploy model."""
+    """One way to write a layer in a deploy model.
+
+    Args:
+        name: what to call it.
+        write: writes the nodes.
+        arithmetic: what multiplies in it.
+    """
 
     name: str
     write: Writer
+    arithmetic: str = INT8
 
 
-Chooser = Callable[[QuantizedLayer, Chain | None], Form]
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The form that a layer takes.
+
+    Args:
+        form: the form.
+        reason: why this one.
+        speed: the float layer's time over the form's, expected; None if not known.
+        seconds: times of the forms that were tried on this machine, by name, fastest first.
+    """
+
+    form: Form
+    reason: str
+    speed: float | None = None
+    seconds: tuple[tuple[str, float], ...] = ()
+
+
+Chooser = Callable[[QuantizedLayer, Chain | None], Choice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +75,13 @@ class Target:
     Args:
         fake: writes a layer of the fake-quant model.
         prepare: first changes to the deploy model, before it is read.
-        chains: finds what QLinearConv can compute; takes the layers and max_ulps.
+        chains: finds what QLinearConv can compute, and says why not the rest; takes the layers
+            and max_ulps.
         choose: picks the form of a layer of the deploy model.
         fake_product: writes a product of two activations of the fake-quant model.
         product: writes one of the deploy model.
         product_form: what a product becomes there.
+        product_arithmetic: what multiplies in it.
         store: writes the quantized operands of operators left in float in the deploy model.
         folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
         check: refuses layers that the target cannot hold.
@@ -62,11 +91,12 @@ class Target:
 
     fake: Writer
     prepare: Callable[[ir.Graph], None]
-    chains: Callable[[Sequence[QuantizedLayer], int], Mapping[str, Chain]]
+    chains: Callable[[Sequence[QuantizedLayer], int], Mapping[str, Chain | Unchained]]
     choose: Chooser
     fake_product: ProductWriter
     product: ProductWriter
     product_form: str
+    product_arithmetic: str
     store: Callable[[ir.Graph], None]
     folds_batch_norm: bool
     check: Callable[[Sequence[QuantizedLayer]], None]
@@ -75,7 +105,11 @@ class Target:
 
 
 _ASCEND = Form("AscendQuant/AscendDequant", ascend.write_ascend)
-_QDQ = Form("QDQ", write_qdq)
+_QDQ = Form("QDQ", write_qdq, OF_RUNTIME)
+
+
+_ONLY_ASCEND = Choice(_ASCEND, "the one form of target 'ascend'")
+_ONLY_QDQ = Choice(_QDQ, "the one form of target 'qdq'")
 
 
 def ort_form(name: str, chain: Chain | None = None) -> Form:
@@ -91,7 +125,9 @@ def ort_form(name: str, chain: Chain | None = None) -> Form:
         if chain is None:
             raise ValueError(f"{name} needs a chain")
         return Form(name, partial(write_chain, chain))
-    return Form(name, write_float_deploy if name == costs.FLOAT else write_integer)
+    if name == costs.FLOAT:
+        return Form(name, write_float_deploy, FLOAT32)
+    return Form(name, write_integer)
 
 
 def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ...]:
@@ -111,19 +147,46 @@ def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ..
     return tuple(ort_form(name, chain) for name in names)
 
 
-def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Form:
+def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
     """Pick the fastest form of a layer for ONNX Runtime on a CPU.
 
     Args:
         layer: as read.
         chain: what QLinearConv can compute from it, if anything.
     Returns:
-        the form.
+        the form, and why.
     """
-    names = [form.name for form in ort_candidates(layer, chain)]
-    if layer.op == "MatMul" or len(names) == 1:
-        return ort_form(names[0], chain)
-    return ort_form(costs.cheapest(layer, names, chained=chain is not None), chain)
+    forms = {form.name: form for form in ort_candidates(layer, chain)}
+    halves = "; 16-bit input, as two halves of 8 bits" if layer.wide else ""
+    if layer.op == "MatMul":
+        return Choice(forms["MatMulInteger"], f"the integer operator of matrix products{halves}")
+    if len(forms) == 1:
+        return Choice(forms[costs.FLOAT], f"no integer operator for it{halves}")
+    times = costs.estimates(layer, list(forms), chained=chain is not None)
+    float32 = times.pop(costs.FLOAT32, None)
+    name = min(times, key=lambda form: times[form])
+    if name == costs.FLOAT:
+        reason = _why_float(layer)
+    elif name == costs.QLINEAR:
+        reason = "proven equal, and fastest"
+    else:
+        reason = "fastest" if chain is None else "faster than QLinearConv here"
+    # The table was measured with inputs of 8 bits, and not in one dimension.
+    known = float32 is not None and layer.weight.ndim > 3 and not layer.wide
+    speed = float32 / times[name] if known and float32 is not None else None
+    return Choice(forms[name], reason + halves, speed)
+
+
+def _why_float(layer: QuantizedLayer) -> str:
+    kind = costs.kind(layer)
+    if kind.endswith("depthwise"):
+        return "depthwise: float is faster"
+    if kind.endswith("grouped"):
+        return f"{layer.groups} groups: float is faster"
+    inputs, outputs = layer.weight.shape[:2]
+    if layer.op == "Conv":
+        inputs, outputs = outputs, inputs
+    return f"too few channels, {inputs} in and {outputs} out: float is faster"
 
 
 def _prepare(graph: ir.Graph) -> None:
@@ -145,6 +208,7 @@ TARGETS: Mapping[str, Target] = {
         fake_product=write_fake_product,
         product=write_integer_product,
         product_form="MatMulInteger",
+        product_arithmetic=INT8,
         store=_store_integers,
         folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
@@ -155,10 +219,11 @@ TARGETS: Mapping[str, Target] = {
         fake=write_fake,
         prepare=lambda graph: None,  # noqa: ARG005
         chains=lambda layers, max_ulps: {},  # noqa: ARG005
-        choose=lambda layer, chain: _QDQ,  # noqa: ARG005
+        choose=lambda layer, chain: _ONLY_QDQ,  # noqa: ARG005
         fake_product=write_fake_product,
         product=lambda scribe, product: None,  # noqa: ARG005
         product_form=_QDQ.name,
+        product_arithmetic=_QDQ.arithmetic,
         store=store_quantized_constants,
         folds_batch_norm=False,
         check=lambda layers: None,  # noqa: ARG005
@@ -169,10 +234,11 @@ TARGETS: Mapping[str, Target] = {
         fake=ascend.write_ascend_fake,
         prepare=lambda graph: None,  # noqa: ARG005
         chains=lambda layers, max_ulps: {},  # noqa: ARG005
-        choose=lambda layer, chain: _ASCEND,  # noqa: ARG005
+        choose=lambda layer, chain: _ONLY_ASCEND,  # noqa: ARG005
         fake_product=write_ascend_fake_product,
         product=write_ascend_product,
         product_form=_ASCEND.name,
+        product_arithmetic=_ASCEND.arithmetic,
         store=partial(write_stored_weights, keep_integers=False),
         folds_batch_norm=True,
         check=ascend.check_layers,

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.export.chains import Chain
+import numpy as np
+
+from bridge.export.chains import Chain, Unchained
 from bridge.export.constants import Array
+from bridge.export.forms import Choice
 from bridge.export.layer import QuantizedLayer, signed_zero
 from bridge.export.product import QuantizedProduct
 from bridge.export.reader import FloatOperator
@@ -25,6 +28,40 @@ class MovedRescale:
     ulps: Array
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Proof:
+    """Whether a layer's float step functions equal QLinearConv's, channel by channel.
+
+    Args:
+        ulps: int64 (channels,) or (1,), by how many ulps rescales were moved.
+        proven: bool of that shape, whether all thresholds are equal; if one is not, the layer
+            takes another form, and no rescale is moved.
+    """
+
+    ulps: Array
+    proven: Array
+
+    @property
+    def natural(self) -> int:
+        """How many channels are equal as they are."""
+        return int((self.proven & (self.ulps == 0)).sum())
+
+    @property
+    def moved(self) -> int:
+        """How many are equal after a move."""
+        return int((self.proven & (self.ulps != 0)).sum())
+
+    @property
+    def unmatched(self) -> int:
+        """How many are not."""
+        return int((~self.proven).sum())
+
+    @property
+    def farthest(self) -> int:
+        """Ulps of the farthest move."""
+        return int(np.abs(self.ulps).max(initial=0))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSummary:
     """What became of one quantized layer.
@@ -40,6 +77,14 @@ class LayerSummary:
         bound: largest |accumulator| any input can cause, bias included; None if not known.
         proven: bound < 2^24, so float32 sums are exact for every input.
         moved: what the sums are multiplied by instead of scale_x * scale_w, None if by that.
+        arithmetic: what multiplies in the form: "int8", "float32" or "its runtime's".
+        reason: why this form.
+        unchained: why the layer and what follows are no QLinearConv; None if they are, or if
+            there is none for its operator.
+        proof: the thresholds that were compared for QLinearConv, None if none were.
+        bias_reach: largest |int32 bias|, None without a bias.
+        speed: the float layer's time over the form's, expected; None if not known.
+        seconds: times of the forms that were tried on this machine, by name, fastest first.
     """
 
     name: str
@@ -52,6 +97,13 @@ class LayerSummary:
     bound: int | None
     proven: bool
     moved: MovedRescale | None = None
+    arithmetic: str
+    reason: str
+    unchained: str | None = None
+    proof: Proof | None = None
+    bias_reach: int | None = None
+    speed: float | None = None
+    seconds: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +111,7 @@ class Conversion:
     """The outcome of a conversion.
 
     Args:
+        source: path of the model that was converted.
         fake_quant: path of the fake-quant model.
         deploy: path of the deploy model.
         target: what the deploy model is for.
@@ -66,6 +119,7 @@ class Conversion:
         left_in_float: operators that could have been layers, and why they are not.
     """
 
+    source: Path
     fake_quant: Path
     deploy: Path
     target: str
@@ -73,12 +127,13 @@ class Conversion:
     left_in_float: tuple[FloatOperator, ...]
 
 
-def summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
+def summarize_product(product: QuantizedProduct, form: str, arithmetic: str) -> LayerSummary:
     """Say what became of a product of two activations.
 
     Args:
         product: as read.
         form: what it is in the deploy model.
+        arithmetic: what multiplies there.
     Returns:
         its line of the summary.
     """
@@ -93,19 +148,24 @@ def summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
         channels=0,
         bound=product.accumulator_bound,
         proven=product.proven,
+        arithmetic=arithmetic,
+        reason="the one form of a product of two activations",
     )
 
 
-def summarize_layer(layer: QuantizedLayer, form: str, chain: Chain | None) -> LayerSummary:
+def summarize_layer(
+    layer: QuantizedLayer, choice: Choice, chain: Chain | Unchained | None
+) -> LayerSummary:
     """Say what became of a layer with weights.
 
     Args:
         layer: as read.
-        form: what it is in the deploy model.
-        chain: the chain that QLinearConv computes, if it does.
+        choice: what it is in the deploy model.
+        chain: the chain that QLinearConv computes, if it does, or why there is none.
     Returns:
         its line of the summary.
     """
+    form, snapped = choice.form.name, None if chain is None else chain.snapped
     return LayerSummary(
         name=layer.name,
         op=layer.node.op_type,
@@ -117,7 +177,14 @@ def summarize_layer(layer: QuantizedLayer, form: str, chain: Chain | None) -> La
         bound=layer.accumulator_bound,
         proven=layer.proven,
         # A folded BatchNorm is no part of the torch layer, which could not adopt its factor.
-        moved=None if chain is None or layer.norm is not None else _moved(layer, chain),
+        moved=_moved(layer, chain) if isinstance(chain, Chain) and layer.norm is None else None,
+        arithmetic=choice.form.arithmetic,
+        reason=choice.reason,
+        unchained=chain.reason if isinstance(chain, Unchained) else None,
+        proof=None if snapped is None else Proof(snapped.ulps, snapped.proven),
+        bias_reach=None if layer.bias is None else int(np.abs(layer.bias.astype(np.int64)).max()),
+        speed=choice.speed,
+        seconds=choice.seconds,
     )
 
 

@@ -1,5 +1,7 @@
 """Equality of every bit between torch, the fake-quant model and the deploy model."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -8,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from bridge.export.ascend_twin import twin_of
 from bridge.export.chains import Chain
 from bridge.export.convert import convert_model
-from bridge.export.forms import Chooser, Form, choose_ort_form, ort_candidates
+from bridge.export.forms import Form, choose_ort_form, ort_candidates
 from bridge.export.layer import QuantizedLayer
 from bridge.export.runtime import ASCEND_OPERATORS
 from bridge.export.summary import LayerSummary
@@ -45,12 +47,12 @@ def run_at(model: bytes, x: Array, level: str) -> Array:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-def forced(name: str) -> Chooser:
+def forced(name: str) -> Callable[[QuantizedLayer, Chain | None], Form]:
     """Choose one form for every layer that has it, the usual ones for the others."""
 
     def choose(layer: QuantizedLayer, chain: Chain | None) -> Form:
         candidates = {form.name: form for form in ort_candidates(layer, chain)}
-        return candidates.get(name) or choose_ort_form(layer, chain)
+        return candidates.get(name) or choose_ort_form(layer, chain).form
 
     return choose
 

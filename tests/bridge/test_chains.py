@@ -137,12 +137,23 @@ def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
     held = convert(chained("c = Relu (f)", **wide), tmp_path, max_ulps=0)
     assert forms(held)["first"] == "ConvInteger"
     assert held.layers[0].moved is None
+    missed = held.layers[0].proof
+    assert missed.unmatched > 0 == missed.moved
+    assert missed.natural + missed.unmatched == 64
+    assert held.layers[0].unchained == (
+        f"{missed.unmatched} of 64 channels have no multiplier within 0 ulps"
+    )
     moved = convert(chained("c = Relu (f)", **wide), tmp_path)
     assert forms(moved)["first"] == "QLinearConv"
     change = moved.layers[0].moved
     assert 0 < np.abs(change.ulps).max() <= 64
     steps = np.abs(change.moved.view(np.int32).astype(np.int64) - change.natural.view(np.int32))
     assert np.array_equal(steps, np.abs(change.ulps))
+    proof = moved.layers[0].proof
+    assert proof.moved == np.count_nonzero(change.ulps) == missed.unmatched
+    assert (proof.natural, proof.unmatched) == (missed.natural, 0)
+    assert proof.farthest == np.abs(change.ulps).max()
+    assert moved.layers[0].unchained is None
     assert same_bits(change.natural, (SX * wide["sw"]).astype(np.float32))
     x = np.random.default_rng(3).normal(0.0, 4.0, (1, 64, 5, 5)).astype(np.float32)
     results = [run_model(path, [x])["y"] for path in (moved.fake_quant, moved.deploy)]
@@ -154,46 +165,91 @@ def test_a_weight_of_two_layers_is_not_moved(tmp_path):
     again = "[again] g = Conv (xd, wd, b) c = Relu (f)"
     done = convert(chained(again, outputs=TWO + "g", **long_sums()), tmp_path)
     assert [layer.moved for layer in done.layers] == [None] * 3
+    (first, _, _) = done.layers
+    assert first.unchained == (
+        f"{first.proof.unmatched} of 64 channels have no multiplier unmoved, as two layers share "
+        "the weight"
+    )
 
 
 TWO = "float[N, 2, H2, L2] y, float[N, 4, H1, L1] "
 OTHER = " eq = QuantizeLinear (c, se, zc) e = DequantizeLinear (eq, se, zc)"
 
 
-PLACES = "c, i = MaxPool <kernel_shape = [2, 2]> (f) "
-
-
-@pytest.mark.parametrize(
-    "proto",
-    [
-        chained("c = LeakyRelu (f)"),
-        chained("c = AveragePool <kernel_shape = [2, 2]> (f)"),
+UNCHAINED = {
+    "not a limit": (chained("[act] c = LeakyRelu (f)"), "LeakyRelu 'act' computes in float"),
+    "a mean": (
+        chained("[pool] c = AveragePool <kernel_shape = [2, 2]> (f)"),
+        "AveragePool 'pool' computes in float",
+    ),
+    "another reader": (
         chained("c = Relu (f) [other] e = Abs (c)", outputs=TWO + "e"),
-        chained("c = Relu (f)", outputs=TWO + "c"),
-        chained("c = Relu (f)" + OTHER, outputs=TWO + "e", se=np.float32(0.5)),
+        "Abs 'other' and others read 'c'",
+    ),
+    "an output": (chained("c = Relu (f)", outputs=TWO + "c"), "'c' is an output of the model"),
+    "no reader": (
+        chained("[side] c = Conv (x, k)", k=KERNEL.astype(np.float32)),
+        "nothing reads 'f'",
+    ),
+    "another scale": (
+        chained("c = Relu (f) [other]" + OTHER, outputs=TWO + "e", se=np.float32(0.5)),
+        "QuantizeLinear 'other' and QuantizeLinear 'quantize_c' have different scales or zero "
+        "points",
+    ),
+    "a scale for each channel": (
         chained(
-            "c = Relu (f)", second=SECOND, outputs="float[N, 2, H2, L2] y, int8[N, 4, H1, L1] cq"
+            "c = Relu (f)",
+            second=SECOND.replace("QuantizeLinear (c,", "QuantizeLinear <axis: int = 1> (c,"),
+            sc=np.full(4, SC),
+            zc=np.full(4, ZC),
         ),
+        "the zero point of QuantizeLinear 'quantize_c' is not one constant of 8 bits",
+    ),
+    "codes are an output": (
+        chained("c = Relu (f)", outputs="float[N, 2, H2, L2] y, int8[N, 4, H1, L1] cq"),
+        "the zero point of QuantizeLinear 'quantize_c' is not one constant of 8 bits",
+    ),
+    "unsigned codes are an output": (
         chained(
-            "c, i = MaxPool <kernel_shape = [2, 2]> (f) ",
+            "c = Relu (f)",
+            outputs="float[N, 2, H2, L2] y, uint8[N, 4, H1, L1] cq",
+            zc=np.uint8(117),
+        ),
+        "the codes of QuantizeLinear 'quantize_c' are an output of the model",
+    ),
+    "places of the maxima": (
+        chained(
+            "[pool] c, i = MaxPool <kernel_shape = [2, 2]> (f)",
             outputs=TWO.replace("float[N, 4", "int64[N, 4") + "i",
         ),
-        chained("m = Abs (lo) c = Clip (f, m, hi)"),
-    ],
-    ids=[
-        "not a limit",
-        "a mean",
-        "another reader",
-        "an output",
-        "another scale",
-        "codes are an output",
-        "places of the maxima",
-        "a computed limit",
-    ],
-)
-def test_what_stays_in_float(tmp_path, proto):
+        "MaxPool 'pool' has a second output",
+    ),
+    "a computed limit": (
+        chained("m = Abs (lo) [limit] c = Clip (f, m, hi)"),
+        "a limit of Clip 'limit' is not a constant float32 number",
+    ),
+    "crossed limits": (
+        chained("[limit] c = Clip (f, hi, lo)"),
+        "the limits of Clip 'limit' are crossed",
+    ),
+    "16 bits": (
+        chained("c = Relu (f)", zx=np.int16(-7), opset=21),
+        "its input is int16, not uint8",
+    ),
+    "int8 codes": (
+        chained("c = Relu (f)", outputs="float[N, 2, H2, L2] y, int8[N, 3, H, L] xq"),
+        "its input is int8, not uint8",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNCHAINED)
+def test_what_is_not_chained(tmp_path, name):
+    proto, reason = UNCHAINED[name]
     done = convert(proto, tmp_path)
-    assert forms(done) == {"first": "ConvInteger", "second": "ConvInteger"}
+    assert forms(done)["first"] == "ConvInteger"
+    assert done.layers[0].unchained == reason
+    assert done.layers[0].proof is None
     x = picture()
     fake, deploy = (run_model(path, [x]) for path in (done.fake_quant, done.deploy))
     for name, value in fake.items():

@@ -73,8 +73,12 @@ def test_what_it_returns(tmp_path):
         channels=2,
         bound=int(reach.max()),
         proven=True,
+        arithmetic="int8",
+        reason="the integer operator of matrix products",
+        bias_reach=int(np.rint(np.abs(BIAS) / (SX * SW)).max()),
     )
     assert done == Conversion(
+        source=source,
         fake_quant=tmp_path / "net_fake_quant_model.onnx",
         deploy=tmp_path / "net_deploy_model.onnx",
         target="ort",

@@ -3,20 +3,21 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from bridge import Conversion, Verification
+from bridge import Conversion, Explanation, LayerExplanation, Verification
 from bridge.export.reader import FloatOperator
-from bridge.export.summary import LayerSummary
+from bridge.export.summary import LayerSummary, Proof
 from bridge.export.verify import Difference, LayerCheck, OutputCheck
-from bridge.report import conversion_table, verification_table
+from bridge.report import conversion_table, explanation_table, verification_table
 
 
-def printed(table):
+def printed(table, width=200):
     """The table's lines, each as its cells."""
     file = io.StringIO()
-    Console(width=200, color_system=None, file=file).print(table)
+    Console(width=width, color_system=None, file=file).print(table)
     lines = [line.replace("┃", "│").split("│") for line in file.getvalue().splitlines()]
     return [[cell.strip() for cell in (line[1:-1] or line)] for line in lines]
 
@@ -32,12 +33,19 @@ def layer(name="conv", *, channels=4, bits=8, bound=1 << 20):
         channels=channels,
         bound=bound,
         proven=bound < 1 << 24,
+        arithmetic="int8",
+        reason="fastest",
     )
 
 
 def conversion(*layers, floats=()):
     return Conversion(
-        fake_quant=Path("f"), deploy=Path("d"), target="ort", layers=layers, left_in_float=floats
+        source=Path("i"),
+        fake_quant=Path("f"),
+        deploy=Path("d"),
+        target="ort",
+        layers=layers,
+        left_in_float=floats,
     )
 
 
@@ -56,6 +64,64 @@ def test_a_conversion():
         "to be measured (bound 3.0 x 2^24)",
     ]
     assert lines[6] == ["head", "Gemm", "float", "its alpha is 0.5, not 1", "", ""]
+
+
+def row(name="conv", **more):
+    given = {"op": "Conv", "form": "ConvInteger", "arithmetic": "int8", "reason": "fastest"}
+    given |= {"macs": 1200, "macs_per_position": 12, "bound": 9, "int32_bits": 27.83}
+    return LayerExplanation(
+        name=name, **(given | {"float32_bits": 20.83, "bias_bits": 31.0} | more)
+    )
+
+
+def explanation(*rows, target="ort"):
+    return Explanation(target=target, layers=rows, measured_on="a slide rule")
+
+
+def test_an_explanation():
+    proof = Proof(np.array([0, 2, -3, 0]), np.array([True, True, True, False]))
+    rows = (
+        row(speed=1.5, bias_bits=None),
+        row(form="QLinearConv", proof=Proof(np.array([0, 1]), np.array([True, True]))),
+        row(unchained="Add 'a' computes in float", proof=proof, float32_bits=-0.5),
+        row(int32_bits=None, seconds=(("ConvInteger", 0.00125), ("QLinearConv", 2.0))),
+        row("head", form="float", arithmetic="float32", reason="no", macs=400, bound=None),
+    )
+    lines = printed(explanation_table(explanation(*rows)), width=300)
+    assert lines[0] == ["5,200 multiply-accumulates, 92.3% in int8, target ort"]
+    columns = ["layer", "operator", "deployed as", "MACs", "bits left", "thresholds", "speed"]
+    assert lines[2] == [*columns, "why"]
+    conv = ["conv", "Conv", "ConvInteger (int8)", "1,200"]
+    assert lines[4] == [*conv, "27.8 / 20.8 / -", "-", "1.50", "fastest"]
+    moved = "1 equal, 1 moved by up to 1 ulp"
+    assert lines[5][2:7] == [
+        *("QLinearConv (int8)", "1,200", "27.8 / 20.8 / 31.0", moved, "not known"),
+    ]
+    assert lines[6][4:] == [
+        *("27.8 / -0.5 / 31.0", "1 equal, 2 moved by up to 3 ulps, 1 not matched", "not known"),
+        "fastest; no QLinearConv: Add 'a' computes in float; sums are not proven to stay below "
+        "2^24",
+    ]
+    assert lines[7][4] == "- / 20.8 / 31.0"
+    assert lines[7][7] == "fastest; ConvInteger 1.25 ms; QLinearConv 2e+03 ms"
+    assert lines[8] == ["head", "Conv", "float", "400", "", "-", "not known", "no"]
+    assert lines[-1][0].endswith("float32 is 1, on a slide rule")
+
+
+def test_what_is_not_known_is_said():
+    product = row("product", bound=None, macs=None, macs_per_position=None)
+    lines = printed(explanation_table(explanation(product, row(macs=None, macs_per_position=12))))
+    assert lines[0] == ["number of multiply-accumulates not known, target ort"]
+    assert lines[4][3:5] == ["not known", "not known"]
+    assert lines[5][3] == "12 a position"
+
+
+def test_a_runtime_chooses_its_arithmetic():
+    stored = row(form="QDQ", arithmetic="its runtime's")
+    lines = printed(explanation_table(explanation(stored, target="qdq")))
+    can = "100.0% in int8, as far as the runtime has integer operators, target qdq"
+    assert lines[0] == [f"1,200 multiply-accumulates, {can}"]
+    assert lines[4][2] == "QDQ (its runtime's)"
 
 
 SAME, OTHER = Difference(0, 1200, 0.0), Difference(34, 1200, 2.0)
@@ -102,6 +168,8 @@ def test_exactness_is_about_the_outputs():
 @pytest.mark.parametrize("name", ["a[0]", "[bold]conv", "[/conv]", "blocks[1].conv[x]"])
 def test_brackets_in_names_are_printed(name):
     floats = (FloatOperator(name, "Gemm", f"{name} is not constant"),)
+    (cell,) = {line[0] for line in printed(explanation_table(explanation(row(name))))[4:5]}
+    assert cell == name
     cells = printed(conversion_table(conversion(layer(name), floats=floats)))
     assert cells[4][0] == name
     assert cells[5][0] == name

@@ -1,0 +1,130 @@
+"""The sizes of a model's values, and the multiply-accumulates that follow from them."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+Sizes = Mapping[str, tuple[int, ...]]
+"""By the names of values; what is not known is absent."""
+
+
+def open_inputs(model: ir.Model) -> list[ir.Value]:
+    """List the inputs whose sizes a model leaves open.
+
+    Args:
+        model: as files.read_model returns it.
+    Returns:
+        inputs with a dimension that is no number, and sequences.
+    """
+    values = [value for value in model.graph.inputs if value.const_value is None]
+    return [value for value in values if _static(value) is None]
+
+
+def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Sizes:
+    """Find the sizes of a model's values by ONNX shape inference.
+
+    Args:
+        model: as files.read_model returns it; it is left as it is.
+        input_shapes: the sizes of inputs that the model leaves open, by name.
+    Returns:
+        the sizes of every value of the main graph for which all are known.
+    Raises:
+        ValueError: there is no such input, or the model says something else about its sizes.
+    """
+    copy = model.clone()
+    inputs = {value.name: value for value in copy.graph.inputs}
+    symbols: dict[str, int] = {}
+    for name, sizes in (input_shapes or {}).items():
+        if name not in inputs:
+            raise ValueError(f"input_shapes: there is no input {name!r}, but {list(inputs)}")
+        symbols |= _bound(inputs[name], sizes)
+        inputs[name].shape = ir.Shape(sizes)
+    values = [*inputs.values(), *(value for node in copy.graph for value in node.outputs)]
+    for value in values:
+        if value.shape is not None:
+            value.shape = ir.Shape([_number(dim, symbols) for dim in value.shape])
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
+    values += copy.graph.initializers.values()
+    named = {value.name or "": _static(value) for value in values}
+    return {name: sizes for name, sizes in named.items() if sizes is not None}
+
+
+def macs_per_position(node: ir.Node, sizes: Sizes) -> int | None:
+    """Count the multiply-accumulates for one position.
+
+    A position is a pixel of the output for Conv, one of the input for ConvTranspose, and a row for
+    Gemm and MatMul, all channels together.
+
+    Args:
+        node: a Conv, ConvTranspose, Gemm or MatMul.
+        sizes: of the values.
+    Returns:
+        the number, None if not known.
+    """
+    weight = sizes.get(_name(node, 1))
+    if weight is None:
+        return None
+    return math.prod(weight[-2:] if node.op_type == "MatMul" else weight)
+
+
+def macs(node: ir.Node, sizes: Sizes) -> int | None:
+    """Count the multiply-accumulates of an operator, products with padding included.
+
+    Args:
+        node: a Conv, ConvTranspose, Gemm or MatMul.
+        sizes: of the values.
+    Returns:
+        the number, None if not known.
+    """
+    one = macs_per_position(node, sizes)
+    many = _positions(node, sizes)
+    return None if one is None or many is None else one * many
+
+
+def _positions(node: ir.Node, sizes: Sizes) -> int | None:
+    transposed = node.op_type == "ConvTranspose"
+    shape = sizes.get(_name(node, 0) if transposed else node.outputs[0].name or "")
+    if shape is None:
+        return None
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return math.prod(shape[:1] + shape[2:])
+    # A vector on the right leaves no axis of the output.
+    return math.prod(shape if len(sizes.get(_name(node, 1), ())) == 1 else shape[:-1])
+
+
+def _name(node: ir.Node, index: int) -> str:
+    value = node.inputs[index]
+    return "" if value is None else value.name or ""
+
+
+def _bound(value: ir.Value, sizes: Sequence[int]) -> dict[str, int]:
+    """Return what the names of a shape's dimensions mean."""
+    dims = list(value.shape or ())
+    fits = len(dims) == len(sizes) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(dims, sizes, strict=True)
+    )
+    if not fits or any(size < 1 for size in sizes):
+        raise ValueError(
+            f"input_shapes: input {value.name!r} has the shape {value.shape}, got {tuple(sizes)}"
+        )
+    return {
+        dim.value: size
+        for dim, size in zip(dims, sizes, strict=True)
+        if isinstance(dim, ir.SymbolicDim) and dim.value is not None
+    }
+
+
+def _number(dim: int | ir.SymbolicDim, symbols: Mapping[str, int]) -> int | ir.SymbolicDim:
+    if isinstance(dim, int) or dim.value is None:
+        return dim
+    # What is computed from a symbol is inferred again.
+    return symbols.get(dim.value, dim if not symbols else ir.SymbolicDim(None))
+
+
+def _static(value: ir.Value) -> tuple[int, ...] | None:
+    if value.shape is None:
+        return None
+    dims = [dim for dim in value.shape if isinstance(dim, int)]
+    return tuple(dims) if len(dims) == len(value.shape) else None
