@@ -18,6 +18,7 @@ import onnx_ir as ir
 from bridge.export.constants import Array, constant, reshaper
 from bridge.export.integer_form import byte_weight
 from bridge.export.layer import QuantizedLayer
+from bridge.export.limits import limits
 from bridge.export.scribe import Scribe
 from bridge.export.snap import Snapped, snap
 from bridge.export.steps import EXACT_BOUND, Grid, Steps
@@ -150,30 +151,14 @@ def _follow(
         node = users[0]
         if len(users) > 1 or node.inputs[0] is not value or len(node.outputs) > 1:
             return None
-        limits = _limits(node)
-        if limits is not None:
-            low, high = (min(max(end, limits[0]), limits[1]) for end in (low, high))
+        ends = limits(node)
+        if ends is not None:
+            low, high = (min(max(end, ends[0]), ends[1]) for end in (low, high))
         elif node.op_type == "MaxPool" or reshaper(node) is not None:
             moves.append(node)
         else:
             return None
         value = node.outputs[0]
-
-
-def _limits(node: ir.Node) -> tuple[float, float] | None:
-    """Return what a node clamps to, None if it does something else."""
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    if node.op_type != "Clip":
-        return None
-    ends = [-np.inf, np.inf]
-    for i, value in enumerate(node.inputs[1:3]):
-        if value is not None:
-            end = constant(value)
-            if end is None or end.dtype != np.float32 or np.isnan(end).any():
-                return None
-            ends[i] = float(end.reshape(()))
-    return (ends[0], ends[1]) if ends[0] <= ends[1] else None
 
 
 def _are_one(quantizers: Sequence[ir.Node]) -> bool:

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.export.add import QuantizedAdd
 from bridge.export.chains import Chain
 from bridge.export.constants import Array
 from bridge.export.layer import QuantizedLayer, signed_zero
 from bridge.export.product import QuantizedProduct
 from bridge.export.reader import FloatOperator
+from bridge.export.requantize import Rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,7 +29,7 @@ class MovedRescale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSummary:
-    """What became of one quantized layer.
+    """What became of one quantized layer, or of a sum that mode "fast" found.
 
     Args:
         name: module path.
@@ -40,6 +42,7 @@ class LayerSummary:
         bound: largest |accumulator| any input can cause, bias included; None if not known.
         proven: bound < 2^24, so float32 sums are exact for every input.
         moved: what the sums are multiplied by instead of scale_x * scale_w, None if by that.
+        rounding: what mode "fast" rounds the output to, None if it stays float or in mode "exact".
     """
 
     name: str
@@ -52,6 +55,7 @@ class LayerSummary:
     bound: int | None
     proven: bool
     moved: MovedRescale | None = None
+    rounding: Rounding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +66,15 @@ class Conversion:
         fake_quant: path of the fake-quant model.
         deploy: path of the deploy model.
         target: what the deploy model is for.
-        layers: the quantized layers, in topological order.
+        mode: "exact" or "fast"; with "fast" the torch model computes something else.
+        layers: the quantized layers, and the sums of mode "fast", in topological order.
         left_in_float: operators that could have been layers, and why they are not.
     """
 
     fake_quant: Path
     deploy: Path
     target: str
+    mode: str = "exact"
     layers: tuple[LayerSummary, ...]
     left_in_float: tuple[FloatOperator, ...]
 
@@ -93,6 +99,28 @@ def summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
         channels=0,
         bound=product.accumulator_bound,
         proven=product.proven,
+    )
+
+
+def summarize_add(add: QuantizedAdd) -> LayerSummary:
+    """Say what became of a sum of two activations.
+
+    Args:
+        add: as read.
+    Returns:
+        its line of the summary.
+    """
+    first = add.operands[0]
+    return LayerSummary(
+        name=add.name,
+        op=add.node.op_type,
+        form=add.form,
+        bits=8,
+        scale_x=float(first.scale),
+        zero_point_x=signed_zero(first.zero_point),
+        channels=0,
+        bound=0,
+        proven=True,
     )
 
 

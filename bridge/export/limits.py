@@ -1,0 +1,49 @@
+"""Activations that clamp: limits of a value, and of its codes just as well."""
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.constants import constant
+
+
+def limits(node: ir.Node) -> tuple[float, float] | None:
+    """Return what a node clamps to.
+
+    Args:
+        node: any node.
+    Returns:
+        the ends, None if it does something else.
+    """
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip":
+        return None
+    ends = [-np.inf, np.inf]
+    for i, value in enumerate(node.inputs[1:3]):
+        if value is not None:
+            end = constant(value)
+            if end is None or end.dtype != np.float32 or np.isnan(end).any():
+                return None
+            ends[i] = float(end.reshape(()))
+    return (ends[0], ends[1]) if ends[0] <= ends[1] else None
+
+
+def behind_limits(value: ir.Value) -> tuple[ir.Value, float, float]:
+    """Follow a value through the Relu and Clip nodes that alone read it.
+
+    Args:
+        value: any value.
+    Returns:
+        the last value, and what they clamp it to.
+    """
+    low, high = -np.inf, np.inf
+    while not value.is_graph_output():
+        users = [use.node for use in value.uses()]
+        if len(users) != 1 or users[0].inputs[0] is not value or users[0].graph is not value.graph:
+            break
+        ends = limits(users[0])
+        if ends is None:
+            break
+        low, high = (min(max(end, ends[0]), ends[1]) for end in (low, high))
+        value = users[0].outputs[0]
+    return value, low, high
