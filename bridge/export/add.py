@@ -1,6 +1,6 @@
 """Sums of two 8-bit values that are rounded to 8 bits: reading them, and their forms.
 
-DequantizeLinear, DequantizeLinear -> Add -> (Relu | Clip)* -> QuantizeLinear
+Read is DequantizeLinear, DequantizeLinear -> Add -> (Relu | Clip)* -> QuantizeLinear, all of uint8.
 """
 
 from collections.abc import Iterable, Iterator

@@ -6,8 +6,8 @@ with factor_a = scale_a / scale_y. ONNX Runtime's QLinearAdd computes this with 
 are fused or not, rounds ties to even before or after zero_y is added, or works in fixed point of 21
 bits and rounds ties away from zero: as each processor has it. All of them agree, with each other
 and with DequantizeLinear, Add and QuantizeLinear, where no step but the last one rounds and the
-last one meets no tie. So the factors are multiples of 2^-k, with k so small that float32 holds every sum
-on the way:
+last one meets no tie. So the factors are multiples of 2^-k, with k so small that float32 holds
+every sum on the way:
 
     255 * (1 + factor_a + factor_b) * 2^k <= 2^24
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from bridge.export.constants import Array
 from bridge.export.files import write_models
@@ -65,8 +66,12 @@ def _run(model: ir.Model, names: Sequence[str], data: Iterable[Any]) -> Iterator
         write_models({path: watched})
         session = onnxruntime.InferenceSession(str(path), options)
         for batch in data:
-            # Without names every output is computed, so that data is checked all the same.
-            results = session.run(list(names) or None, _feeds(batch, inputs))
+            feeds = _feeds(batch, inputs)
+            try:
+                # Without names every output is computed, so that data is checked all the same.
+                results = session.run(list(names) or None, feeds)
+            except InvalidArgument as error:
+                raise ValueError(f"a batch of data does not fit the model: {error}") from error
             yield dict(zip(names, results, strict=False))
 
 

@@ -25,6 +25,8 @@ from qatfunc.spec import ActivationSpec
 from qatfunc.ulq import ulq_qparams
 
 _STEPS = 255
+_CODES = "/codes"
+"""Ends the names of codes that the model did not have before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,15 @@ def requantize(
     return rounded
 
 
+def is_codes(value: ir.Value) -> bool:
+    """Whether a value of a fake-quant or deploy model holds codes that mode "fast" made.
+
+    Args:
+        value: any value.
+    """
+    return (value.name or "").endswith(_CODES)
+
+
 def _names(values: Iterable[ir.Value]) -> list[str]:
     return [value.name or "" for value in values]
 
@@ -109,7 +120,7 @@ def _write(graph: ir.Graph, group: Group, scale: np.float32, zero: int) -> None:
     for carrier in group.carriers:
         attributes = {name: attribute.value for name, attribute in carrier.attributes.items()}
         inputs = [codes.get(value, value) for value in carrier.inputs]
-        node = ir.node(carrier.op_type, inputs, attributes, name=f"{carrier.name}/codes")
+        node = ir.node(carrier.op_type, inputs, attributes, name=f"{carrier.name}{_CODES}")
         graph.insert_before(carrier, node)
         codes[carrier.outputs[0]] = node.outputs[0]
     for value in group.values:
@@ -120,7 +131,7 @@ def _redirect(
     value: ir.Value, codes: ir.Value, numbers: Sequence[ir.Value], inside: Collection[ir.Node]
 ) -> None:
     """Let what reads a value, but for the nodes inside its group, read codes."""
-    codes.name, codes.shape = f"{value.name}/codes", value.shape
+    codes.name, codes.shape = f"{value.name}{_CODES}", value.shape
     codes.type = ir.TensorType(ir.DataType.UINT8)
     pair = ir.node("DequantizeLinear", [codes, *numbers], name=f"{value.name}/dequantize")
     _insert_behind(codes, pair)
