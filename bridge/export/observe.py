@@ -90,4 +90,7 @@ def _feeds(batch: Any, inputs: Sequence[str]) -> Feeds:
 
 
 def _array(value: Any) -> Array:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"an array of data is not finite, its shape is {array.shape}")
+    return array
