@@ -25,7 +25,7 @@ from bridge.export.stored_weights import write_float_inputs, write_stored_weight
 from bridge.export.summary import (
     Conversion,
     LayerSummary,
-    summarize_add,
+    summarize_elementwise,
     summarize_layer,
     summarize_product,
 )
@@ -140,8 +140,8 @@ def convert_model(
         choose: picks the forms instead of the target's own rule.
         data: as convert_qat_model's; with it, the mode is "fast".
     Returns:
-        the fake-quant model, the deploy model, the layers and sums, the operators left in float,
-        and the record of the quantization factors.
+        the fake-quant model, the deploy model, the layers and what else computes with codes, the
+        operators left in float, and the record of the quantization factors.
     Raises:
         ValueError: data does not fit the model.
         ConversionError: the model cannot be converted.
@@ -156,7 +156,7 @@ def convert_model(
     record = record_text(layers)
     names = (name for name, _ in named_operators(deploy.graph))
     order = {name: i for i, name in enumerate(names if fast is None else fast.names)}
-    summaries = [] if fast is None else [summarize_add(add) for add in fast.adds]
+    summaries = [] if fast is None else [summarize_elementwise(e) for e in fast.elementwise]
     chains = how.chains(layers, max_ulps)
     forms = {layer.name: (choose or how.choose)(layer, chains.get(layer.name)) for layer in layers}
     chains = {name: chain for name, chain in chains.items() if forms[name].name == costs.QLINEAR}

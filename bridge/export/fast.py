@@ -6,12 +6,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bridge.export.add import (
+from bridge.export.elementwise import (
+    FLOAT,
     MICROSOFT,
-    QuantizedAdd,
-    read_adds,
-    write_fake_add,
-    write_integer_add,
+    Elementwise,
+    read_elementwise,
+    write_fake_elementwise,
+    write_integer_elementwise,
 )
 from bridge.export.limits import behind_limits
 from bridge.export.reader import named_operators
@@ -25,21 +26,21 @@ class Fast:
 
     Args:
         fake: with its sums as the fake-quant model has them; its layers are still to be written.
-        deploy: with its sums as the deploy model has them.
-        adds: the sums, some of which are left as they were.
-        roundings: what the outputs of layers and sums are rounded to, by name.
-        names: of its operators and sums, in topological order.
+        deploy: with its sums and LeakyRelus as the deploy model has them.
+        elementwise: the sums and LeakyRelus from codes to codes.
+        roundings: what the outputs of these and of layers are rounded to, by name.
+        names: of these and of operators that can be layers, in topological order.
     """
 
     fake: ir.Model
     deploy: ir.Model
-    adds: Sequence[QuantizedAdd]
+    elementwise: Sequence[Elementwise]
     roundings: Mapping[str, Rounding]
     names: Sequence[str]
 
 
 def make_fast(model: ir.Model, layers: Iterable[Written], data: Iterable[Any]) -> Fast:
-    """Round what integer operators read, and write the sums.
+    """Round what integer operators read, and write the sums and LeakyRelus.
 
     Args:
         model: with unsigned activations (bridge.export.unsigned); it is changed.
@@ -54,24 +55,23 @@ def make_fast(model: ir.Model, layers: Iterable[Written], data: Iterable[Any]) -
     rounded = requantize(model, {layer.output for layer in layers}, data)
     operators = dict(named_operators(model.graph))
     fake, deploy = model.clone(), model.clone()
-    adds = read_adds(model.graph, taken=operators)
-    for add in adds:
-        quantizer = add.output.producer()
+    found = read_elementwise(model.graph, taken=operators)
+    for one in found:
+        quantizer = one.output.producer()
         if quantizer is not None and quantizer.inputs[0] is not None:
-            results[add.name] = quantizer.inputs[0]
-    for made, write in ((fake, write_fake_add), (deploy, write_integer_add)):
+            results[one.name] = quantizer.inputs[0]
+    for made, write in ((fake, write_fake_elementwise), (deploy, write_integer_elementwise)):
         # Backwards: what reads the codes of a sum is written before others take their place.
-        for add in reversed(read_adds(made.graph, taken=operators)):
-            if add.factors is not None:
-                write(Scribe(made.graph, add), add)
-    if any(add.factors is not None for add in adds):
+        for one in reversed(read_elementwise(made.graph, taken=operators)):
+            write(Scribe(made.graph, one), one)
+    if any(one.form != FLOAT for one in found):
         deploy.opset_imports[MICROSOFT] = 1
     places = {node: i for i, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph))}
-    named = {**operators, **{add.name: add.node for add in adds}}
+    named = {**operators, **{one.name: one.node for one in found}}
     return Fast(
         fake=fake,
         deploy=deploy,
-        adds=adds,
+        elementwise=found,
         roundings={name: rounded[value] for name, value in results.items() if value in rounded},
         names=sorted(named, key=lambda name: places[named[name]]),
     )

@@ -3,9 +3,9 @@
     operator -> (Relu | Clip)* -> value -> (MaxPool | reshapes | Concat)* -> value
 
 A group gets codes where an operator that computes with them reads one of its values: a quantized
-layer, a sum whose own result gets codes, or an average of what a layer or such a sum computed. What
-only other operators and the model's outputs read keeps its precision, and so does what a quantizer
-of more than 8 bits reads.
+layer, a sum or LeakyRelu whose own result gets codes, or an average of what one of these computed.
+What only other operators and the model's outputs read keeps its precision, and so does what a
+quantizer of more than 8 bits reads.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,6 +19,9 @@ from bridge.export.constants import constant, reshaper
 from bridge.export.limits import behind_limits
 from bridge.export.unsigned import unsigned_numbers
 
+_COMPUTED = ("Add", "LeakyRelu")
+"""Operators that compute codes from codes, where their result gets codes."""
+
 _AVERAGES = ("AveragePool", "GlobalAveragePool")
 _PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -30,7 +33,7 @@ class Group:
     Args:
         sources: the values that are rounded.
         values: these, and what the carriers make of them.
-        integral: whether integer operators compute a source: a layer, or a sum.
+        integral: whether integer operators compute a source: a layer, a sum or a LeakyRelu.
         carriers: nodes that codes pass through, in topological order.
     """
 
@@ -49,14 +52,14 @@ class Group:
         """Whether a quantizer of other than 8 bits reads a value."""
         return any(map(_is_wide, self._readers()))
 
-    def serves(self, adds: Collection[ir.Node]) -> bool:
+    def serves(self, computed: Collection[ir.Node]) -> bool:
         """Whether an operator reads codes of the group.
 
         Args:
-            adds: sums of codes.
+            computed: sums and LeakyRelu nodes on codes.
         """
         return any(
-            node in adds
+            node in computed
             or is_plain_quantizer(node)
             or (self.integral and node.op_type in _AVERAGES)
             for node in self._readers()
@@ -77,19 +80,19 @@ def find_groups(graph: ir.Graph, outputs: AbstractSet[ir.Value]) -> list[Group]:
     """
     refused: set[ir.Node] = set()
     while True:
-        owners, adds = _collect(graph, outputs, refused)
+        owners, candidates = _collect(graph, outputs, refused)
         kept: set[ir.Node] = set()
         # Backwards: whether a sum gets codes depends on who reads it.
-        for add in reversed(adds):
-            result = owners[_result(add.outputs[0])]
-            operands = [owners[v] for v in add.inputs if v in owners]
-            known = all(group.integral or group.quantizers for group in operands)
+        for node in reversed(candidates):
+            result = owners[_result(node.outputs[0])]
+            operands = [owners[v] for v in node.inputs if v in owners]
+            known = all(_is_known(group, node) for group in operands)
             if known and result.serves(kept) and not any(g.wide for g in (result, *operands)):
-                kept.add(add)
-        if len(kept) == len(adds):
+                kept.add(node)
+        if len(kept) == len(candidates):
             every = dict.fromkeys(owners.values())
             return [group for group in every if group.serves(kept) and not group.wide]
-        refused.update(set(adds) - kept)
+        refused.update(set(candidates) - kept)
 
 
 def is_plain_quantizer(node: ir.Node) -> bool:
@@ -113,26 +116,30 @@ def is_plain_quantizer(node: ir.Node) -> bool:
 def _collect(
     graph: ir.Graph, outputs: AbstractSet[ir.Value], refused: Collection[ir.Node]
 ) -> tuple[dict[ir.Value, Group], list[ir.Node]]:
-    """Return the groups by their values, and the sums of values that have or can have codes."""
+    """Return the groups by their values, and what computes with values that can have codes."""
     owners: dict[ir.Value, Group] = {}
-    adds: list[ir.Node] = []
+    candidates: list[ir.Node] = []
     for node in graph:
-        is_add = node.op_type == "Add" and node not in refused
-        is_add = is_add and all(v in owners or _is_dequantized(v) for v in node.inputs)
+        computes = node.op_type in _COMPUTED and node.domain in ("", "ai.onnx")
+        computes = computes and node not in refused
+        computes = computes and all(v in owners or _is_dequantized(v) for v in node.inputs)
         is_layer = not outputs.isdisjoint(node.outputs)
         parts = [] if is_layer else _carried(node)
-        if is_add:
-            adds.append(node)
-        if parts and all(v in owners for v in parts):
-            group = _merge(owners, [owners[v] for v in parts if v is not None])
+        if computes:
+            candidates.append(node)
+        groups = [owners[v] for v in parts if v in owners]
+        carries = bool(parts) and len(groups) == len(parts)
+        # ONNX Runtime's MaxPool on codes is the slower one unless integer operators precede it.
+        if carries and (node.op_type != "MaxPool" or groups[0].integral):
+            group = _merge(owners, groups)
             group.carriers.append(node)
             group.values.append(node.outputs[0])
             owners[node.outputs[0]] = group
         elif node.op_type not in _PAIRS and constant(node.outputs[0]) is None:
             for source in map(_result, node.outputs):
                 if source not in owners:
-                    owners[source] = Group([source], [source], is_add or is_layer)
-    return owners, adds
+                    owners[source] = Group([source], [source], computes or is_layer)
+    return owners, candidates
 
 
 def _merge(owners: dict[ir.Value, Group], groups: list[Group]) -> Group:
@@ -145,6 +152,11 @@ def _merge(owners: dict[ir.Value, Group], groups: list[Group]) -> Group:
             largest.integral |= group.integral
             owners.update(dict.fromkeys(group.values, largest))
     return largest
+
+
+def _is_known(group: Group, reader: ir.Node) -> bool:
+    """Whether codes of a group cost its reader nothing: a LeakyRelu has no other quantized use."""
+    return group.integral or (reader.op_type == "Add" and bool(group.quantizers))
 
 
 def _result(value: ir.Value) -> ir.Value:

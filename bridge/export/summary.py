@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.export.add import QuantizedAdd
 from bridge.export.chains import Chain
 from bridge.export.constants import Array
+from bridge.export.elementwise import Elementwise
 from bridge.export.layer import QuantizedLayer, signed_zero
 from bridge.export.product import QuantizedProduct
 from bridge.export.reader import FloatOperator
@@ -29,7 +29,7 @@ class MovedRescale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSummary:
-    """What became of one quantized layer, or of a sum that mode "fast" found.
+    """What became of one quantized layer, or of a sum or LeakyRelu in mode "fast".
 
     Args:
         name: module path.
@@ -67,7 +67,8 @@ class Conversion:
         deploy: path of the deploy model.
         target: what the deploy model is for.
         mode: "exact" or "fast"; with "fast" the torch model computes something else.
-        layers: the quantized layers, and the sums of mode "fast", in topological order.
+        layers: the quantized layers, and the sums and LeakyRelus of mode "fast", in topological
+            order.
         left_in_float: operators that could have been layers, and why they are not.
     """
 
@@ -102,19 +103,19 @@ def summarize_product(product: QuantizedProduct, form: str) -> LayerSummary:
     )
 
 
-def summarize_add(add: QuantizedAdd) -> LayerSummary:
-    """Say what became of a sum of two activations.
+def summarize_elementwise(one: Elementwise) -> LayerSummary:
+    """Say what became of a sum or LeakyRelu of activations.
 
     Args:
-        add: as read.
+        one: as read.
     Returns:
         its line of the summary.
     """
-    first = add.operands[0]
+    first = one.operands[0]
     return LayerSummary(
-        name=add.name,
-        op=add.node.op_type,
-        form=add.form,
+        name=one.name,
+        op=one.node.op_type,
+        form=one.form,
         bits=8,
         scale_x=float(first.scale),
         zero_point_x=signed_zero(first.zero_point),

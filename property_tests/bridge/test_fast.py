@@ -15,7 +15,7 @@ from property_tests.bridge.numbers import Random
 _POOL = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}
 _STEPS = (
     *("conv", "conv", "conv", "Add", "Add", "Add", "Concat", "Relu", "Relu", "Clip"),
-    *("MaxPool", "AveragePool", "LeakyRelu", "Sigmoid", "Identity"),
+    *("MaxPool", "AveragePool", "LeakyRelu", "LeakyRelu", "Sigmoid", "Identity"),
 )
 
 
@@ -75,7 +75,7 @@ class Network:
         return graph.op("Conv", x, weight_name, bias, pads=[1, 1, 1, 1])
 
 
-@share(5)
+@share(8)
 @given(
     st.lists(
         st.tuples(st.sampled_from(_STEPS), st.sampled_from([0, 0, 0, 1, 2])),

@@ -170,8 +170,8 @@ POOLED = "c = MaxPool <kernel_shape = [1, 2], strides = [1, 1], pads = [0, 0, 0,
         ),
         (POOLED.format("f") + "v = Add (c, c)", ["QLinearConv", "MaxPool", "QLinearAdd"]),
         (
-            conv("xd", "g", 1) + "l = LeakyRelu (g) v = Concat <axis = 2> (l, f)",
-            ["QLinearConv", "ConvInteger", "LeakyRelu", "QuantizeLinear", "Concat"],
+            conv("xd", "g", 1) + "l = Sigmoid (g) v = Concat <axis = 2> (l, f)",
+            ["QLinearConv", "ConvInteger", "Sigmoid", "QuantizeLinear", "Concat"],
         ),
     ],
     ids=["a join", "a pool and a join", "a pool that is doubled", "a join with a float operator"],
@@ -242,6 +242,20 @@ def test_pairs_that_a_file_has_around_its_sums(tmp_path):
     assert_equal(done)
 
 
+def test_a_leaky_relu_of_codes_and_its_bits(tmp_path):
+    done = convert(network("v = LeakyRelu <alpha = 0.2> (f)"), tmp_path)
+    leaky = layer(done, "v")
+    assert (leaky.form, leaky.rounding.scale) == ("QLinearLeakyRelu", SC)
+    x, scale = picture(), np.float32(layer(done, "f").rounding.scale)
+    names = [n.input[0] for n in onnx.load(done.deploy).graph.node if n.op_type == leaky.form]
+    f_q = run_model(done.deploy, [x], names)[names[0]].astype(np.float32)
+    f = (f_q - (layer(done, "f").rounding.zero_point + 128)) * scale
+    v = np.clip(np.rint(np.where(f < 0, f * np.float32(0.2), f) / SC) - 11, -128, 127)
+    v_q = run_model(done.fake_quant, [x], ["vd_q"])["vd_q"]
+    assert np.array_equal(v_q.astype(int) - 128, v)
+    assert_equal(done)
+
+
 def test_a_join_of_codes_and_floats_reaches_every_reader(tmp_path):
     between = JOINED.format(2) + "e = Sigmoid (f)"
     done = convert(network(between, outputs=OUTPUT + ", float[N, 4, H1, L1] e"), tmp_path)
@@ -274,7 +288,7 @@ OTHERS = {
         {"fold_batch_norm": True},
     ),
     "a norm": (
-        {"between": conv("xd", "g", 1) + NORM.replace("(s)", "(s) ") + "q = Sigmoid (g)"}
+        {"between": conv("xd", "g", 1) + NORM + " q = Sigmoid (g)"}
         | {"outputs": OUTPUT + ", float[N, 4, H3, L3] q", **STATISTICS},
         {},
     ),
@@ -290,9 +304,32 @@ OTHERS = {
         {"between": "m = GlobalAveragePool (f) v = Add (f, m)"},
         {},
     ),
+    "a pool of a float operator": (
+        {"between": "l = Sigmoid (f) " + POOLED.format("l") + "v = Concat <axis = 2> (l, c)"},
+        {},
+    ),
+    "LeakyRelu and Clip": ({"between": "l = LeakyRelu <alpha = 0.2> (f) v = Clip (l, lo, hi)"}, {}),
+    "LeakyRelu of a sum": (
+        {"between": RESIDUAL.replace("v = Relu", "l = LeakyRelu") + "v = Add (l, f)"},
+        {},
+    ),
     "unsigned codes in the file": ({"zc": np.uint8(9)}, {}),
     "codes as an output": ({"outputs": OUTPUT + ", int8[N, 4, H3, L3] vd_q"}, {}),
 }
+
+
+ELEMENTWISE = ("Add", "LeakyRelu")
+FOUND = {
+    "nothing moved": ["Add"],
+    "a folded norm": ["Add"],
+    "16 bits later": ["Add"],
+    "an added sum": ["Add", "Add"],
+    "a sum with itself": ["Add"],
+    "unsigned codes in the file": ["Add"],
+    "LeakyRelu and Clip": ["LeakyRelu"],
+    "LeakyRelu of a sum": ["Add", "LeakyRelu", "Add"],
+}
+"""What computes with codes there."""
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -304,7 +341,8 @@ def test_files_agree_in(tmp_path, name):
     for output, value in fake.items():
         assert value.dtype == deploy[output].dtype
         assert value.tobytes() == deploy[output].tobytes(), output
-    print(name, [(one.name, one.form) for one in done.layers])
+    found = [one.form.removeprefix("QLinear") for one in done.layers if one.op in ELEMENTWISE]
+    assert found == FOUND.get(name, [])
 
 
 def test_the_source_is_left_as_it_is(tmp_path):

@@ -21,7 +21,7 @@ NETWORKS = {
 FORMS = {
     "resnet18": {"QLinearAdd": 8, "MatMulInteger": 1},
     "mobilenet_v2": {"QLinearAdd": 11, "MatMulInteger": 1},
-    "unet": {"QLinearAdd": 0, "MatMulInteger": 0},
+    "unet": {"QLinearAdd": 0, "QLinearLeakyRelu": 5},
 }
 
 
@@ -71,5 +71,5 @@ def test_sums_and_what_they_read_stay_in_integers(network):
     forms = [layer.form for layer in network.conversion.layers]
     for form, count in FORMS[network.name].items():
         assert forms.count(form) == count
-    sums = [layer for layer in network.conversion.layers if layer.op == "Add"]
+    sums = [layer for layer in network.conversion.layers if layer.op in ("Add", "LeakyRelu")]
     assert all(layer.rounding is not None for layer in sums)
