@@ -14,8 +14,8 @@ from tests.networks.models import randomized
 from tests.networks.test_exactness import LEVELS, run, same_bits
 
 NETWORKS = {
-    "resnet18": (lambda: resnet18(width=16), (2, 3, 32, 32)),
-    "mobilenet_v2": (lambda: mobilenet_v2(width=0.25), (2, 3, 64, 64)),
+    "resnet18": (lambda: resnet18(width=16), (1, 3, 32, 32)),
+    "mobilenet_v2": (lambda: mobilenet_v2(width=0.25), (1, 3, 32, 32)),
     "unet": (UNet, (1, 3, 32, 32)),
 }
 FORMS = {
