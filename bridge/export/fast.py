@@ -14,7 +14,7 @@ from bridge.export.elementwise import (
     write_fake_elementwise,
     write_integer_elementwise,
 )
-from bridge.export.limits import behind_limits
+from bridge.export.groups import rounding_place
 from bridge.export.reader import named_operators
 from bridge.export.requantize import Rounding, requantize
 from bridge.export.scribe import Scribe, Written
@@ -51,7 +51,7 @@ def make_fast(model: ir.Model, layers: Iterable[Written], data: Iterable[Any]) -
     Raises:
         ValueError: there is no data, or it does not fit the model.
     """
-    results = {layer.name: behind_limits(layer.output)[0] for layer in layers}
+    results = {layer.name: rounding_place(layer.output, past_pools=True) for layer in layers}
     rounded = requantize(model, {layer.output for layer in layers}, data)
     operators = dict(named_operators(model.graph))
     fake, deploy = model.clone(), model.clone()

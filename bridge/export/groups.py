@@ -84,7 +84,7 @@ def find_groups(graph: ir.Graph, outputs: AbstractSet[ir.Value]) -> list[Group]:
         kept: set[ir.Node] = set()
         # Backwards: whether a sum gets codes depends on who reads it.
         for node in reversed(candidates):
-            result = owners[_result(node.outputs[0])]
+            result = owners[rounding_place(node.outputs[0], past_pools=False)]
             operands = [owners[v] for v in node.inputs if v in owners]
             known = all(_is_known(group, node) for group in operands)
             if known and result.serves(kept) and not any(g.wide for g in (result, *operands)):
@@ -113,6 +113,27 @@ def is_plain_quantizer(node: ir.Node) -> bool:
     )
 
 
+def rounding_place(value: ir.Value, *, past_pools: bool) -> ir.Value:
+    """Follow an operator's output to where it is rounded.
+
+    Args:
+        value: the output.
+        past_pools: whether a MaxPool that alone reads it comes first, as in a chain of a layer
+            (bridge.export.chains): rounding before and after it are the same.
+    Returns:
+        the value behind its Relu and Clip nodes.
+    """
+    value = behind_limits(value)[0]
+    while past_pools and not value.is_graph_output():
+        users = [use.node for use in value.uses()]
+        if len(users) != 1 or users[0].op_type != "MaxPool" or len(users[0].outputs) > 1:
+            break
+        if users[0].graph is not value.graph:
+            break
+        value = behind_limits(users[0].outputs[0])[0]
+    return value
+
+
 def _collect(
     graph: ir.Graph, outputs: AbstractSet[ir.Value], refused: Collection[ir.Node]
 ) -> tuple[dict[ir.Value, Group], list[ir.Node]]:
@@ -136,7 +157,8 @@ def _collect(
             group.values.append(node.outputs[0])
             owners[node.outputs[0]] = group
         elif node.op_type not in _PAIRS and constant(node.outputs[0]) is None:
-            for source in map(_result, node.outputs):
+            for value in node.outputs:
+                source = rounding_place(value, past_pools=is_layer)
                 if source not in owners:
                     owners[source] = Group([source], [source], computes or is_layer)
     return owners, candidates
@@ -157,10 +179,6 @@ def _merge(owners: dict[ir.Value, Group], groups: list[Group]) -> Group:
 def _is_known(group: Group, reader: ir.Node) -> bool:
     """Whether codes of a group cost its reader nothing: a LeakyRelu has no other quantized use."""
     return group.integral or (reader.op_type == "Add" and bool(group.quantizers))
-
-
-def _result(value: ir.Value) -> ir.Value:
-    return behind_limits(value)[0]
 
 
 def _carried(node: ir.Node) -> list[ir.Value | None]:

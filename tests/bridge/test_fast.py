@@ -166,7 +166,7 @@ POOLED = "c = MaxPool <kernel_shape = [1, 2], strides = [1, 1], pads = [0, 0, 0,
         (JOINED.format(2), ["QLinearConv", "QLinearConv", "Concat"]),
         (
             conv("xd", "g", 1) + POOLED.format("f") + "v = Concat <axis = 2> (c, g)",
-            ["QLinearConv", "QLinearConv", "MaxPool", "Concat"],
+            ["QLinearConv", "MaxPool", "QLinearConv", "Concat"],
         ),
         (POOLED.format("f") + "v = Add (c, c)", ["QLinearConv", "MaxPool", "QLinearAdd"]),
         (
@@ -214,8 +214,22 @@ def test_what_is_not_rounded(tmp_path, between, options):
     done = convert(network(between, **options), tmp_path)
     assert "QLinearAdd" not in operators(done)
     assert layer(done, "f").rounding is None
+    y = assert_equal(done)["y"]
     exact = convert(network(between, **options), tmp_path, mode="exact", data=None)
-    assert same_bits(assert_equal(exact)["y"], assert_equal(done)["y"])
+    assert same_bits(assert_equal(exact)["y"], y)
+
+
+@pytest.mark.parametrize("order", ["r = Relu (f)" + POOLED.format("r"), POOLED.format("f")])
+def test_a_chain_is_as_in_mode_exact(tmp_path, order):
+    proto = network(order + "v = Relu (c)")
+    (tmp_path / "exact").mkdir()
+    fast, exact = (
+        convert(proto, tmp_path),
+        convert(proto, tmp_path / "exact", mode="exact", data=None),
+    )
+    assert layer(fast, "f").rounding.quantizers == 1
+    assert [one.form for one in fast.layers] == [one.form for one in exact.layers]
+    assert same_bits(assert_equal(fast)["y"], assert_equal(exact)["y"])
 
 
 def test_an_output_of_rounded_values_is_rounded(tmp_path):
