@@ -2,8 +2,11 @@
 
     python benchmarks/deploy.py [--rounds N] [--processes N] [NETWORK ...]
 
-BatchNorm is folded on both sides. In each of several processes all models of a network take turns;
-printed are the medians over processes of the ratios of median CPU times, and their range.
+BatchNorm is folded on both sides. "fast" rounds more than training did, so its outputs are others:
+"error" is the relative difference from the float model of "exact" and of "fast" on random inputs,
+"same" the share of them with one largest output in both. In each of several processes all models
+of a network take turns; printed are the medians over processes of the ratios of median CPU times,
+and their range.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMS = {"exact": {}, "nothing moved": {"max_ulps": 0}}
+FORMS = {"exact": {}, "nothing moved": {"max_ulps": 0}, "fast": {"mode": "fast"}}
 """Names of what is compared, and convert_qat_model's arguments for it."""
 
 
@@ -72,7 +75,8 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     model = bridge.fold_batch_norm(model)
     net = bridge.prepare_qat(model)
-    bridge.calibrate(net, [torch.randn(2, *shape)])
+    data, fresh = torch.randn(2, max(batches), *shape)
+    bridge.calibrate(net, [data[:2]])
     facts: dict[str, Any] = {}
     vnni = bridge.sums_int8_exactly()
     for batch in batches:
@@ -82,6 +86,8 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
         torch.onnx.export(net, (x,), f"{stem}_inter.onnx", dynamo=False)
         for form, options in FORMS.items():
             started = time.perf_counter()
+            if "mode" in options:
+                options = options | {"data": data.split(batch)}
             done = bridge.convert_qat_model(
                 f"{stem}_inter.onnx", f"{stem}_{form}", vnni=vnni, **options
             )
@@ -97,7 +103,20 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
                 "seconds": seconds,
                 "bytes": done.deploy.stat().st_size / Path(f"{stem}_float.onnx").stat().st_size,
             }
+        facts[f"{batch} agreement"] = _agreement(stem, [x.numpy() for x in fresh.split(batch)])
     return {"batches": batches, "shape": shape, "vnni": vnni, "facts": facts}
+
+
+def _agreement(stem: Path, data: list[np.ndarray]) -> dict[str, float]:
+    """Compare what the modes compute with what the float model does."""
+    files = {"float": "float", "exact": "exact_deploy_model", "fast": "fast_deploy_model"}
+    y = {}
+    for form, file in files.items():
+        one = session(stem.with_name(f"{stem.name}_{file}.onnx"))
+        y[form] = np.concatenate([one.run(None, {one.get_inputs()[0].name: x})[0] for x in data])
+    size = np.linalg.norm(y["float"])
+    errors = {form: float(np.linalg.norm(y[form] - y["float"]) / size) for form in y}
+    return errors | {"same": float((y["exact"].argmax(1) == y["fast"].argmax(1)).mean())}
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -153,7 +172,7 @@ def main() -> None:
     table.add_column("float, ms", justify="right")
     for form in FORMS:
         table.add_column(form, justify="right")
-    for column in ("fake-quant / deploy", "moved", "bytes"):
+    for column in ("fake-quant / deploy", "error, same", "moved", "bytes"):
         table.add_column(column, justify="right")
     table.add_column("forms")
     vnni = False
@@ -179,9 +198,14 @@ def _cells(runs: list[dict[str, float]], facts: dict[str, Any], batch: int) -> l
     for form in FORMS:
         ratios = sorted(r["float"] / r[form] for r in runs)
         cells.append(f"{np.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
-    fact = facts[f"{batch} exact"]
-    forms = ", ".join(f"{count} {kind}" for kind, count in fact["forms"].items())
-    return [*cells, f"{fact['differ']} differ", str(fact["moved"]), f"{fact['bytes']:.3f}", forms]
+    fact, fast = facts[f"{batch} exact"], facts[f"{batch} fast"]
+    agreement = facts[f"{batch} agreement"]
+    cells.append(f"{fact['differ']}, fast {fast['differ']} differ")
+    cells.append("{exact:.3f}, {fast:.3f}, {same:.0%}".format(**agreement))
+    forms = [
+        ", ".join(f"{count} {kind}" for kind, count in one["forms"].items()) for one in (fact, fast)
+    ]
+    return [*cells, str(fact["moved"]), f"{fact['bytes']:.3f}", "; fast: ".join(forms)]
 
 
 def _part(*what: Any) -> Any:

@@ -20,8 +20,14 @@ def adopt(model: nn.Module, conversion: Conversion) -> nn.Module:
     Returns:
         model.
     Raises:
-        ValueError: the model has no such layer, or the layer's number of channels is another.
+        ValueError: the model has no such layer, the layer's number of channels is another, or the
+            conversion is of mode "fast".
     """
+    if conversion.mode != "exact":
+        raise ValueError(
+            f"a conversion of mode {conversion.mode!r} computes something else than the model, "
+            "whatever it adopts; convert with mode='exact'"
+        )
     layers = dict(model.named_modules())
     for summary in conversion.layers:
         if summary.moved is None:

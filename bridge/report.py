@@ -5,6 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bridge.export.explain import Explanation, LayerExplanation
+from bridge.export.requantize import Rounding
 from bridge.export.summary import Conversion
 from bridge.export.verify import Difference, Verification
 
@@ -22,6 +23,9 @@ def conversion_table(conversion: Conversion) -> Table:
     table = Table(title=f"{len(conversion.layers)} quantized layers, target {conversion.target}")
     for column in ("layer", "operator", "deployed as", "input", "weight scales", "exactness"):
         table.add_column(column)
+    if conversion.mode != "exact":
+        table.title = f"{table.title}, mode {conversion.mode}"
+        table.add_column("output rounded to")
     for layer in conversion.layers:
         table.add_row(
             escape(layer.name),
@@ -30,6 +34,7 @@ def conversion_table(conversion: Conversion) -> Table:
             f"int{layer.bits} {layer.scale_x:.3g} zp {layer.zero_point_x}",
             {0: "-", 1: "per tensor"}.get(layer.channels, f"{layer.channels} channels"),
             _exactness(layer.bound, proven=layer.proven),
+            *([] if conversion.mode == "exact" else [_rounding(layer.rounding)]),
         )
     for operator in conversion.left_in_float:
         name, reason = escape(operator.name), escape(operator.reason)
@@ -137,6 +142,14 @@ def verification_table(verification: Verification) -> Table:
         f"fake-quant / deploy {verification.first_fake_deploy or 'none'}"
     )
     return table
+
+
+def _rounding(rounding: Rounding | None) -> str:
+    if rounding is None:
+        return "-"
+    origin = {0: "range of data", 1: "as its reader"}
+    what = origin.get(rounding.quantizers, f"for {rounding.quantizers} readers")
+    return f"int8 {rounding.scale:.3g} zp {rounding.zero_point}, {what}"
 
 
 def _exactness(bound: int | None, *, proven: bool, measured: int | None = None) -> RenderableType:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, called, constant, reshaper
+from bridge.export.constants import Array, constant, reshaper, titled
 from bridge.export.integer_form import byte_weight
 from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
+from bridge.export.limits import BadLimitsError, limits
 from bridge.export.scribe import Scribe
 from bridge.export.snap import Snapped, snap
 from bridge.export.steps import EXACT_BOUND, Grid, Steps
@@ -170,16 +171,19 @@ def follow(
             return tuple(moves), (low, high), tuple(users)
         node = others[0]
         if len(users) > 1:
-            raise NoChainError(f"{_titled(node)} and others read {value.name!r}")
-        limits = _limits(node)
-        if limits is not None:
-            low, high = (min(max(end, limits[0]), limits[1]) for end in (low, high))
+            raise NoChainError(f"{titled(node)} and others read {value.name!r}")
+        try:
+            ends = limits(node)
+        except BadLimitsError as reason:
+            raise NoChainError(str(reason)) from reason
+        if ends is not None:
+            low, high = (min(max(end, ends[0]), ends[1]) for end in (low, high))
         elif node.op_type == "MaxPool" or reshaper(node) is not None:
             moves.append(node)
         else:
-            raise NoChainError(f"{_titled(node)} computes in float")
+            raise NoChainError(f"{titled(node)} computes in float")
         if len(node.outputs) > 1:
-            raise NoChainError(f"{_titled(node)} has a second output")
+            raise NoChainError(f"{titled(node)} has a second output")
         value = node.outputs[0]
 
 
@@ -208,34 +212,16 @@ def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unch
     return Chain(moves=moves, quantizers=quantizers, snapped=snapped)
 
 
-def _limits(node: ir.Node) -> tuple[float, float] | None:
-    """Return what a node clamps to, None if it is neither Relu nor Clip."""
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    if node.op_type != "Clip":
-        return None
-    ends = [-np.inf, np.inf]
-    for i, value in enumerate(node.inputs[1:3]):
-        if value is not None:
-            end = constant(value)
-            if end is None or end.dtype != np.float32 or np.isnan(end).any():
-                raise NoChainError(f"a limit of {_titled(node)} is not a constant float32 number")
-            ends[i] = float(end.reshape(()))
-    if ends[0] > ends[1]:
-        raise NoChainError(f"the limits of {_titled(node)} are crossed")
-    return ends[0], ends[1]
-
-
 def _check_quantizers(quantizers: Sequence[ir.Node]) -> None:
     """Raise unless quantizers write the same uint8 codes, which stay inside the graph."""
     numbers = {node: _numbers(node) for node in quantizers}
     first = quantizers[0]
     for node, pair in numbers.items():
         if node.outputs[0].is_graph_output():
-            raise NoChainError(f"the codes of {_titled(node)} are an output of the model")
+            raise NoChainError(f"the codes of {titled(node)} are an output of the model")
         if pair != numbers[first]:
             raise NoChainError(
-                f"{_titled(first)} and {_titled(node)} have different scales or zero points"
+                f"{titled(first)} and {titled(node)} have different scales or zero points"
             )
 
 
@@ -243,11 +229,7 @@ def _numbers(node: ir.Node) -> tuple[float, int]:
     """Return the scale and the zero point of a quantizer to uint8."""
     scale, zero_point = (constant(value) for value in (*node.inputs, None)[1:3])
     if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1:
-        raise NoChainError(f"the zero point of {_titled(node)} is not one constant of 8 bits")
+        raise NoChainError(f"the zero point of {titled(node)} is not one constant of 8 bits")
     if scale is None or scale.dtype != np.float32 or scale.size != 1 or not 0 < scale < np.inf:
-        raise NoChainError(f"the scale of {_titled(node)} is not one positive float32 constant")
+        raise NoChainError(f"the scale of {titled(node)} is not one positive float32 constant")
     return float(scale.reshape(())), int(zero_point.reshape(()))
-
-
-def _titled(node: ir.Node) -> str:
-    return f"{node.op_type} {called(node)!r}"

@@ -70,6 +70,17 @@ def called(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or node.op_type
 
 
+def titled(node: ir.Node) -> str:
+    """Return what to call a node in a message, with its operator.
+
+    Args:
+        node: any node; names are optional.
+    Returns:
+        its operator, and its name in quotes.
+    """
+    return f"{node.op_type} {called(node)!r}"
+
+
 def root(value: ir.Value) -> ir.Value:
     """Follow a value back through Identity and shape operators to where its data comes from.
 

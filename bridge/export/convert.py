@@ -1,9 +1,10 @@
 """convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
@@ -12,6 +13,7 @@ from onnxscript import version_converter
 from bridge.export import costs
 from bridge.export.chains import Chain, Unchained
 from bridge.export.errors import ConversionError
+from bridge.export.fast import Fast, make_fast
 from bridge.export.files import read_model, write_models
 from bridge.export.forms import TARGETS, Choice, Form, Target
 from bridge.export.layer import QuantizedLayer
@@ -22,8 +24,15 @@ from bridge.export.reader import FloatOperator, named_operators, read_layers
 from bridge.export.record import record_text, write_record
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
-from bridge.export.summary import Conversion, LayerSummary, summarize_layer, summarize_product
+from bridge.export.summary import (
+    Conversion,
+    LayerSummary,
+    summarize_elementwise,
+    summarize_layer,
+    summarize_product,
+)
 from bridge.export.tune import Tuning, tune_choices
+from bridge.export.unsigned import count_from_zero
 
 _OPSET_OF_16_BIT = 21
 _IR_VERSION_OF_OPSET_21 = 10
@@ -47,6 +56,8 @@ def convert_qat_model(
     symmetric: bool = False,
     opset: int | None = None,
     tune: bool | Tuning = False,
+    mode: str = "exact",
+    data: Iterable[Any] | None = None,
 ) -> Conversion:
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
@@ -75,12 +86,18 @@ def convert_qat_model(
         tune: time the forms that each layer can take on this machine, for target "ort", and take
             the fastest; all have the same bits. bridge.Tuning says how, and gives the sizes of
             inputs that the model leaves open.
+        mode: "exact", or "fast", for target "ort": outputs of layers and sums of two activations
+            that integer operators read are rounded to 8 bits too. Fake-quant and deploy then agree
+            in every bit as ever, but compute something else than the torch model.
+        data: for mode "fast" the batches that give what is rounded there its range: arrays or
+            tensors, tuples of them for several inputs, or dicts by the names of the inputs.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
         FileNotFoundError: there is no model_file.
-        ValueError: the target is unknown or has no such option, opset is out of range, save_path
-            names no file, or forms are to be timed and the size of an input is not known.
+        ValueError: the target or the mode is unknown or has no such option, opset is out of range,
+            save_path names no file, data is missing, does not fit the model or is given without
+            need, or forms are to be timed and the size of an input is not known.
         ConversionError: the model cannot be converted; names the node or layer. Nothing is
             written then.
     Source: docs/semantics.md, 6 to 8.
@@ -93,6 +110,7 @@ def convert_qat_model(
         raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
     if tune and target != "ort":
         raise ValueError(f"target {target!r} has one form only: nothing to tune")
+    _check_mode(mode, target, data)
     prefix = Path(save_path)
     if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
         raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
@@ -105,6 +123,7 @@ def convert_qat_model(
         max_ulps=max_ulps,
         vnni=vnni,
         tune=Tuning() if tune is True else tune or None,
+        data=data,
     )
     if not layers:
         raise ConversionError(_nothing_to_do(Path(model_file), floats))
@@ -120,6 +139,7 @@ def convert_qat_model(
         fake_quant=paths[0],
         deploy=paths[1],
         target=target,
+        mode=mode,
         layers=tuple(layers),
         left_in_float=tuple(floats),
     )
@@ -134,6 +154,7 @@ def convert_model(
     vnni: bool = False,
     choose: Callable[[QuantizedLayer, Chain | None], Form] | None = None,
     tune: Tuning | None = None,
+    data: Iterable[Any] | None = None,
 ) -> tuple[ir.Model, ir.Model, list[LayerSummary], list[FloatOperator], str]:
     """Convert a model in memory.
 
@@ -145,20 +166,25 @@ def convert_model(
         vnni: as convert_qat_model's.
         choose: picks the forms instead of the target's own rule.
         tune: how to time forms, None to believe the target's rule.
+        data: as convert_qat_model's; with it, the mode is "fast".
     Returns:
-        the fake-quant model, the deploy model, the layers, the operators left in float, and the
-        record of the quantization factors.
+        the fake-quant model, the deploy model, the layers and what else computes with codes, the
+        operators left in float, and the record of the quantization factors.
     Raises:
+        ValueError: data does not fit the model.
         ConversionError: the model cannot be converted.
     """
     how = TARGETS[target]
-    fake, deploy = source.clone(), source.clone()
-    how.prepare(deploy.graph)
     folded = fold_batch_norm and how.folds_batch_norm
+    fast = None if data is None else _make_fast(source, data, fold_batch_norm=folded)
+    fake, deploy = (source.clone(), source.clone()) if fast is None else (fast.fake, fast.deploy)
+    how.prepare(deploy.graph)
     layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=folded)
     how.check(layers)
     record = record_text(layers)
-    order = {name: i for i, (name, _) in enumerate(named_operators(deploy.graph))}
+    names = (name for name, _ in named_operators(deploy.graph))
+    order = {name: i for i, name in enumerate(names if fast is None else fast.names)}
+    summaries = [] if fast is None else [summarize_elementwise(e) for e in fast.elementwise]
     found = how.chains(layers, max_ulps)
     chains = {name: chain for name, chain in found.items() if isinstance(chain, Chain)}
     choices = {layer.name: how.choose(layer, chains.get(layer.name)) for layer in layers}
@@ -171,7 +197,6 @@ def convert_model(
     proofs = {n: one for n, one in found.items() if n in chains or isinstance(one, Unchained)}
     _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)
     # Backwards: what reads a chain's codes is written before the chain takes their place.
-    summaries = []
     for product in products:
         how.product(Scribe(deploy.graph, product), product)
         summaries.append(summarize_product(product, how.product_form, how.product_arithmetic))
@@ -199,7 +224,19 @@ def convert_model(
         passes.NameFixPass()(model)
         _drop_traces(model.graph)
     summaries.sort(key=lambda summary: order[summary.name])
+    if fast is not None:
+        roundings = fast.roundings
+        summaries = [
+            replace(summary, rounding=roundings.get(summary.name)) for summary in summaries
+        ]
     return fake, deploy, summaries, floats, record
+
+
+def _make_fast(source: ir.Model, data: Iterable[Any], *, fold_batch_norm: bool) -> Fast:
+    model = source.clone()
+    count_from_zero(model.graph)
+    layers, products, _ = read_quantized(model.graph, fold_batch_norm=fold_batch_norm)
+    return make_fast(model, [*layers, *products], data)
 
 
 def _drop_traces(graph: ir.Graph) -> None:
@@ -238,6 +275,22 @@ def read_quantized(
     products = read_products(graph, [layer.node for layer in layers])
     names = {product.name for product in products}
     return layers, products, [operator for operator in floats if operator.name not in names]
+
+
+def _check_mode(mode: str, target: str, data: Iterable[Any] | None) -> None:
+    if mode not in ("exact", "fast"):
+        raise ValueError(f"mode must be 'exact' or 'fast', got {mode!r}")
+    if mode == "exact":
+        if data is not None:
+            raise ValueError("data is for mode 'fast', got it with mode 'exact'")
+        return
+    if target != "ort":
+        raise ValueError(f"mode 'fast' is for target 'ort', got target {target!r}")
+    if data is None:
+        raise ValueError(
+            "mode 'fast' needs data: batches of inputs, from which the values that it rounds get "
+            "their ranges; convert_qat_model(..., mode='fast', data=[x])"
+        )
 
 
 def _raise_opset(model: ir.Model) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from bridge.export.costs import MEASURED_ON
+from bridge.export.elementwise import OPERATORS
 from bridge.export.errors import ConversionError
 from bridge.export.files import read_model
 from bridge.export.forms import FLOAT32, OF_RUNTIME
@@ -119,6 +120,8 @@ def explain(
     nodes = dict(named_operators(model.graph))
     rows: dict[str, LayerExplanation] = {}
     for layer in conversion.layers:
+        if layer.op in OPERATORS:
+            continue
         rows[layer.name] = _layer(layer, _node(nodes, layer.name, conversion), sizes)
     for operator in conversion.left_in_float:
         node = _node(nodes, operator.name, conversion)

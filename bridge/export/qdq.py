@@ -29,6 +29,8 @@ fuses the operator with the next quantizer has its own roundings, and its intege
 step on a few more values.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -164,5 +166,5 @@ def _dequantized(scribe: Scribe, integers: Array, scale: Array, *, axis: int) ->
     scale = scale.reshape(()) if scale.size == 1 else scale
     # ONNX gives int32 no zero point.
     zeros = () if integers.dtype == np.int32 else (np.zeros(scale.shape, integers.dtype),)
-    on_axis = {"axis": axis} if scale.size > 1 else {}
+    on_axis: dict[str, Any] = {"axis": axis} if scale.size > 1 else {}
     return scribe.op("DequantizeLinear", integers, scale, *zeros, **on_axis)

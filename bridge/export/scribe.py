@@ -42,13 +42,18 @@ class Scribe:
         self._count = 0
 
     def op(
-        self, op_type: str, *inputs: ir.Value | Array | np.generic, **attributes: Any
+        self,
+        op_type: str,
+        *inputs: ir.Value | Array | np.generic,
+        domain: str = "",
+        **attributes: Any,
     ) -> ir.Value:
         """Write a node and return its output.
 
         Args:
-            op_type: operator of the default domain.
+            op_type: the operator.
             inputs: values, or arrays that become initializers.
+            domain: the operator's.
             attributes: the node's attributes.
         Returns:
             the node's only output.
@@ -60,6 +65,7 @@ class Scribe:
             op_type,
             values,
             attributes,
+            domain=domain,
             name=name,
             outputs=[ir.Value(name=f"{name}_output")],
             metadata_props={LAYER_KEY: self._layer.name},

@@ -7,10 +7,12 @@ import numpy as np
 
 from bridge.export.chains import Chain, Unchained
 from bridge.export.constants import Array
+from bridge.export.elementwise import Elementwise
 from bridge.export.forms import Choice
 from bridge.export.layer import QuantizedLayer, signed_zero
 from bridge.export.product import QuantizedProduct
 from bridge.export.reader import FloatOperator
+from bridge.export.requantize import Rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,7 +66,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSummary:
-    """What became of one quantized layer.
+    """What became of one quantized layer, or of a sum or LeakyRelu in mode "fast".
 
     Args:
         name: module path.
@@ -85,6 +87,7 @@ class LayerSummary:
         bias_reach: largest |int32 bias|, None without a bias.
         speed: the float layer's time over the form's, expected; None if not known.
         seconds: times of the forms that were tried on this machine, by name, fastest first.
+        rounding: what mode "fast" rounds the output to, None if it stays float or in mode "exact".
     """
 
     name: str
@@ -104,6 +107,7 @@ class LayerSummary:
     bias_reach: int | None = None
     speed: float | None = None
     seconds: tuple[tuple[str, float], ...] = ()
+    rounding: Rounding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,9 @@ class Conversion:
         fake_quant: path of the fake-quant model.
         deploy: path of the deploy model.
         target: what the deploy model is for.
-        layers: the quantized layers, in topological order.
+        mode: "exact" or "fast"; with "fast" the torch model computes something else.
+        layers: the quantized layers, and the sums and LeakyRelus of mode "fast", in topological
+            order.
         left_in_float: operators that could have been layers, and why they are not.
     """
 
@@ -123,6 +129,7 @@ class Conversion:
     fake_quant: Path
     deploy: Path
     target: str
+    mode: str = "exact"
     layers: tuple[LayerSummary, ...]
     left_in_float: tuple[FloatOperator, ...]
 
@@ -150,6 +157,30 @@ def summarize_product(product: QuantizedProduct, form: str, arithmetic: str) -> 
         proven=product.proven,
         arithmetic=arithmetic,
         reason="the one form of a product of two activations",
+    )
+
+
+def summarize_elementwise(one: Elementwise) -> LayerSummary:
+    """Say what became of a sum or LeakyRelu of activations.
+
+    Args:
+        one: as read.
+    Returns:
+        its line of the summary.
+    """
+    first = one.operands[0]
+    return LayerSummary(
+        name=one.name,
+        op=one.node.op_type,
+        form=one.form,
+        bits=8,
+        scale_x=float(first.scale),
+        zero_point_x=signed_zero(first.zero_point),
+        channels=0,
+        bound=0,
+        proven=True,
+        arithmetic=one.arithmetic,
+        reason=one.reason,
     )
 
 

@@ -35,6 +35,25 @@ def count_from_zero(graph: ir.Graph) -> None:
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
 
 
+def unsigned_numbers(node: ir.Node) -> tuple[np.float32, int] | None:
+    """Return what a quantizer of a whole tensor to uint8 rounds to.
+
+    Args:
+        node: a QuantizeLinear or DequantizeLinear.
+    Returns:
+        scale and zero point; None if they are not constant, or of another kind.
+    """
+    scale = constant(node.inputs[1])
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scale is None or zero is None or scale.size != 1 or zero.size != 1:
+        return None
+    plain = set(node.attributes) <= {"axis"} and scale.dtype == np.float32
+    number = np.float32(scale.reshape(()))
+    if not plain or zero.dtype != np.uint8 or not 0 < number < np.inf:
+        return None
+    return number, int(zero.reshape(()))
+
+
 def _signed_zero(node: ir.Node) -> Array | None:
     """Return a node's zero point, None if it is not one int8 constant."""
     zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None

@@ -17,6 +17,7 @@ from bridge.export.files import read_model
 from bridge.export.layer import QuantizedLayer
 from bridge.export.layer_names import module_path, scope_of_name
 from bridge.export.product import Operand, QuantizedProduct
+from bridge.export.requantize import is_codes
 from bridge.export.runtime import Feeds, run_model
 from bridge.export.scribe import per_output_shape
 
@@ -106,6 +107,9 @@ def verify(
 ) -> Verification:
     """Compare training (in eval mode), fake-quant and deploy, layer by layer, in every bit.
 
+    A conversion of mode "fast" computes something else than the model: fake-quant and deploy are
+    compared as ever, and differences to torch are what the mode costs on this data.
+
     Args:
         model: the trained model; its modes are put back afterwards.
         inter: what torch.onnx.export wrote for it.
@@ -125,6 +129,9 @@ def verify(
     modules = _values_of_modules(graph, [*layers, *products])
     names = [v.name for node in graph for v in node.outputs if v.name]
     names += [v.name for v in graph.inputs if v.name]
+    names += [
+        v.name for node in ir.load(fake).graph for v in node.outputs if v.name and is_codes(v)
+    ]
     quantized: list[Quantized] = [*layers, *products]
     feeds = [argument.detach().cpu().numpy() for argument in arguments]
     # An initializer that is an input too has a default, which stays.
@@ -267,7 +274,7 @@ def _stored_codes(codes: Array | None, operand: Operand) -> Array | None:
     if codes is None:
         return None
     shift = np.iinfo(codes.dtype).min - np.iinfo(operand.zero_point.dtype).min
-    return codes.astype(np.float64) - shift
+    return codes.astype(np.float32) - np.float32(shift)
 
 
 def _check_outputs(torch_: list[Array], fake: Feeds, deploy: Feeds) -> tuple[OutputCheck, ...]:

@@ -58,11 +58,14 @@ def forced(name: str) -> Callable[[QuantizedLayer, Chain | None], Form]:
 
 
 def assert_fake_equals_deploy(
-    source: ir.Model, x: Array, *, form: str | None = None
+    source: ir.Model, x: Array, *, form: str | None = None, data: list[Array] | None = None
 ) -> tuple[Array, list[LayerSummary]]:
-    """Convert for ONNX Runtime and compare at every level; return the values and the layers."""
+    """Convert for ONNX Runtime and compare at every level; return the values and the layers.
+
+    With data the mode is "fast".
+    """
     choose = None if form is None else forced(form)
-    fake, deploy, layers, floats, _ = convert_model(source, choose=choose)
+    fake, deploy, layers, floats, _ = convert_model(source, choose=choose, data=data)
     assert not floats
     models = [ir.to_proto(model).SerializeToString() for model in (fake, deploy)]
     results = {level: run_at(models[0], x, level) for level in LEVELS}

@@ -221,7 +221,7 @@ def _assert_exact_and_adopted(net: Through, size: int, form: str, random: Random
     event(f"{forms.count(form)} of 3 as {form}")
     moved = sum(summary.moved is not None for summary in summaries)
     event(f"{moved} moved")
-    adopt(net, SimpleNamespace(layers=summaries))  # type: ignore[arg-type]
+    adopt(net, SimpleNamespace(mode="exact", layers=summaries))  # type: ignore[arg-type]
     with torch.no_grad():
         assert_same_bits(net(x).numpy(), y, "torch")
 

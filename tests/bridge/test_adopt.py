@@ -33,7 +33,7 @@ def converted(tmp_path_factory):
 def moved(natural, factor, name="0"):
     """A conversion that moved one layer."""
     change = MovedRescale(natural=natural, moved=natural * np.float32(factor), ulps=natural)
-    return SimpleNamespace(layers=[SimpleNamespace(name=name, moved=change)])
+    return SimpleNamespace(mode="exact", layers=[SimpleNamespace(name=name, moved=change)])
 
 
 def rescale(layer):

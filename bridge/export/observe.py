@@ -1,0 +1,96 @@
+"""Ranges of the inner values of a model, from data that runs through it."""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from bridge.export.constants import Array
+from bridge.export.files import write_models
+from bridge.export.runtime import Feeds
+from qatfunc import calibration
+from qatfunc.params import Clip
+from qatfunc.spec import SearchSpec
+
+_SEARCH = SearchSpec(symmetric=False)
+
+
+def observe(model: ir.Model, values: Sequence[Sequence[str]], data: Iterable[Any]) -> list[Clip]:
+    """Search the ranges of values over data.
+
+    Args:
+        model: as files.read_model returns it; it is left as it is.
+        values: names of values, joined where they are to have one range.
+        data: batches: an array or tensor, a tuple or list of them for several inputs, or a dict by
+            the names of the inputs.
+    Returns:
+        a range for each sequence of names.
+    Raises:
+        ValueError: there is no batch, one does not fit the inputs, or a value is not finite.
+    """
+    names = list(dict.fromkeys(name for group in values for name in group))
+    states = [calibration.init() for _ in values]
+    batches = 0
+    for batches, found in enumerate(_run(model, names, data), start=1):
+        for i, group in enumerate(values):
+            for name in group:
+                if not np.isfinite(found[name]).all():
+                    raise ValueError(f"value {name!r} is not finite on batch {batches} of data")
+                states[i] = calibration.update(states[i], torch.from_numpy(found[name]))
+    if not batches:
+        raise ValueError("data has no batch")
+    return [calibration.finish(state, how=_SEARCH) for state in states]
+
+
+def _run(model: ir.Model, names: Sequence[str], data: Iterable[Any]) -> Iterator[Feeds]:
+    """Yield the named values for each batch."""
+    watched = model.clone()
+    known = {value.name: value for node in watched.graph for value in node.outputs}
+    own = {value.name for value in watched.graph.outputs}
+    watched.graph.outputs.extend(known[name] for name in names if name not in own)
+    inputs = [
+        v.name or "" for v in watched.graph.inputs if v.name not in watched.graph.initializers
+    ]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Nothing is fused: values stay those of float operators between pairs.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "watched.onnx"
+        write_models({path: watched})
+        session = onnxruntime.InferenceSession(str(path), options)
+        for batch in data:
+            feeds = _feeds(batch, inputs)
+            try:
+                # Without names every output is computed, so that data is checked all the same.
+                results = session.run(list(names) or None, feeds)
+            except InvalidArgument as error:
+                raise ValueError(f"a batch of data does not fit the model: {error}") from error
+            yield dict(zip(names, results, strict=False))
+
+
+def _feeds(batch: Any, inputs: Sequence[str]) -> Feeds:
+    if isinstance(batch, Mapping):
+        if set(batch) != set(inputs):
+            raise ValueError(f"a batch of data must be for inputs {list(inputs)}, got {[*batch]}")
+        return {name: _array(value) for name, value in batch.items()}
+    arrays = batch if isinstance(batch, tuple | list) else (batch,)
+    if len(arrays) != len(inputs):
+        raise ValueError(
+            f"a batch of data must have {len(inputs)} arrays for inputs {list(inputs)}, got "
+            f"{len(arrays)}"
+        )
+    return dict(zip(inputs, map(_array, arrays), strict=True))
+
+
+def _array(value: Any) -> Array:
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"an array of data is not finite, its shape is {array.shape}")
+    return array
