@@ -1,6 +1,6 @@
 """convert_qat_model: one QDQ model in, a fake-quant and a deploy model out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -39,6 +39,9 @@ _IR_VERSION_OF_OPSET_21 = 10
 _IR_VERSION_OF_OPSET_20 = 9
 
 _NO_LIMIT = 1 << 62
+
+FormChooser = Callable[[QuantizedLayer, Chain | None], Form]
+"""Picks the form of a layer, given what QLinearConv can compute from it."""
 
 MAX_ULPS = 64
 """How far a rescale is moved by default: less than a hundred-thousandth of it."""
@@ -152,7 +155,7 @@ def convert_model(
     fold_batch_norm: bool = False,
     max_ulps: int = MAX_ULPS,
     vnni: bool = False,
-    choose: Callable[[QuantizedLayer, Chain | None], Form] | None = None,
+    choose: FormChooser | None = None,
     tune: Tuning | None = None,
     data: Iterable[Any] | None = None,
 ) -> tuple[ir.Model, ir.Model, list[LayerSummary], list[FloatOperator], str]:
@@ -187,10 +190,7 @@ def convert_model(
     summaries = [] if fast is None else [summarize_elementwise(e) for e in fast.elementwise]
     found = how.chains(layers, max_ulps)
     chains = {name: chain for name, chain in found.items() if isinstance(chain, Chain)}
-    choices = {layer.name: how.choose(layer, chains.get(layer.name)) for layer in layers}
-    if choose is not None:
-        given = {layer.name: choose(layer, chains.get(layer.name)) for layer in layers}
-        choices = {name: Choice(form, "given by the caller") for name, form in given.items()}
+    choices = _choose(layers, chains, how, choose)
     if tune is not None:
         choices = tune_choices(deploy, layers, chains, choices, tuning=tune, vnni=vnni)
     chains = {n: chain for n, chain in chains.items() if choices[n].form.name == costs.QLINEAR}
@@ -204,9 +204,30 @@ def convert_model(
         choice = choices[layer.name]
         summaries.append(summarize_layer(layer, choice, proofs.get(layer.name)))
         choice.form.write(Scribe(deploy.graph, layer, vnni=vnni), layer)
+    _finish(fake, deploy, how, wide=any(layer.wide for layer in layers))
+    summaries.sort(key=lambda summary: order[summary.name])
+    if fast is not None:
+        summaries = [replace(one, rounding=fast.roundings.get(one.name)) for one in summaries]
+    return fake, deploy, summaries, floats, record
+
+
+def _choose(
+    layers: Sequence[QuantizedLayer],
+    chains: Mapping[str, Chain],
+    how: Target,
+    choose: FormChooser | None,
+) -> dict[str, Choice]:
+    if choose is None:
+        return {layer.name: how.choose(layer, chains.get(layer.name)) for layer in layers}
+    forms = {layer.name: choose(layer, chains.get(layer.name)) for layer in layers}
+    return {name: Choice(form, "given by the caller") for name, form in forms.items()}
+
+
+def _finish(fake: ir.Model, deploy: ir.Model, how: Target, *, wide: bool) -> None:
+    """Write what is left beside the layers, and tidy up."""
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
-        if any(layer.wide for layer in layers):
+        if wide:
             _raise_opset(model)
         _lower_ir_version(model)
     write_stored_weights(fake.graph, keep_integers=False)
@@ -223,13 +244,6 @@ def convert_model(
         # A value of the file may have the name of a written one.
         passes.NameFixPass()(model)
         _drop_traces(model.graph)
-    summaries.sort(key=lambda summary: order[summary.name])
-    if fast is not None:
-        roundings = fast.roundings
-        summaries = [
-            replace(summary, rounding=roundings.get(summary.name)) for summary in summaries
-        ]
-    return fake, deploy, summaries, floats, record
 
 
 def _make_fast(source: ir.Model, data: Iterable[Any], *, fold_batch_norm: bool) -> Fast:
