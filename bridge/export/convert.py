@@ -192,7 +192,8 @@ def convert_model(
     chains = {name: chain for name, chain in found.items() if isinstance(chain, Chain)}
     choices = _choose(layers, chains, how, choose)
     if tune is not None:
-        choices = tune_choices(deploy, layers, chains, choices, tuning=tune, vnni=vnni)
+        sized = None if fast is None else fast.rounded
+        choices = tune_choices(deploy, layers, chains, choices, tuning=tune, vnni=vnni, sized=sized)
     chains = {n: chain for n, chain in chains.items() if choices[n].form.name == costs.QLINEAR}
     proofs = {n: one for n, one in found.items() if n in chains or isinstance(one, Unchained)}
     _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)

@@ -25,6 +25,7 @@ class Fast:
     """A model whose values are rounded where they are computed.
 
     Args:
+        rounded: of standard operators only.
         fake: with its sums as the fake-quant model has them; its layers are still to be written.
         deploy: with its sums and LeakyRelus as the deploy model has them.
         elementwise: the sums and LeakyRelus from codes to codes.
@@ -32,6 +33,7 @@ class Fast:
         names: of these and of operators that can be layers, in topological order.
     """
 
+    rounded: ir.Model
     fake: ir.Model
     deploy: ir.Model
     elementwise: Sequence[Elementwise]
@@ -69,6 +71,7 @@ def make_fast(model: ir.Model, layers: Iterable[Written], data: Iterable[Any]) -
     places = {node: i for i, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph))}
     named = {**operators, **{one.name: one.node for one in found}}
     return Fast(
+        rounded=model,
         fake=fake,
         deploy=deploy,
         elementwise=found,

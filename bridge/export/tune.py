@@ -62,6 +62,7 @@ def tune_choices(
     *,
     tuning: Tuning,
     vnni: bool,
+    sized: ir.Model | None = None,
 ) -> dict[str, Choice]:
     """Time the forms of layers for ONNX Runtime; layers of the same sizes are timed once.
 
@@ -72,19 +73,22 @@ def tune_choices(
         choices: the forms that the table prefers.
         tuning: how.
         vnni: as convert_qat_model's.
+        sized: a model of standard operators with the same names, to infer sizes from; the model
+            itself if left out.
     Returns:
         the forms to take, with their times; those of `choices` where there is only one form, or
         where the size of the layer's input is not known.
     Raises:
         ValueError: the model leaves the size of an input open, and tuning does not give it.
     """
-    for value in open_inputs(model):
+    sized = sized or model
+    for value in open_inputs(sized):
         if value.name not in tuning.input_shapes:
             raise ValueError(
                 f"to time forms, the sizes of input {value.name!r} must be known, got "
                 f"{value.shape}; give Tuning(input_shapes={{{value.name!r}: (...)}})"
             )
-    sizes = infer_sizes(model, tuning.input_shapes)
+    sizes = infer_sizes(sized, tuning.input_shapes)
     measured: dict[Hashable, Mapping[str, Sequence[float]]] = {}
     tuned = dict(choices)
     for layer in layers:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bridge import adopt, convert_qat_model
+from bridge import Tuning, adopt, convert_qat_model
 from bridge.export.add_factors import fit_factors
 from bridge.export.convert import convert_model
 from bridge.export.files import read_model
@@ -364,6 +364,15 @@ def test_the_source_is_left_as_it_is(tmp_path):
     before = [str(node) for node in source.graph]
     convert_model(source, data=[picture()])
     assert [str(node) for node in source.graph] == before
+
+
+def test_layers_behind_sums_are_timed_too(tmp_path):
+    tuning = Tuning(input_shapes={"x": (2, 4, 6, 7)}, rounds=1)
+    done = convert(network(RESIDUAL), tmp_path, tune=tuning)
+    layers = [layer for layer in done.layers if layer.op == "Conv"]
+    assert len(layers) > 2
+    assert all(layer.seconds for layer in layers)
+    assert_equal(done)
 
 
 @pytest.mark.parametrize(
