@@ -71,9 +71,11 @@ def add(
     *,
     digits: int = 2,
 ) -> None:
-    """Add a row."""
+    """Add a row, and print it as it comes."""
     least, median, most = (f"{value:.{digits}f}" for value in spread(values))
-    table.add_row(what, who, least, median, most, "" if kept is None else f"{kept:.2f}")
+    row = (what, who, least, median, most, "" if kept is None else f"{kept:.2f}")
+    table.add_row(*row)
+    print(*row, sep=" | ", file=sys.stderr, flush=True)
 
 
 def main() -> None:
