@@ -199,7 +199,7 @@ def test_codes_are_joined(
             layer.weight.copy_(torch.randn_like(layer.weight) * float(random.uniform(0.1, 2.0)))
     y, summaries = assert_fake_equals_deploy(net.model(x), x.numpy(), form=form)
     event(f"{[summary.form for summary in summaries].count(form)} of 3 as {form}")
-    adopt(net, SimpleNamespace(layers=summaries))  # type: ignore[arg-type]
+    adopt(net, SimpleNamespace(layers=summaries, mode="exact"))  # type: ignore[arg-type]
     with torch.no_grad():
         assert_same_bits(net(x).numpy(), y, "torch")
 
