@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 
-settings.register_profile("ci", max_examples=200, derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("ci", max_examples=150, derandomize=True, deadline=None, print_blob=True)
 settings.register_profile(
     "deep", max_examples=5000, derandomize=False, deadline=None, print_blob=True
 )
