@@ -9,8 +9,8 @@ chooses; the shapes for which no form is as fast as float32; and the table fitte
 """
 
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from bridge.export.convert import convert_model
 from bridge.export.costs import FLOAT, FLOAT32, FORMS, KINDS, features, kind
 from bridge.export.forms import Form, choose_ort_form, ort_form
 from bridge.export.layer import QuantizedLayer
+from bridge.export.tune import take_turns
 
 
 class Shape(NamedTuple):
@@ -230,13 +231,8 @@ def seconds(shape: Shape, rounds: int) -> Measured:
             name = form + _CODES if chained else form
             sessions[name] = session(ir.to_proto(deploy))
     feed = {"x": np.random.default_rng(1).normal(size=shape.input).astype(np.float32)}
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(rounds + 2):
-        for name, one in sessions.items():
-            started = time.process_time()
-            one.run(None, feed)
-            times[name].append(time.process_time() - started)
-    medians = {name: float(np.median(values[2:])) for name, values in times.items()}
+    runs = {name: partial(one.run, None, feed) for name, one in sessions.items()}
+    medians = {name: float(np.median(values)) for name, values in take_turns(runs, rounds).items()}
     return Measured(medians, tuple(seen), next(iter(seen.values())))
 
 

@@ -105,14 +105,7 @@ def convert_qat_model(
             written then.
     Source: docs/semantics.md, 6 to 8.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")
-    if target != "qdq" and (symmetric or opset is not None):
-        raise ValueError(f"symmetric and opset are for target 'qdq', got target {target!r}")
-    if opset is not None and opset not in OPSETS:
-        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
-    if tune and target != "ort":
-        raise ValueError(f"target {target!r} has one form only: nothing to tune")
+    _check_target(target, symmetric=symmetric, opset=opset, tunes=bool(tune))
     _check_mode(mode, target, data)
     prefix = Path(save_path)
     if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
@@ -290,6 +283,17 @@ def read_quantized(
     products = read_products(graph, [layer.node for layer in layers])
     names = {product.name for product in products}
     return layers, products, [operator for operator in floats if operator.name not in names]
+
+
+def _check_target(target: str, *, symmetric: bool, opset: int | None, tunes: bool) -> None:
+    if target not in TARGETS:
+        raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")
+    if target != "qdq" and (symmetric or opset is not None):
+        raise ValueError(f"symmetric and opset are for target 'qdq', got target {target!r}")
+    if opset is not None and opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
+    if tunes and target != "ort":
+        raise ValueError(f"target {target!r} has one form only: nothing to tune")
 
 
 def _check_mode(mode: str, target: str, data: Iterable[Any] | None) -> None:

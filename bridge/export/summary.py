@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,15 +145,9 @@ def summarize_product(product: QuantizedProduct, form: str, arithmetic: str) -> 
     Returns:
         its line of the summary.
     """
-    first = product.operands[0]
     return LayerSummary(
-        name=product.name,
-        op=product.node.op_type,
+        **_without_weights(product),
         form=form,
-        bits=8,
-        scale_x=float(first.scale),
-        zero_point_x=signed_zero(first.zero_point),
-        channels=0,
         bound=product.accumulator_bound,
         proven=product.proven,
         arithmetic=arithmetic,
@@ -168,15 +163,9 @@ def summarize_elementwise(one: Elementwise) -> LayerSummary:
     Returns:
         its line of the summary.
     """
-    first = one.operands[0]
     return LayerSummary(
-        name=one.name,
-        op=one.node.op_type,
+        **_without_weights(one),
         form=one.form,
-        bits=8,
-        scale_x=float(first.scale),
-        zero_point_x=signed_zero(first.zero_point),
-        channels=0,
         bound=0,
         proven=True,
         arithmetic=one.arithmetic,
@@ -217,6 +206,18 @@ def summarize_layer(
         speed=choice.speed,
         seconds=choice.seconds,
     )
+
+
+def _without_weights(one: QuantizedProduct | Elementwise) -> dict[str, Any]:
+    first = one.operands[0]
+    return {
+        "name": one.name,
+        "op": one.node.op_type,
+        "bits": 8,
+        "scale_x": float(first.scale),
+        "zero_point_x": signed_zero(first.zero_point),
+        "channels": 0,
+    }
 
 
 def _moved(layer: QuantizedLayer, chain: Chain) -> MovedRescale | None:
