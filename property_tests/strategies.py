@@ -412,6 +412,17 @@ def conv_transpose_layers(draw: DrawFn, *, axes: int) -> QuantizedLayer:
     return QuantizedLayer(x, params, draw(layer_specs()), options)
 
 
+LAYERS: dict[str, SearchStrategy[QuantizedLayer]] = {
+    "linear": linear_layers(),
+    "conv1d": conv_layers(axes=1),
+    "conv2d": conv_layers(axes=2),
+    "conv3d": conv_layers(axes=3),
+    "conv_transpose1d": conv_transpose_layers(axes=1),
+    "conv_transpose2d": conv_transpose_layers(axes=2),
+}
+"""Every weighted operator by its name in qatfunc.operators."""
+
+
 class Product(NamedTuple):
     a: Tensor
     b: Tensor
