@@ -78,6 +78,9 @@ def numbers(*, shape: Shape, reach: int) -> SearchStrategy[Tensor]:
     return drawn.map(lambda n: _numbers(n, reach).reshape(shape))
 
 
+SEEDS = st.integers(0, 2**16)
+
+
 def permutations(*, count: int) -> SearchStrategy[Tensor]:
     return st.permutations(range(count)).map(torch.tensor)
 
@@ -421,6 +424,12 @@ LAYERS: dict[str, SearchStrategy[QuantizedLayer]] = {
     "conv_transpose2d": conv_transpose_layers(axes=2),
 }
 """Every weighted operator by its name in qatfunc.operators."""
+
+NamedLayer = tuple[str, QuantizedLayer]
+
+NAMED_LAYERS: SearchStrategy[NamedLayer] = st.sampled_from(list(LAYERS)).flatmap(
+    lambda name: st.tuples(st.just(name), LAYERS[name])
+)
 
 
 class Product(NamedTuple):

@@ -1,28 +1,21 @@
 """Gradients of every quantized operator are the formulas, within bounds on float32's rounding."""
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from property_tests.qatfunc.float64_layers import layer_gradients, product_gradients
-from property_tests.strategies import LAYERS, Product, QuantizedLayer, products, share_of_examples
-from qatfunc import Clip, operators
-
-SEEDS = st.integers(0, 2**16)
-
-
-def upstream_of(y: Tensor, seed: int) -> Tensor:
-    return torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
-
-
-def by_name(x: Tensor | None, params: dict[str, Tensor | Clip]) -> dict[str, Tensor]:
-    """Leaves under the names that the formulas have."""
-    found = {key: value for key, value in params.items() if key != "clip"}
-    found |= params["clip"]._asdict()
-    return found if x is None else found | {"x": x}
+from property_tests.qatfunc.float64_layers import LayerDerivatives, exact, product_gradients
+from property_tests.qatfunc.transforms import by_name, directions
+from property_tests.strategies import (
+    LAYERS,
+    SEEDS,
+    Product,
+    QuantizedLayer,
+    products,
+    share_of_examples,
+)
+from qatfunc import operators
 
 
 @pytest.mark.parametrize("name", list(LAYERS))
@@ -35,11 +28,13 @@ def test_gradients_are_the_formulas(name: str, data: st.DataObject, seed: int, x
     x = x.clone().requires_grad_(x_too)
     leaves = tree_map(lambda t: t.clone().requires_grad_(), params)
     y = getattr(operators, name)(x, leaves, spec, **options)
-    upstream = upstream_of(y, seed)
+    upstream = directions(y, seed)
     y.backward(upstream)
-    wanted = layer_gradients(name, layer, upstream)
-    for key, leaf in by_name(x if x_too else None, leaves).items():
-        assert wanted[key].admits(leaf.grad), key
+    wanted = LayerDerivatives(name, layer).gradients(exact(upstream))
+    found = {key: leaf.grad for key, leaf in by_name((x, leaves)).items()}
+    if not x_too:
+        assert found.pop("x") is None
+    assert all(wanted[key].admits(gradient) for key, gradient in found.items())
 
 
 @share_of_examples(0.5)
@@ -49,7 +44,7 @@ def test_gradients_of_a_product_are_the_formulas(case: Product, seed: int):
     a, b = (t.clone().requires_grad_() for t in (case.a, case.b))
     params = tree_map(lambda t: t.clone().requires_grad_(), case.params)
     y = operators.matmul(a, b, params, case.spec)
-    upstream = upstream_of(y, seed)
+    upstream = directions(y, seed)
     y.backward(upstream)
     wanted = product_gradients(case, upstream)
     for side, x, clip in zip("ab", (a, b), params.values(), strict=True):
