@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from bridge.config import QATConfig
+from bridge.modules.recomputed import Passes
 from bridge.modules.state import RangeState, moved
 from bridge.naming import layer_path, siblings
 from bridge.peers import Group, PeerError, alone, exchange
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
+from qatfunc.numbers import transformed
 from qatfunc.ulq import is_valid
 
 
@@ -34,7 +36,7 @@ class RangedModule(RangeState):
         self.calibrating_in_eval = False
         self.quantizes_input = True
         self._warned = False
-        self._passed = False  # whether the last forward left its inputs unquantized
+        self._passes = Passes()
         self._init_state(config, device)
         self._remember_tensors()
 
@@ -47,11 +49,27 @@ class RangedModule(RangeState):
         """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
         if not self.quantizes_input:
             return None
-        if not torch.compiler.is_compiling():
-            if in_backward():
-                # Activation checkpointing computes a forward again: as it was, without effects.
-                return None if self._passed else {name: self._resolve(name) for name in inputs}
-            self._passed = not self.calibrated
+        if torch.compiler.is_compiling():
+            return self._clips_of_a_call(inputs)
+        if in_backward():
+            # Activation checkpointing computes a forward again: as it was, without effects.
+            passed = self._passes.recall(inputs)
+            return None if passed else {name: self._resolve(name) for name in inputs}
+        alike = not self.training or (self.calibrated and not self._passes.any)
+        if alike or self.calibrating_in_eval or transformed():
+            self._passes.latest(passed=not self.calibrated)
+            return self._clips_of_a_call(inputs)
+        self._passes.begin(self._versions)
+        clips = self._clips_of_a_call(inputs)
+        self._passes.record(inputs, passed=clips is None, step=self._versions)
+        return clips
+
+    @property
+    def _versions(self) -> int:
+        """A number that changes when an optimizer steps."""
+        return sum(p._version for p in self._parameters.values() if p is not None)
+
+    def _clips_of_a_call(self, inputs: Mapping[str, Tensor]) -> dict[str, Clip] | None:
         if self.calibrated:
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}

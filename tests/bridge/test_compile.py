@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bridge import (
     Conv2dQAT,
@@ -18,6 +19,7 @@ from bridge import (
 )
 from tests.bridge.layers import config, same_state, state
 from tests.qatfunc.bits import same_bits
+from tests.qatfunc.composed import without_fusing
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +38,14 @@ class Net(nn.Module):
         self.stem = nn.Sequential(Conv2dQAT(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         self.product = MatMulQAT()
         self.head = LinearQAT(6, 3, config=learned)
+        self.saving = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.head(self.product(x, x.mT))
+        x = self._part(self.stem, x)
+        return self._part(self.head, self._part(self.product, x, x.mT))
+
+    def _part(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
+        return checkpoint(layer, *inputs, use_reentrant=False) if self.saving else layer(*inputs)
 
 
 @pytest.fixture
@@ -74,6 +80,34 @@ def test_a_compiled_model_has_the_bits_and_gradients_of_the_eager_one(net, train
         assert_close(found, gradients(eager, wanted))
         assert found["stem.0.acts_clip_max"] != 0
     assert same_state(state(model), state(eager))
+
+
+def test_a_compiled_model_has_the_bits_of_the_composition_forward_and_backward(net):
+    eager, x = net
+    model = copy.deepcopy(eager)
+    y = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    with without_fusing():
+        wanted = eager(x)
+    assert same_bits(y, wanted)
+    found, expected = gradients(model, y), gradients(eager, wanted)
+    assert list(found) == list(expected)
+    assert all(same_bits(found[name], expected[name]) for name in found)
+
+
+def test_a_compiled_model_with_checkpoints_has_the_same_gradients(net):
+    eager, x = net
+    plain, saving = copy.deepcopy(eager), copy.deepcopy(eager)
+    saving.saving = True
+    results = []
+    for model in (plain, saving):
+        y = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        results.append((y, gradients(model, y)))
+    (y, wanted), (saved_y, found) = results
+    assert same_bits(saved_y, y)
+    assert list(found) == list(wanted)
+    assert all(same_bits(found[name], wanted[name]) for name in found)
+    assert_close(found, gradients(eager, eager(x)))
+    assert same_state(state(saving), state(plain))
 
 
 def test_a_compiled_step_replaces_a_crossed_range():

@@ -67,6 +67,53 @@ def test_activation_checkpointing_computes_the_same_and_calibrates_once(reentran
     assert saving.conv.cur_batch == (0 if data else 3)
 
 
+class Repeated(nn.Module):
+    """Two layers that a step calls several times, each call a checkpoint of its own or not."""
+
+    def __init__(self, batch_num):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = LinearQAT(6, 6, config=config({"batch_num": batch_num}))
+        self.product = MatMulQAT(config=config({"batch_num": batch_num}))
+
+    def part(self, x):
+        return torch.relu(self.product(self.fc(x), x.mT)).expand(-1, -1, 6)
+
+    def forward(self, x, reentrant=None):
+        for _ in range(3):
+            x = (
+                self.part(x)
+                if reentrant is None
+                else checkpoint(self.part, x, use_reentrant=reentrant)
+            )
+        return x
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("batch_num", [1, 2, 3, 4, 5])
+def test_a_layer_may_be_called_several_times_while_its_calibration_ends(reentrant, batch_num):
+    plain, saving = Repeated(batch_num), Repeated(batch_num)
+    for x in 2 * [torch.randn(4, 1, 6) for _ in range(2)]:
+        for net, how in ((plain, None), (saving, reentrant)):
+            net.zero_grad()
+            net(x.clone().requires_grad_(), how).square().mean().backward()
+            torch.optim.SGD(net.parameters(), lr=0.01).step()
+        found, wanted = gradients(saving), gradients(plain)
+        assert list(found) == list(wanted)
+        assert all(same_bits(found[name], wanted[name]) for name in found)
+        assert same_state(state(saving), state(plain))
+    assert saving.fc.calibrated
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_batch_that_calibrated_may_come_again(reentrant):
+    plain, saving, x = Repeated(1), Repeated(1), torch.randn(4, 1, 6)
+    for net, how in ((plain, None), (saving, reentrant)):
+        net.fc(x)  # nobody differentiates this call, and no optimizer steps
+        net(x.clone().requires_grad_(), how).square().mean().backward()
+    assert all(same_bits(gradients(saving)[name], g) for name, g in gradients(plain).items())
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_checkpoint_replaces_a_crossed_range_once(reentrant):
     net = trained()
