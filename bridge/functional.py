@@ -131,6 +131,8 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
         layer._batches = int(layer.cur_batch)
         seen = _seen_by(path, layer, state)
         layer._calibration = {name: one for name, one in seen.items() if int(one.batches)}
+        if isinstance(layer, QATLayer) and not layer.quantizes_input:
+            layer._started_without_input = layer.config.learned_scale
     return copied
 
 
@@ -138,7 +140,9 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
 def _start_scales(model: nn.Module, params: Params, buffers: dict[str, Tensor]) -> None:
     """Start trained weight scales, as a module does with its first batch."""
     for path, layer in qat_layers(model):
-        if not isinstance(layer, QATLayer) or not layer.config.learned_scale or layer._batches:
+        if not isinstance(layer, QATLayer) or not layer.config.learned_scale:
+            continue
+        if layer._scales_started:
             continue
         params[_join(path, "wts_scales")] = layer._learned_scale(layer._arq_scale())
         if layer.calibrated:

@@ -18,12 +18,15 @@ from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
 from qatfunc.params import Params
 
+_STARTED = "wts_scales_started"
+
 
 class QATLayer(RangedModule):
     """A layer whose weight and input are quantized, mixed into a torch layer class.
 
     What it computes is one call into qatfunc. State beside the input's range "acts": wts_scales,
-    which is trained with ulq_retrain (ARQ's scales hold until cur_batch counts a batch) and
+    which is trained with ulq_retrain (ARQ's scales hold until cur_batch counts a batch, or a
+    checkpoint says wts_scales_started, where inputs are not quantized and none is counted) and
     derived otherwise; wts_offsets and wts_offsets_deploy, which are 0, and s_rec_flag.
     """
 
@@ -51,6 +54,7 @@ class QATLayer(RangedModule):
     def _init_scales(self, read: QATConfig) -> None:
         device = self.weight.device
         self._init_ranges(read, device)
+        self._started_without_input = False
         count = self.out_channels if read.weight.per_channel else 1
         unset = torch.full((count,), torch.nan, device=device)
         start = torch.ones_like(unset) if read.learned_scale else unset
@@ -176,9 +180,19 @@ class QATLayer(RangedModule):
             self.register_buffer("frozen_wts_scales", scale.detach().clone(), persistent=persistent)
         self._remember_tensors()
 
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._started_without_input:
+            destination[prefix + _STARTED] = torch.tensor(True)
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        started = bool(state_dict.pop(prefix + _STARTED, False))
+        if f"{prefix}wts_scales" in state_dict:
+            self._started_without_input = started
         held = state_dict.get(f"{prefix}frozen_wts_scales")
         if held is not None and "frozen_wts_scales" not in self._buffers:
             self.register_buffer("frozen_wts_scales", torch.ones_like(held))
@@ -203,7 +217,8 @@ class QATLayer(RangedModule):
                 f"{prefix}wts_scales was trained with s_rec_flag={reciprocal}, the configuration "
                 f"says {self.config.reciprocal_scale}"
             )
-        if not state_dict.get(f"{prefix}cur_batch", 1) or bool(self.wts_scales.isnan().any()):
+        counted = self._started_without_input or state_dict.get(f"{prefix}cur_batch", 1)
+        if not counted or bool(self.wts_scales.isnan().any()):
             with torch.no_grad():
                 self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
 
@@ -237,7 +252,7 @@ class QATLayer(RangedModule):
 
     @property
     def _scales_started(self) -> bool:
-        return self.config.learned_scale and self._batches > 0
+        return self.config.learned_scale and (self._batches > 0 or self._started_without_input)
 
     def _learned_scale(self, stored: Tensor) -> Tensor:
         return 1.0 / stored if self.config.reciprocal_scale else stored
@@ -247,6 +262,8 @@ class QATLayer(RangedModule):
         self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
         if self.calibrated:
             self._count_batch()  # the range was given, so no batch is calibrated
+        elif not self.quantizes_input:
+            self._started_without_input = True
 
     def _arq_scale(self, weight: Tensor | None = None) -> Tensor:
         """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""

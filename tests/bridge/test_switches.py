@@ -18,14 +18,17 @@ from bridge import (
     freeze_weight_scales,
     frozen_clips,
     frozen_weight_scales,
+    functionalize,
     quantization,
     set_quantization,
+    to_module,
     verify,
 )
 from qatfunc import arq_qparams, resolve_clip, ulq_qparams
 from qatfunc.affine import fake_quantize
 from tests.bridge.exporting import EXPORTERS, export, quiet
 from tests.bridge.layers import KINDS, NAMES, calibrated, config, same_state, state
+from tests.qatfunc.bits import same_bits
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain", "s_rec_flag": True}
 
@@ -333,3 +336,33 @@ def test_a_pattern_that_matches_no_layer_is_an_error(switch):
     for pattern in ("conv*", "1"):
         with pytest.raises(ValueError, match=f"^no quantized layer matches '{pattern[:4]}"):
             switch(model, layers=pattern)
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_scales_train_where_inputs_were_never_quantized(name, reciprocal):
+    learned = {"weights_retrain_algo": "ulq_retrain", "s_rec_flag": reciprocal}
+    layer, kind = KINDS[name].layer(None, learned), KINDS[name]
+    set_quantization(layer, activations=False)
+    layer(kind.batch()).square().sum().backward()
+    layer.wts_scales.grad = None
+    layer(kind.batch()).square().sum().backward()
+    assert layer.wts_scales.grad.all()
+    with torch.no_grad():
+        layer.wts_scales.mul_(1.125)
+    trained, x = layer.wts_scales.detach().clone(), kind.batch()
+    again = kind.layer(None, learned)
+    again.load_state_dict(layer.state_dict())
+    set_quantization(again, activations=False)
+    assert same_bits(again(x), layer(x))
+    assert same_bits(again.wts_scales.detach(), trained)
+    copied = to_module(layer, *functionalize(layer).init())
+    assert same_bits(copied(x), layer(x))
+
+    assert not layer.calibrated
+    set_quantization(layer, activations=True)
+    layer(x)
+    assert layer.calibrated
+    assert same_bits(layer.wts_scales.detach(), trained), "a scale starts once"
+    again.load_state_dict(layer.state_dict())
+    assert again.calibrated
