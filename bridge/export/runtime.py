@@ -18,6 +18,8 @@ from bridge.export.float_operator import fit_to_stride
 
 Feeds = dict[str, Array]
 
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+
 
 def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) -> Feeds:
     """Run a model and return its outputs, and any of its inner values, by name.
@@ -32,7 +34,7 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     Raises:
         ValueError: the number of inputs does not fit.
     """
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     defaults = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in defaults]
     if len(names) != len(inputs):
@@ -44,6 +46,7 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     wanted = [value.name for value in model.graph.output]
     feeds = dict(zip(names, inputs, strict=True))
     if any(n.op_type.startswith("Ascend") and not n.domain for n in model.graph.node):
+        onnx.load_external_data_for_model(model, str(path.parent))
         results = ReferenceEvaluator(model, new_ops=ASCEND_OPERATORS).run(None, feeds)
     else:
         results = _session(model, path).run(None, feeds)
@@ -79,9 +82,8 @@ def sums_int8_exactly() -> bool:
 def _session(model: onnx.ModelProto, path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if path.with_name(f"{path.name}.data").exists():
-        # Above protobuf's limit a model cannot be handed over in memory.
-        return onnxruntime.InferenceSession(str(path), options)
+    # Weights in external files stay there: with them a model may pass protobuf's limit of 2 GB.
+    options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.parent.absolute()))
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
