@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from bridge import calibrate
 from tests.bridge.layers import same_state, state
@@ -112,6 +114,30 @@ def test_calibration_during_training(results):
         assert_close(theirs[0], gradients[0])
         assert_near(after, state(net))
         assert same_state(after, results[0]["ddp from the start"][1])
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.usefixtures("group_of_one")
+def test_only_calibration_during_training_needs_unused_parameters_found(calibrated):
+    net = Net("ulq_retrain", 1)
+    if calibrated:
+        calibrate(net, [batch(9)])
+    ddp = DistributedDataParallel(net)
+    ddp(batch(0)).square().mean().backward()
+    if calibrated:
+        ddp(batch(1)).square().mean().backward()
+    else:
+        with pytest.raises(RuntimeError, match="find_unused_parameters=True"):
+            ddp(batch(1))
 
 
 def test_a_calibrated_forward_waits_for_nobody(results):
