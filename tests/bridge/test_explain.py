@@ -7,8 +7,10 @@ import pytest
 from bridge import ConversionError, convert_qat_model, explain
 from bridge.export import costs
 from bridge.export.forms import TARGETS
-from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, ZX, X, model, save, the_layer
+from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, ZX, X, model, save
 from tests.bridge.test_chains import chained, long_sums
+
+pytestmark = pytest.mark.usefixtures("integers_first")
 
 
 def explained(proto, folder, *, shapes=None, **options):
@@ -124,16 +126,6 @@ def test_what_the_table_has_no_speed_for(tmp_path, name):
     proto, form, reason = OTHERS[name]
     (row,) = explained(proto, tmp_path).layers
     assert (row.form, row.reason, row.speed) == (form, reason, None)
-
-
-@pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("chained", [False, True])
-def test_the_table_has_every_kind(tmp_path, groups, chained):
-    one = the_layer(layer((6, 6 // groups, 3, 3), groups=groups), tmp_path)
-    names = costs.FORMS if chained else costs.FORMS[1:]
-    times = costs.estimates(one, names, chained=chained)
-    assert [name for name in times if name != costs.FLOAT32] == list(names)
-    assert all(time > 0 for time in times.values())
 
 
 @pytest.mark.parametrize("target", ["qdq", "ascend"])
