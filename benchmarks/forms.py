@@ -2,10 +2,10 @@
 
     python benchmarks/forms.py [ROUNDS]
 
-Every shape is built in every form by the converter itself, all forms take turns in one process,
-and the medians are fitted by costs that grow with the multiplications, the columns and the
-outputs. Printed are the times as ratios to float32, a star at the form that the converter's table
-chooses; the shapes for which no form is as fast as float32; and the table fitted anew.
+Every shape is built in every form by the converter itself, all shapes and forms take turns in one
+process, and the medians are fitted by costs that grow with the multiplications, the columns and
+the outputs. Printed are the times as ratios to float32, a star at the form that the converter's
+table chooses; the shapes for which no form is as fast as float32; and the table fitted anew.
 """
 
 import sys
@@ -221,8 +221,8 @@ def chosen(
     return choose
 
 
-def seconds(shape: Shape, rounds: int) -> Measured:
-    """Measure every form, in turns, and the float model."""
+def load(shape: Shape) -> tuple[dict[str, Callable[[], Any]], dict[str, QuantizedLayer]]:
+    """Load the float model and every form; return what runs them, and the layer of the chosen."""
     sessions, seen = {FLOAT32: session(float_model(shape))}, {}
     for chained in (False, True):
         made = source(shape, chained=chained)
@@ -231,9 +231,26 @@ def seconds(shape: Shape, rounds: int) -> Measured:
             name = form + _CODES if chained else form
             sessions[name] = session(ir.to_proto(deploy))
     feed = {"x": np.random.default_rng(1).normal(size=shape.input).astype(np.float32)}
-    runs = {name: partial(one.run, None, feed) for name, one in sessions.items()}
-    medians = {name: float(np.median(values)) for name, values in take_turns(runs, rounds).items()}
-    return Measured(medians, tuple(seen), next(iter(seen.values())))
+    return {name: partial(one.run, None, feed) for name, one in sessions.items()}, seen
+
+
+def measure(rounds: int) -> dict[Shape, Measured]:
+    """Measure every form of every shape, and the float models, all in turns."""
+    loaded = {shape: load(shape) for shape in SHAPES}
+    runs = {
+        f"{name} of {shape.title}": run
+        for shape, (named, _) in loaded.items()
+        for name, run in named.items()
+    }
+    medians = {key: float(np.median(values)) for key, values in take_turns(runs, rounds).items()}
+    return {
+        shape: Measured(
+            {name: medians[f"{name} of {shape.title}"] for name in named},
+            tuple(seen),
+            next(iter(seen.values())),
+        )
+        for shape, (named, seen) in loaded.items()
+    }
 
 
 def fit(measured: dict[Shape, Measured], name: str, group: str) -> str:
@@ -252,7 +269,7 @@ def fit(measured: dict[Shape, Measured], name: str, group: str) -> str:
 def main(rounds: int) -> None:
     """Measure all shapes, print the ratios, what is slower than float32 and the fitted table."""
     console = Console(width=150)
-    measured = {shape: seconds(shape, rounds) for shape in SHAPES}
+    measured = measure(rounds)
     names = [name for name in next(iter(measured.values())).seconds if name != FLOAT32]
     table = Table(title="float32 time / time of the form; * chosen")
     table.add_column("shape")
@@ -271,7 +288,7 @@ def main(rounds: int) -> None:
     console.print("No form is as fast as float32; the best one is:", *slow, sep="\n    ")
     for name in (FLOAT32, *names):
         for group in KINDS:
-            console.print(fit(measured, name, group))
+            print(fit(measured, name, group))
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ def write_files(folder: Path) -> Iterator[tuple[str, str]]:
             path = folder / "inter_model"
             export(exported, x, path, dynamo=exporter == "default")
             for form, options in forms.items():
+                given = options | ({"data": [x.numpy()]} if form == "fast" else {})
                 case = f"{name}, {form}" + (", default exporter" if exporter == "default" else "")
-                fake, deploy, *_ = convert_model(read_model(path), **options)
+                fake, deploy, *_ = convert_model(read_model(path), **given)
                 made = {"fake-quant": fake, "deploy": deploy}
                 if options.get("target") == "ascend":
                     made["deploy"] = twin_of(deploy)
@@ -160,13 +161,12 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
     from torch import nn
 
     from bridge.export.costs import FLOAT, FORMS, INTEGER, QLINEAR
-    from bridge.export.forms import choose_ort_form, ort_form
+    from bridge.export.forms import ort_candidates
 
     def chosen(form: str) -> Callable[..., Any]:
         def choose(layer: Any, chain: Any) -> Any:
-            if layer.op != "Conv" or (form == QLINEAR and chain is None):
-                return choose_ort_form(layer, None)
-            return ort_form(form, chain)
+            candidates = {one.name: one for one in ort_candidates(layer, chain)}
+            return candidates.get(form) or next(iter(candidates.values()))
 
         return choose
 
@@ -188,7 +188,15 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
     line = nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 4, 2))
     up = nn.Sequential(
         *(nn.ConvTranspose2d(4, 8, 3, stride=2, output_padding=1), nn.ReLU()),
-        nn.ConvTranspose2d(8, 6, 3, dilation=2, groups=2, padding=1, output_padding=1),
+        *(
+            nn.ConvTranspose2d(8, 6, 3, dilation=2, groups=2, padding=1, output_padding=1),
+            nn.ReLU(),
+        ),
+        nn.Conv2d(6, 4, 3),
+    )
+    line_up = nn.Sequential(
+        *(nn.ConvTranspose1d(4, 8, 4, stride=2, padding=1), nn.ReLU()),
+        nn.ConvTranspose1d(8, 6, 3, groups=2),
     )
     picture = (2, 4, 18, 18)
     return {
@@ -196,14 +204,39 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
         "BatchNorm": (norm, picture, plain | {"folded": {"fold_batch_norm": True}}),
         "linear": (mlp, (5, 40), plain | {"vnni": {"vnni": True}} | ascend),
         "linear, rank 3": (mlp, (5, 3, 40), plain | ascend),
-        "conv 3d": (volume, (2, 4, 6, 7, 8), integer | ascend),
+        "conv 3d": (volume, (2, 4, 6, 7, 8), forms | ascend),
         "conv 1d": (line, (2, 4, 30), forms | ascend),
-        "transposed": (up, (2, 4, 7, 7), plain | ascend),
+        "transposed": (up, (2, 4, 7, 7), forms | ascend),
+        "transposed 1d": (line_up, (2, 4, 9), forms | ascend),
+        "sums": (_sums(), picture, {"exact": forms[QLINEAR], "fast": forms[QLINEAR]}),
         "product": (_product(), (3, 6, 20), plain | ascend),
         "conv, 16 bits": (conv, picture, integer),
         "linear, 16 bits": (mlp, (5, 40), plain),
-        "transposed, 16 bits": (up, (2, 4, 7, 7), plain),
+        "transposed, 16 bits": (up, (2, 4, 7, 7), integer),
     }
+
+
+def _sums() -> Any:
+    """Build a network whose sums, joins and LeakyReLUs mode "fast" computes with codes."""
+    import torch
+    from torch import Tensor, nn
+
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(4, 8, 3, padding=1)
+            self.second = nn.Conv2d(8, 8, 3, padding=1)
+            self.third = nn.Conv2d(8, 8, 1)
+            self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+            self.last = nn.Conv2d(12, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).relu()
+            x = nn.functional.leaky_relu(self.second(x) + x, 0.1)
+            x = self.up((self.third(x) + x).relu())
+            return self.last(torch.cat([x, x.relu()], 1))
+
+    return Sums()
 
 
 def _product() -> Any:

@@ -107,17 +107,16 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
     scale_w = integer.multiplier
     if phases is not None and scale_w.size > 1:
         scale_w = phases.spread(scale_w)
-    zeros_w = np.full(scale_w.shape, zero_w)
     zero_y = np.uint8(integer.grid.zero_point)
     if scale_w.size == 1:
-        scale_w, zeros_w = scale_w.reshape(()), zeros_w.reshape(())
+        scale_w = scale_w.reshape(())
     operands: list[Any] = [
         layer.x_q,
         one,
         layer.zero_point_x,
         weight,
         scale_w,
-        zeros_w,
+        zero_w,
         one,
         zero_y,
     ]

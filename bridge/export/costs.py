@@ -3,10 +3,10 @@
     nanoseconds a position of the output = a * multiplications + b * columns + c * outputs
 
 with, for a kernel that sees k numbers of each of g groups: multiplications = k * outputs, columns =
-k * g. Measured by benchmarks/forms.py on an x86 processor with AVX2, one thread, the quantizer of
-the input included; "> codes" is the cost up to the next layer's quantizer, "float32" that of the
-float network's convolution. Depthwise and other grouped convolutions have numbers of their own, and
-so have transposed ones and those in three dimensions.
+k * g. Measured by benchmarks/forms.py in one run on an x86 processor with AVX2, one thread, the
+quantizer of the input included; "> codes" is the cost up to the next layer's quantizer, "float32"
+that of the float network's convolution. Depthwise and other grouped convolutions have numbers of
+their own, and so have transposed ones and those in three dimensions.
 
 A transposed convolution is counted by positions of the input. In integers it is the convolution of
 bridge.export.sub_pixel; in float, columns are what it adds up, which is every product's place.
@@ -37,54 +37,60 @@ KINDS = tuple(
 """What kind tells apart."""
 
 _COSTS: dict[tuple[str, str], tuple[float, float, float]] = {
-    ("float32", "dense"): (0.0229, 0.22, 0.455),
-    ("float32", "depthwise"): (0.139, 0, 0),
-    ("float32", "grouped"): (0.00105, 0.446, 0.988),
-    ("ConvInteger", "dense"): (0.0181, 0.297, 0.963),
-    ("ConvInteger", "depthwise"): (0.524, 0, 0),
-    ("ConvInteger", "grouped"): (0.0148, 0.449, 0.915),
-    ("ConvInteger", "transposed dense"): (0.0291, 0.193, 3.16),
-    ("ConvInteger", "transposed depthwise"): (1.09, 0, 0),
-    ("ConvInteger", "transposed grouped"): (0.0206, 0.253, 4.31),
-    ("ConvInteger", "3-D dense"): (0.0309, 1.12, 1.38),
-    ("ConvInteger", "3-D depthwise"): (1.46, 0, 0),
-    ("ConvInteger", "3-D grouped"): (0.0591, 1.42, 0),
-    ("integer-valued float", "dense"): (0.0238, 0.263, 1.25),
-    ("integer-valued float", "depthwise"): (0.276, 0, 0),
-    ("integer-valued float", "grouped"): (0, 0.487, 2.07),
-    ("integer-valued float", "transposed dense"): (0.0364, 0.616, 3.63),
-    ("integer-valued float", "transposed depthwise"): (0.537, 0, 3.11),
-    ("integer-valued float", "transposed grouped"): (0.0437, 0.473, 2.74),
-    ("integer-valued float", "3-D dense"): (0.0414, 0.535, 1.9),
-    ("integer-valued float", "3-D depthwise"): (0.861, 0, 0),
-    ("integer-valued float", "3-D grouped"): (0.0402, 1.04, 0),
-    ("QLinearConv > codes", "dense"): (0.015, 0.378, 0.979),
-    ("QLinearConv > codes", "depthwise"): (0.223, 0, 0),
-    ("QLinearConv > codes", "grouped"): (0, 0.917, 1),
-    ("QLinearConv > codes", "transposed dense"): (0.0216, 0.619, 2.67),
-    ("QLinearConv > codes", "transposed depthwise"): (4.04, 0, 0),
-    ("QLinearConv > codes", "transposed grouped"): (0, 1.62, 4.64),
-    ("QLinearConv > codes", "3-D dense"): (0.0094, 1.26, 2.43),
-    ("QLinearConv > codes", "3-D depthwise"): (0.505, 0, 0),
-    ("QLinearConv > codes", "3-D grouped"): (0, 2.17, 0),
-    ("ConvInteger > codes", "dense"): (0.018, 0.3, 1.23),
-    ("ConvInteger > codes", "depthwise"): (0.563, 0, 0),
-    ("ConvInteger > codes", "grouped"): (0.0137, 0.441, 1.32),
-    ("ConvInteger > codes", "transposed dense"): (0.0301, 0.201, 3.35),
-    ("ConvInteger > codes", "transposed depthwise"): (1.18, 0, 0),
-    ("ConvInteger > codes", "transposed grouped"): (0.0145, 0.282, 5.08),
-    ("ConvInteger > codes", "3-D dense"): (0.0347, 0.967, 2.25),
-    ("ConvInteger > codes", "3-D depthwise"): (1.49, 0, 0),
-    ("ConvInteger > codes", "3-D grouped"): (0.0584, 1.41, 0),
-    ("integer-valued float > codes", "dense"): (0.0236, 0.266, 1.56),
-    ("integer-valued float > codes", "depthwise"): (0.308, 0, 0),
-    ("integer-valued float > codes", "grouped"): (0, 0.461, 2.43),
-    ("integer-valued float > codes", "transposed dense"): (0.0377, 0.438, 3.87),
-    ("integer-valued float > codes", "transposed depthwise"): (0.185, 0, 4.55),
-    ("integer-valued float > codes", "transposed grouped"): (0.041, 0.408, 3.33),
-    ("integer-valued float > codes", "3-D dense"): (0.0412, 0.553, 2.44),
-    ("integer-valued float > codes", "3-D depthwise"): (0.914, 0, 0),
-    ("integer-valued float > codes", "3-D grouped"): (0.0456, 1.01, 0),
+    ("float32", "dense"): (0.0389, 0.479, 1.5),
+    ("float32", "depthwise"): (0.349, 0, 0),
+    ("float32", "grouped"): (0, 0.999, 2.52),
+    ("float32", "transposed dense"): (0.044, 1.53, 0.841),
+    ("float32", "transposed depthwise"): (0.83, 0, 4.06),
+    ("float32", "transposed grouped"): (0.0681, 0.812, 0.986),
+    ("float32", "3-D dense"): (0.0543, 1.1, 1.65),
+    ("float32", "3-D depthwise"): (1.43, 0, 0),
+    ("float32", "3-D grouped"): (0.0578, 1.84, 0),
+    ("ConvInteger", "dense"): (0.0354, 0.735, 2.24),
+    ("ConvInteger", "depthwise"): (1.36, 0, 0),
+    ("ConvInteger", "grouped"): (0.0361, 1.11, 2.22),
+    ("ConvInteger", "transposed dense"): (0.0428, 0.621, 2.85),
+    ("ConvInteger", "transposed depthwise"): (1.71, 0, 0),
+    ("ConvInteger", "transposed grouped"): (0.0357, 0.816, 4.07),
+    ("ConvInteger", "3-D dense"): (0.0515, 2.04, 1.62),
+    ("ConvInteger", "3-D depthwise"): (2.68, 0, 0),
+    ("ConvInteger", "3-D grouped"): (0.0935, 2.83, 0),
+    ("integer-valued float", "dense"): (0.0403, 0.565, 3.13),
+    ("integer-valued float", "depthwise"): (0.621, 0, 0),
+    ("integer-valued float", "grouped"): (0, 0.965, 4.6),
+    ("integer-valued float", "transposed dense"): (0.0444, 1.47, 2.33),
+    ("integer-valued float", "transposed depthwise"): (0.761, 0, 5.59),
+    ("integer-valued float", "transposed grouped"): (0.0675, 0.841, 2.29),
+    ("integer-valued float", "3-D dense"): (0.0578, 1.09, 2.64),
+    ("integer-valued float", "3-D depthwise"): (1.6, 0, 0),
+    ("integer-valued float", "3-D grouped"): (0.0632, 1.93, 0),
+    ("QLinearConv > codes", "dense"): (0.0266, 0.984, 2.48),
+    ("QLinearConv > codes", "depthwise"): (0.501, 0, 0),
+    ("QLinearConv > codes", "grouped"): (0, 2.26, 2.33),
+    ("QLinearConv > codes", "transposed dense"): (0.0269, 1.19, 2.76),
+    ("QLinearConv > codes", "transposed depthwise"): (7.22, 0, 0),
+    ("QLinearConv > codes", "transposed grouped"): (0, 3.28, 4.15),
+    ("QLinearConv > codes", "3-D dense"): (0.00215, 2.62, 3.98),
+    ("QLinearConv > codes", "3-D depthwise"): (0.769, 0, 0),
+    ("QLinearConv > codes", "3-D grouped"): (0, 4.01, 0),
+    ("ConvInteger > codes", "dense"): (0.0354, 0.748, 2.66),
+    ("ConvInteger > codes", "depthwise"): (1.43, 0, 0),
+    ("ConvInteger > codes", "grouped"): (0.0299, 1.2, 2.72),
+    ("ConvInteger > codes", "transposed dense"): (0.0428, 0.646, 3.12),
+    ("ConvInteger > codes", "transposed depthwise"): (1.9, 0, 0),
+    ("ConvInteger > codes", "transposed grouped"): (0.0361, 0.862, 4.47),
+    ("ConvInteger > codes", "3-D dense"): (0.0452, 2.36, 2.14),
+    ("ConvInteger > codes", "3-D depthwise"): (2.7, 0, 0),
+    ("ConvInteger > codes", "3-D grouped"): (0.0847, 3.02, 0),
+    ("integer-valued float > codes", "dense"): (0.0398, 0.605, 3.59),
+    ("integer-valued float > codes", "depthwise"): (0.675, 0, 0),
+    ("integer-valued float > codes", "grouped"): (0, 1.02, 4.96),
+    ("integer-valued float > codes", "transposed dense"): (0.0446, 1.36, 3.03),
+    ("integer-valued float > codes", "transposed depthwise"): (0.831, 0, 5.96),
+    ("integer-valued float > codes", "transposed grouped"): (0.0664, 0.881, 2.82),
+    ("integer-valued float > codes", "3-D dense"): (0.0567, 1.14, 3.25),
+    ("integer-valued float > codes", "3-D depthwise"): (1.61, 0, 0),
+    ("integer-valued float > codes", "3-D grouped"): (0.0544, 2.06, 0),
 }
 
 
@@ -131,7 +137,7 @@ def estimates(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> 
         forms: those of FORMS that it can take.
         chained: whether it goes into one quantizer, and QLinearConv is proven equal.
     Returns:
-        nanoseconds a position, by form; with FLOAT32 where the table has it.
+        nanoseconds a position, by form, and FLOAT32's.
     """
 
     def cost(form: str) -> float:
@@ -139,5 +145,4 @@ def estimates(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> 
         key = (f"{form} > codes" if chained and form != FLOAT32 else form, kind(layer))
         return sum(c * n for c, n in zip(_COSTS[key], numbers, strict=True))
 
-    known = (FLOAT32, kind(layer)) in _COSTS
-    return {form: cost(form) for form in (*forms, *([FLOAT32] if known else []))}
+    return {form: cost(form) for form in (*forms, FLOAT32)}

@@ -7,15 +7,15 @@ LeakyRelu ONNX Runtime makes a table of its 256 codes, with the operations of th
 their order, when it loads the model.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from bridge.export.add_factors import fit_factors
 from bridge.export.forms import FLOAT32, INT8
-from bridge.export.layer_names import module_path, scope_of_name
+from bridge.export.layer_names import UniqueNames, module_path, scope_of_name
 from bridge.export.limits import behind_limits
 from bridge.export.pairs import NotQuantizedError, read_activation
 from bridge.export.product import Operand
@@ -91,13 +91,12 @@ def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elem
         these, in topological order, each with a name of its own.
     """
     found: list[Elementwise] = []
-    names = set(taken)
+    names = UniqueNames(taken)
     for node in graph:
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
-            one = _read(node, _unique(node, names))
+            one = _read(node, _name(node))
             if one is not None:
-                names.add(one.name)
-                found.append(one)
+                found.append(replace(one, name=names.give(one.name)))
     return found
 
 
@@ -185,15 +184,6 @@ def _replace(scribe: Scribe, one: Elementwise, codes: ir.Value) -> None:
     scribe.replace(one.output, codes, ir.DataType.UINT8)
 
 
-def _unique(node: ir.Node, taken: set[str]) -> str:
+def _name(node: ir.Node) -> str:
     name = module_path(node) or scope_of_name(node.name or "") or node.name
-    name = name or node.outputs[0].name or node.op_type
-    return next(n for n in _numbered(name) if n not in taken)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    count = 2
-    while True:
-        yield f"{name}#{count}"
-        count += 1
+    return name or node.outputs[0].name or node.op_type

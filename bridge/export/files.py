@@ -167,6 +167,7 @@ def _write_all(folder: Path, models: Mapping[Path, ir.Model]) -> None:
             external = _external_name(path, model)
             if external is None:
                 _load(model)
+            _state_types_once(model)
             try:
                 ir.save(model, Path(scratch) / path.name, external_data=external)
             except ir.serde.SerdeError as error:  # a name that is not UTF-8
@@ -186,6 +187,14 @@ def _load(model: ir.Model) -> None:
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+
+
+def _state_types_once(model: ir.Model) -> None:
+    """Drop the types of initializers: their tensors have them, and a file would say them again."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None and not value.is_graph_output():
+                value.type = value.shape = None
 
 
 def _external_name(path: Path, model: ir.Model) -> str | None:

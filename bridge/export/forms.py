@@ -163,7 +163,7 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
     if len(forms) == 1:
         return Choice(forms[costs.FLOAT], f"no integer operator for it{halves}")
     times = costs.estimates(layer, list(forms), chained=chain is not None)
-    float32 = times.pop(costs.FLOAT32, None)
+    float32 = times.pop(costs.FLOAT32)
     name = min(times, key=lambda form: times[form])
     if name == costs.FLOAT:
         reason = _why_float(layer)
@@ -172,8 +172,7 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
     else:
         reason = "fastest" if chain is None else "faster than QLinearConv here"
     # The table was measured with inputs of 8 bits, and not in one dimension.
-    known = float32 is not None and layer.weight.ndim > 3 and not layer.wide
-    speed = float32 / times[name] if known and float32 is not None else None
+    speed = float32 / times[name] if layer.weight.ndim > 3 and not layer.wide else None
     return Choice(forms[name], reason + halves, speed)
 
 

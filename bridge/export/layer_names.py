@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -94,3 +95,34 @@ def scope_of_name(name: str) -> str:
             parts.pop()
         parts.append(part)
     return ".".join(parts)
+
+
+class UniqueNames:
+    """Gives every name once: the second use of a name is NAME#2.
+
+    Args:
+        taken: names that are given already.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._given = set(taken)
+        self._uses: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the name is given."""
+        return name in self._given
+
+    def give(self, name: str) -> str:
+        """Return the name, or the next NAME#n that is free.
+
+        Args:
+            name: what to call something.
+        Returns:
+            a name that was not given before.
+        """
+        unique = name
+        while unique in self._given:  # a node may be called NAME#2 in the file too
+            self._uses[name] = self._uses.get(name, 1) + 1
+            unique = f"{name}#{self._uses[name]}"
+        self._given.add(unique)
+        return unique

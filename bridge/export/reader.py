@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bridge.export.constants import Array, constant, reshaper
 from bridge.export.errors import ConversionError
 from bridge.export.layer import QuantizedLayer, channels_first
-from bridge.export.layer_names import layer_name, tied_name
+from bridge.export.layer_names import UniqueNames, layer_name, tied_name
 from bridge.export.norm import read_norm
 from bridge.export.pairs import (
     NotQuantizedError,
@@ -80,18 +80,10 @@ def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
     ]
     named = {name for name, _ in found}
-    uses: dict[str, int] = {}
-    given: set[str] = set()
+    given = UniqueNames()
     for name, node in found:
-        unique = name
-        if name in given:
-            tied = tied_name(node, _bias_of(node), name)
-            unique = name if tied in named else tied
-        while unique in given:  # a node may be called NAME#2 in the file too
-            uses[name] = uses.get(name, 1) + 1
-            unique = f"{name}#{uses[name]}"
-        given.add(unique)
-        yield unique, node
+        tied = tied_name(node, _bias_of(node), name) if name in given else name
+        yield given.give(name if tied in named or tied in given else tied), node
 
 
 def _name(node: ir.Node) -> str:

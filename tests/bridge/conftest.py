@@ -1,13 +1,17 @@
-"""One thread: the tests share the machine, and a session's threads cost more than its model."""
+"""What tests share: one thread, one seed, and forms that no measured table decides."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
+from bridge.export import costs
+from bridge.export.layer import QuantizedLayer
+
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
+    """Use one: the tests share the machine, and a session's threads cost more than its model."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -17,3 +21,18 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def integers_first() -> Iterator[None]:
+    """Prefer QLinearConv where it is proven equal, then ConvInteger, whatever was measured."""
+
+    def estimates(
+        layer: QuantizedLayer, forms: Sequence[str], *, chained: bool
+    ) -> dict[str, float]:
+        times = {form: 1.0 + costs.FORMS.index(form) for form in forms}
+        return times | {costs.FLOAT32: 6.0}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "estimates", estimates)
+        yield

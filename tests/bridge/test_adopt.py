@@ -22,7 +22,7 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory):
+def converted(tmp_path_factory, integers_first):
     model, x = network().eval(), torch.randn(4, 48, 4, 4)
     calibrate(model, [x])
     folder = tmp_path_factory.mktemp("adopt")

@@ -8,6 +8,8 @@ from bridge import convert_qat_model, sums_int8_exactly
 from bridge.export.runtime import run_model
 from tests.bridge.graphs import MATMUL, SX, ZX, codes, model, same_bits, save
 
+pytestmark = pytest.mark.usefixtures("integers_first")
+
 KERNEL = np.random.default_rng(0).integers(-90, 90, (4, 3, 2, 2)).astype(np.int8)
 LAST = np.random.default_rng(1).integers(-90, 90, (2, 4, 1, 1)).astype(np.int8)
 SW = np.array([0.011, 0.0031, 0.0072, 0.00199], np.float32)

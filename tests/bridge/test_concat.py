@@ -8,6 +8,8 @@ from bridge import convert_qat_model
 from bridge.export.runtime import run_model
 from tests.bridge.graphs import model, same_bits, save
 
+pytestmark = pytest.mark.usefixtures("integers_first")
+
 ARRAYS = {
     "sx": np.float32(0.5),
     "zx": np.int8(-7),

@@ -15,6 +15,8 @@ from bridge.export.reader import FloatOperator
 from bridge.export.summary import LayerSummary
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, W, X, model, save
 
+pytestmark = pytest.mark.usefixtures("integers_first")
+
 
 def test_names_and_places_of_the_references_call(tmp_path, monkeypatch):
     save(model(GEMM, b=BIAS), tmp_path, "inter_model.onnx")

@@ -15,6 +15,8 @@ from bridge.report import conversion_table
 from property_tests.bridge.add_kernels import KERNELS
 from tests.bridge.graphs import model, same_bits, save
 
+pytestmark = pytest.mark.usefixtures("integers_first")
+
 WEIGHTS = np.random.default_rng(0).integers(-90, 90, (3, 4, 4, 1, 1)).astype(np.int8)
 SX, SC, SD = np.float32(0.05), np.float32(0.0421), np.float32(0.0532)
 ARRAYS = {

@@ -190,6 +190,15 @@ def test_the_limit_counts_bytes_of_initializers(tmp_path, monkeypatch):
     }
 
 
+def test_types_of_initializers_are_stated_once(tmp_path):
+    done = convert_qat_model(save(model(GEMM, b=BIAS), tmp_path), tmp_path / "net")
+    for path in (done.fake_quant, done.deploy):
+        graph = onnx.load(path).graph
+        stated = {value.name for value in graph.value_info}
+        assert graph.initializer
+        assert stated.isdisjoint(value.name for value in graph.initializer)
+
+
 def test_writing_leaves_nothing_else_behind(tmp_path):
     convert_qat_model(save(large(), tmp_path), tmp_path / "new" / "folders" / "net")
     assert sorted(contents(tmp_path / "new")) == [

@@ -28,6 +28,8 @@ from tests.bridge.graphs import (
 )
 from tests.bridge.layer_forms import BIASES, FORMS
 
+pytestmark = pytest.mark.usefixtures("integers_first")
+
 ADDED = X + W + "[fc] m = MatMul (xd, wd) y = Add (m, b)"
 
 

@@ -15,6 +15,8 @@ from tests.bridge.exporting import export
 from tests.bridge.graphs import BIAS, GEMM, MATMUL, model, same_bits, save
 from tests.bridge.test_chains import BETWEEN, chained, forms, picture
 
+pytestmark = pytest.mark.usefixtures("integers_first")
+
 INT, QLINEAR, FLOAT = costs.INTEGER, costs.QLINEAR, costs.FLOAT
 SHAPES = {"x": (2, 3, 6, 7)}
 
