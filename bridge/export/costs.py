@@ -8,6 +8,9 @@ the input included; "> codes" is the cost up to the next layer's quantizer, "flo
 float network's convolution. Depthwise and other grouped convolutions have numbers of their own, and
 so have transposed ones and those in three dimensions.
 
+A convolution of pictures (bridge.export.pictures) gathers all channels of a pixel at once: its
+columns are the pixels that its kernels see.
+
 A transposed convolution is counted by positions of the input. In integers it is the convolution of
 bridge.export.sub_pixel; in float, columns are what it adds up, which is every product's place.
 """
@@ -17,11 +20,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from bridge.export.layer import QuantizedLayer
+from bridge.export.pictures import as_pictures
 from bridge.export.sub_pixel import as_convolution
 
 QLINEAR, INTEGER, FLOAT = "QLinearConv", "ConvInteger", "integer-valued float"
 FORMS = (QLINEAR, INTEGER, FLOAT)
 """The forms of a convolution; the first one only for what goes into one quantizer."""
+
+PICTURES = "QLinearConv in 2-D"
+"""The form of bridge.export.pictures, for three dimensions and what goes into one quantizer."""
+
+CHAINED = (QLINEAR, PICTURES)
+"""The forms that compute a bridge.export.chains.Chain."""
 
 FLOAT32 = "float32"
 """What the float network has; no form of a quantized layer."""
@@ -67,6 +77,9 @@ _COSTS: dict[tuple[str, str], tuple[float, float, float]] = {
     ("QLinearConv > codes", "3-D dense"): (0.0094, 1.26, 2.43),
     ("QLinearConv > codes", "3-D depthwise"): (0.505, 0, 0),
     ("QLinearConv > codes", "3-D grouped"): (0, 2.17, 0),
+    ("QLinearConv in 2-D > codes", "3-D dense"): (0.0094, 1.26, 2.43),
+    ("QLinearConv in 2-D > codes", "3-D depthwise"): (0.0094, 1.26, 2.43),
+    ("QLinearConv in 2-D > codes", "3-D grouped"): (0.0094, 1.26, 2.43),
     ("ConvInteger > codes", "dense"): (0.018, 0.3, 1.23),
     ("ConvInteger > codes", "depthwise"): (0.563, 0, 0),
     ("ConvInteger > codes", "grouped"): (0.0137, 0.441, 1.32),
@@ -93,7 +106,7 @@ def features(layer: QuantizedLayer, form: str) -> tuple[float, float, float]:
 
     Args:
         layer: a convolution; a transposed one has_phases.
-        form: one of FORMS.
+        form: one of FORMS, or PICTURES for a layer that has_pictures.
     Returns:
         multiplications, columns and outputs, for one position.
     """
@@ -102,6 +115,10 @@ def features(layer: QuantizedLayer, form: str) -> tuple[float, float, float]:
         added = channels * layer.groups * int(np.prod(kernel))
         outputs = len(as_convolution(layer).weight)
         return inputs // layer.groups * added, added, outputs
+    if form == PICTURES:
+        pictures = as_pictures(layer)
+        outputs, *seen = pictures.weight.shape
+        return outputs * int(np.prod(seen)), int(np.prod(seen[1:])) * pictures.groups, outputs
     outputs, *seen = as_convolution(layer).weight.shape
     elements = int(np.prod(seen))
     return outputs * elements, elements * layer.groups, outputs
@@ -128,7 +145,7 @@ def estimates(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> 
 
     Args:
         layer: a convolution; a transposed one has_phases.
-        forms: those of FORMS that it can take.
+        forms: those of FORMS and PICTURES that it can take.
         chained: whether it goes into one quantizer, and QLinearConv is proven equal.
     Returns:
         nanoseconds a position, by form; with FLOAT32 where the table has it.
