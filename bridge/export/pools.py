@@ -17,8 +17,11 @@ def keep_pools_in_float(graph: ir.Graph) -> None:
         graph: of a deploy model; it is changed.
     """
     for node in list(graph):
+        # One with places of the maxima finds others among codes; fake-quant's are moved, too.
+        if node.op_type != "MaxPool" or len(node.outputs) > 1:
+            continue
         value = node.outputs[0]
-        if node.op_type == "MaxPool" and not value.is_graph_output() and _is_rounded(value):
+        if not value.is_graph_output() and _is_rounded(value):
             users = list(value.uses())
             kept = ir.node("Max", [value], name=f"{node.name}/in_float")
             kept.outputs[0].name = f"{value.name}/in_float"

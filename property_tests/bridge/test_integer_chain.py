@@ -101,7 +101,7 @@ class Through(torch.nn.Module):
         return graph.model(y, x.ndim)
 
 
-_FORMS = (QLINEAR, QLINEAR, *FORMS)
+_FORMS = (QLINEAR, QLINEAR, *FORMS, PICTURES)
 _BETWEEN = st.lists(st.sampled_from(["Relu", "Clip", "MaxPool"]), max_size=2)
 _CONFIGS = st.builds(
     lambda asymmetric, fixed_min, channel_wise: {
