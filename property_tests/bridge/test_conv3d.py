@@ -38,7 +38,7 @@ def test_ascend_equals_its_fake_quant_twin(case: Case) -> None:
 
 
 @pytest.mark.parametrize("form", [PICTURES, QLINEAR, INTEGER, FLOAT])
-@share(2)
+@share(8)
 @given(conv3d_cases())
 def test_codes_are_those_of_fake_quant_in_every_form(form: str, case: Case) -> None:
     """y_fake = y_deploy in every bit, at every optimization level, with a quantizer behind."""

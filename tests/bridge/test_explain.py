@@ -92,7 +92,7 @@ OTHERS = {
     "3-D": (layer((64, 64, 1, 1, 1)), INT, "fastest"),
     "a 3-D chain": (
         layer((64, 64, 1, 1, 1), behind=CODES),
-        QLINEAR,
+        costs.PICTURES,
         "proven equal, and fastest",
     ),
     "16 bits": (layer((64, 64, 1, 1), **WIDE), INT, f"fastest{HALVES}"),

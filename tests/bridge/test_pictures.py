@@ -86,7 +86,7 @@ def test_what_has_no_pictures(tmp_path, shape, attributes):
 
 
 def test_pools_are_of_floats_in_onnx_runtime(tmp_path):
-    made = ir.serde.deserialize_model(source((4, 3, 1, 1, 1), {}, pooled=True))
+    made = ir.serde.deserialize_model(source((4, 3, 1, 1, 1), {"group": 1}, pooled=True))
     fake, deploy = convert_model(made, choose=lambda *_: ort_form(FLOAT))[:2]
     types = []
     for name, one in (("fake", fake), ("deploy", deploy)):
