@@ -24,9 +24,10 @@ from scipy.optimize import nnls
 
 from bridge.export.chains import Chain
 from bridge.export.convert import convert_model
-from bridge.export.costs import FLOAT, FLOAT32, FORMS, KINDS, features, kind
+from bridge.export.costs import FLOAT, FLOAT32, FORMS, KINDS, PICTURES, features, kind
 from bridge.export.forms import Form, choose_ort_form, ort_form
 from bridge.export.layer import QuantizedLayer
+from bridge.export.pictures import has_pictures
 from bridge.export.tune import take_turns
 
 
@@ -141,6 +142,8 @@ SHAPES = (
     Shape(64, 64, 4, 32, 2, 64, _UP),
     Shape(256, 256, 3, 14, 2, 256, _UP),
     Shape(1, 16, 3, 16, spatial=3),
+    Shape(4, 8, 3, 16, spatial=3),
+    Shape(8, 16, 3, 16, spatial=3),
     Shape(16, 32, 3, 16, spatial=3),
     Shape(32, 32, 3, 14, spatial=3),
     Shape(64, 64, 3, 8, spatial=3),
@@ -226,7 +229,10 @@ def load(shape: Shape) -> tuple[dict[str, Callable[[], Any]], dict[str, Quantize
     sessions, seen = {FLOAT32: session(float_model(shape))}, {}
     for chained in (False, True):
         made = source(shape, chained=chained)
-        for form in FORMS if chained else FORMS[1:]:
+        forms = FORMS if chained else FORMS[1:]
+        if chained and has_pictures(next(iter(seen.values()))):
+            forms = (*forms, PICTURES)
+        for form in forms:
             deploy = convert_model(ir.serde.deserialize_model(made), choose=chosen(form, seen))[1]
             name = form + _CODES if chained else form
             sessions[name] = session(ir.to_proto(deploy))
@@ -253,15 +259,17 @@ def measure(rounds: int) -> dict[Shape, Measured]:
     }
 
 
-def fit(measured: dict[Shape, Measured], name: str, group: str) -> str:
-    """Return the line of the table for a form and a kind of layer."""
+def fit(measured: dict[Shape, Measured], name: str, group: str) -> str | None:
+    """Return the line of the table for a form and a kind of layer, None if no shape has both."""
     rows = [
         np.array(features(one.layer, FLOAT if name == FLOAT32 else name.removesuffix(_CODES)))
         * shape.positions
         / one.seconds[name]
         for shape, one in measured.items()
-        if kind(one.layer) == group
+        if kind(one.layer) == group and name in one.seconds
     ]
+    if not rows:
+        return None
     costs, _ = nnls(np.array(rows), np.ones(len(rows)))
     return f'    ("{name}", "{group}"): ({", ".join(f"{c * 1e9:.3g}" for c in costs)}),'
 
@@ -270,15 +278,17 @@ def main(rounds: int) -> None:
     """Measure all shapes, print the ratios, what is slower than float32 and the fitted table."""
     console = Console(width=150)
     measured = measure(rounds)
-    names = [name for name in next(iter(measured.values())).seconds if name != FLOAT32]
+    names = [
+        n for n in dict.fromkeys(n for m in measured.values() for n in m.seconds) if n != FLOAT32
+    ]
     table = Table(title="float32 time / time of the form; * chosen")
     table.add_column("shape")
     for name in names:
         table.add_column(name, justify="right")
     slow = []
     for shape, one in measured.items():
-        ratios = {name: one.seconds[FLOAT32] / one.seconds[name] for name in names}
-        marks = [f"{ratio:.2f}{'*' * (name in one.chosen)}" for name, ratio in ratios.items()]
+        ratios = {n: one.seconds[FLOAT32] / one.seconds[n] for n in names if n in one.seconds}
+        marks = [f"{ratios[n]:.2f}{'*' * (n in one.chosen)}" if n in ratios else "" for n in names]
         table.add_row(shape.title, *marks)
         for kept in (False, True):
             best = max((r, n) for n, r in ratios.items() if n.endswith(_CODES) == kept)
@@ -288,7 +298,9 @@ def main(rounds: int) -> None:
     console.print("No form is as fast as float32; the best one is:", *slow, sep="\n    ")
     for name in (FLOAT32, *names):
         for group in KINDS:
-            print(fit(measured, name, group))
+            line = fit(measured, name, group)
+            if line is not None:
+                print(line)
 
 
 if __name__ == "__main__":

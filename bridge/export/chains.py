@@ -20,10 +20,11 @@ from bridge.export.integer_form import byte_weight
 from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
 from bridge.export.limits import BadLimitsError, limits
+from bridge.export.pictures import as_pictures, write_pictures, write_volumes
 from bridge.export.scribe import Scribe
 from bridge.export.snap import Snapped, snap
 from bridge.export.steps import EXACT_BOUND, Grid, Steps
-from bridge.export.sub_pixel import as_convolution, has_phases
+from bridge.export.sub_pixel import Convolution, as_convolution, has_phases
 
 _UINT8 = np.iinfo(np.uint8)
 _FAST_POOL = 2
@@ -91,17 +92,25 @@ def find_chains(
     return chains
 
 
-def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
+def write_chain(
+    chain: Chain, scribe: Scribe, layer: QuantizedLayer, *, in_pictures: bool = False
+) -> None:
     """Write a chain as one QLinearConv, and what moves its codes.
 
     Args:
         chain: from find_chains.
         scribe: writes the nodes.
         layer: the layer.
+        in_pictures: write a convolution that has_pictures in two dimensions.
     """
     integer, one = chain.snapped.integer, np.float32(1.0)
-    # With phases first, blocks of channels are moved to put the codes in order.
-    operator = as_convolution(layer, phases_first=layer.groups == 1)
+    pictures = as_pictures(layer) if in_pictures else None
+    if pictures is None:
+        # With phases first, blocks of channels are moved to put the codes in order.
+        operator, x_q = as_convolution(layer, phases_first=layer.groups == 1), layer.x_q
+    else:
+        operator = Convolution(pictures.weight, pictures.attributes, None)
+        x_q = write_pictures(scribe, layer, pictures)
     phases = operator.phases
     weight, zero_w = byte_weight(scribe, operator.weight, vnni=scribe.vnni)
     scale_w = integer.multiplier
@@ -111,7 +120,7 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
     if scale_w.size == 1:
         scale_w = scale_w.reshape(())
     operands: list[Any] = [
-        layer.x_q,
+        x_q,
         one,
         layer.zero_point_x,
         weight,
@@ -128,6 +137,8 @@ def write_chain(chain: Chain, scribe: Scribe, layer: QuantizedLayer) -> None:
         operands.append(bias if phases is None else phases.spread(bias))
     codes = scribe.op("QLinearConv", *operands, **operator.attributes)
     codes = write_interleaved(scribe, codes, phases)
+    if pictures is not None:
+        codes = write_volumes(scribe, layer, codes)
     if integer.code_low > _UINT8.min or integer.code_high < _UINT8.max:
         codes = scribe.op("Clip", codes, np.uint8(integer.code_low), np.uint8(integer.code_high))
     for move in chain.moves:

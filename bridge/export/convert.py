@@ -187,7 +187,7 @@ def convert_model(
     if tune is not None:
         sized = None if fast is None else fast.rounded
         choices = tune_choices(deploy, layers, chains, choices, tuning=tune, vnni=vnni, sized=sized)
-    chains = {n: chain for n, chain in chains.items() if choices[n].form.name == costs.QLINEAR}
+    chains = {n: chain for n, chain in chains.items() if choices[n].form.name in costs.CHAINED}
     proofs = {n: one for n, one in found.items() if n in chains or isinstance(one, Unchained)}
     _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)
     # Backwards: what reads a chain's codes is written before the chain takes their place.

@@ -13,6 +13,8 @@ from bridge.export.concat import quantize_before_concat
 from bridge.export.float_form import write_fake, write_float_deploy
 from bridge.export.integer_form import write_integer
 from bridge.export.layer import QuantizedLayer
+from bridge.export.pictures import has_pictures
+from bridge.export.pools import keep_pools_in_float
 from bridge.export.product import (
     QuantizedProduct,
     write_ascend_fake_product,
@@ -116,15 +118,15 @@ def ort_form(name: str, chain: Chain | None = None) -> Form:
     """Return a form for ONNX Runtime by its name; every one is exact.
 
     Args:
-        name: one of costs.FORMS, or "MatMulInteger".
+        name: one of costs.FORMS, costs.PICTURES, or "MatMulInteger".
         chain: what QLinearConv computes; the other forms need none.
     Returns:
         the form.
     """
-    if name == costs.QLINEAR:
+    if name in costs.CHAINED:
         if chain is None:
             raise ValueError(f"{name} needs a chain")
-        return Form(name, partial(write_chain, chain))
+        return Form(name, partial(write_chain, chain, in_pictures=name == costs.PICTURES))
     if name == costs.FLOAT:
         return Form(name, write_float_deploy, FLOAT32)
     return Form(name, write_integer)
@@ -142,6 +144,8 @@ def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ..
     names: tuple[str, ...] = costs.FORMS if chain is not None else costs.FORMS[1:]
     if layer.op == "MatMul":
         names = ("MatMulInteger", costs.FLOAT)
+    elif chain is not None and has_pictures(layer):
+        names = (*names, costs.PICTURES)
     elif layer.op == "ConvTranspose" and not has_phases(layer):
         names = (costs.FLOAT,)
     return tuple(ort_form(name, chain) for name in names)
@@ -167,7 +171,7 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
     name = min(times, key=lambda form: times[form])
     if name == costs.FLOAT:
         reason = _why_float(layer)
-    elif name == costs.QLINEAR:
+    elif name in costs.CHAINED:
         reason = "proven equal, and fastest"
     else:
         reason = "fastest" if chain is None else "faster than QLinearConv here"
@@ -212,7 +216,7 @@ TARGETS: Mapping[str, Target] = {
         folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
         finish_fake=lambda graph: None,  # noqa: ARG005
-        finish=lambda graph: None,  # noqa: ARG005
+        finish=keep_pools_in_float,
     ),
     "qdq": Target(
         fake=write_fake,

@@ -43,41 +43,59 @@ def write_interleaved(scribe: Scribe, y: ir.Value, phases: Phases | None) -> ir.
 def _one_axis_at_a_time(scribe: Scribe, y: ir.Value, phases: Phases) -> ir.Value:
     """(n, c r1 r2, m1, m2) -> (n, c r1, m1 m2, r2) -> (n, c, m1, r1, m2 r2) -> (n, c, ...)."""
     channels, strides = phases.channels, phases.strides
-    width = _size(scribe, y, -1, times=strides[-1])
+    width = size_of(scribe, y, -1, times=strides[-1])
     if strides[-1] > 1:
-        y = _reshape(scribe, y, 0, channels * prod(strides[:-1]), strides[-1], -1)
+        y = reshape(scribe, y, 0, channels * prod(strides[:-1]), strides[-1], -1)
         y = scribe.op("Transpose", y, perm=[0, 1, 3, 2])
     if len(strides) == 1:
-        return _reshape(scribe, y, 0, channels, -1)
+        return reshape(scribe, y, 0, channels, -1)
     if strides[0] > 1:
-        y = _reshape(scribe, y, 0, channels, strides[0], -1, width)
+        y = reshape(scribe, y, 0, channels, strides[0], -1, width)
         y = scribe.op("Transpose", y, perm=[0, 1, 3, 2, 4])
-    return _reshape(scribe, y, 0, channels, -1, width)
+    return reshape(scribe, y, 0, channels, -1, width)
 
 
 def _blocks_of_channels(scribe: Scribe, y: ir.Value, phases: Phases) -> ir.Value:
     """(n, r1 r2 c, m1, m2) -> (n m1, m2, r1, r2 c) -> (n m1, r1, m2, r2 c) -> (n, c, ...)."""
     channels, strides = phases.channels, phases.strides
     if len(strides) == 1:
-        y = _reshape(scribe, scribe.op("Transpose", y, perm=[0, 2, 1]), 0, -1, channels)
+        y = reshape(scribe, scribe.op("Transpose", y, perm=[0, 2, 1]), 0, -1, channels)
         return scribe.op("Transpose", y, perm=[0, 2, 1])
-    batch, middle = _size(scribe, y, 0), _size(scribe, y, -1)
-    width = _size(scribe, y, -1, times=strides[-1])
+    batch, middle = size_of(scribe, y, 0), size_of(scribe, y, -1)
+    width = size_of(scribe, y, -1, times=strides[-1])
     y = scribe.op("Transpose", y, perm=[0, 2, 3, 1])
     if strides[0] > 1:
-        y = _reshape(scribe, y, -1, middle, strides[0], strides[1] * channels)
+        y = reshape(scribe, y, -1, middle, strides[0], strides[1] * channels)
         y = scribe.op("Transpose", y, perm=[0, 2, 1, 3])
-    y = _reshape(scribe, y, batch, -1, width, channels)
+    y = reshape(scribe, y, batch, -1, width, channels)
     return scribe.op("Transpose", y, perm=[0, 3, 1, 2])
 
 
-def _size(scribe: Scribe, y: ir.Value, axis: int, *, times: int = 1) -> ir.Value:
-    """Return a size of y as int64 (1,); it may depend on the model's input."""
+def size_of(scribe: Scribe, y: ir.Value, axis: int, *, times: int = 1) -> ir.Value:
+    """Write a size of a value, which may depend on the model's input.
+
+    Args:
+        scribe: writes the nodes.
+        y: the value.
+        axis: which size.
+        times: what to multiply it by.
+    Returns:
+        int64 (1,).
+    """
     size = scribe.op("Gather", scribe.op("Shape", y), np.array([axis], np.int64))
     return scribe.op("Mul", size, np.int64(times)) if times > 1 else size
 
 
-def _reshape(scribe: Scribe, y: ir.Value, *sizes: int | ir.Value) -> ir.Value:
+def reshape(scribe: Scribe, y: ir.Value, *sizes: int | ir.Value) -> ir.Value:
+    """Write a Reshape.
+
+    Args:
+        scribe: writes the nodes.
+        y: the value.
+        sizes: numbers, with the operator's 0 and -1, or int64 (1,).
+    Returns:
+        the value in its new shape.
+    """
     if all(isinstance(size, int) for size in sizes):
         return scribe.op("Reshape", y, np.array(sizes, np.int64))
     parts = [s if isinstance(s, ir.Value) else np.array([s], np.int64) for s in sizes]

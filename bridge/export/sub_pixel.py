@@ -70,8 +70,8 @@ class Convolution(NamedTuple):
     phases: Phases | None
 
 
-class _Given(NamedTuple):
-    """One axis of a transposed convolution."""
+class GivenAxis(NamedTuple):
+    """One axis of a convolution: kernel size, stride, dilation, pads, output_padding."""
 
     size: int
     stride: int
@@ -82,7 +82,7 @@ class _Given(NamedTuple):
 
 
 _NUMBERS = (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1))
-"""Attributes, their least values, and how many an axis; in the order of _Given."""
+"""Attributes, their least values, and how many an axis; in the order of GivenAxis."""
 
 
 class _Axis(NamedTuple):
@@ -107,7 +107,7 @@ def has_phases(layer: QuantizedLayer) -> bool:
     """
     if layer.op != "ConvTranspose" or layer.weight.ndim - 2 > _MOST_AXES:
         return False
-    given = _given(layer) if layer.fixed_padding else None
+    given = given_axes(layer) if layer.fixed_padding else None
     if given is None:
         return False
     kernel = layer.weight.shape[2:]
@@ -129,7 +129,7 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
     """
     if layer.op != "ConvTranspose":
         return Convolution(layer.weight, layer.attributes, None)
-    given = _given(layer)
+    given = given_axes(layer)
     if given is None:
         raise ValueError(f"layer {layer.name!r} has no phases")
     strides, axes = tuple(one.stride for one in given), [_best(one) for one in given]
@@ -162,8 +162,14 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
     return Convolution(weight.reshape(outputs, *weight.shape[-len(axes) - 1 :]), attributes, phases)
 
 
-def _given(layer: QuantizedLayer) -> list[_Given] | None:
-    """Return what a layer's attributes say of each axis; None if no operator takes them."""
+def given_axes(layer: QuantizedLayer) -> list[GivenAxis] | None:
+    """Return what a layer's attributes say of each axis.
+
+    Args:
+        layer: a convolution, transposed or not.
+    Returns:
+        one entry an axis; None if no operator takes them.
+    """
     kernel = layer.weight.shape[2:]
     columns: list[Sequence[int]] = [kernel]
     for name, least, count in _NUMBERS:
@@ -172,15 +178,15 @@ def _given(layer: QuantizedLayer) -> list[_Given] | None:
         if not whole or len(numbers) != count * len(kernel) or min(numbers) < least:
             return None
         columns += [numbers[i : i + len(kernel)] for i in range(0, len(numbers), len(kernel))]
-    return [_Given(*row) for row in zip(*columns, strict=True)]
+    return [GivenAxis(*row) for row in zip(*columns, strict=True)]
 
 
-def _best(given: _Given) -> _Axis:
+def _best(given: GivenAxis) -> _Axis:
     """Lay an axis out with the places more at the front that leave the fewest taps."""
     return min((_axis(given, start) for start in range(given.stride)), key=lambda a: a.size)
 
 
-def _axis(given: _Given, start: int) -> _Axis:
+def _axis(given: GivenAxis, start: int) -> _Axis:
     size, stride, dilation, begin, end, more = given
     # What the output is longer than stride * (length of the input - 1).
     rest = dilation * (size - 1) + 1 - begin - end + more

@@ -1,8 +1,11 @@
 """Conv3dQAT: training in eval mode, fake-quant and deploy give the same bits."""
 
-from hypothesis import given
+import numpy as np
+import pytest
+from hypothesis import event, given
 
-from property_tests.bridge.builders import inter_model
+from bridge.export.costs import FLOAT, INTEGER, PICTURES, QLINEAR
+from property_tests.bridge.builders import Graph, add_layer, inter_model
 from property_tests.bridge.cases import Case, conv3d_cases
 from property_tests.bridge.depth import share
 from property_tests.bridge.equality import (
@@ -32,3 +35,16 @@ def test_16_bit_inputs_are_exact_too(case: Case) -> None:
 def test_ascend_equals_its_fake_quant_twin(case: Case) -> None:
     """The dialect, evaluated, equals its twin in ONNX Runtime in every bit."""
     assert_fake_equals_ascend(inter_model(case), case.x.numpy())
+
+
+@pytest.mark.parametrize("form", [PICTURES, QLINEAR, INTEGER, FLOAT])
+@share(8)
+@given(conv3d_cases())
+def test_codes_are_those_of_fake_quant_in_every_form(form: str, case: Case) -> None:
+    """y_fake = y_deploy in every bit, at every optimization level, with a quantizer behind."""
+    graph = Graph()
+    reach = float(np.abs(case.run()).max())
+    y = graph.pair(add_layer(graph, case, "x", "layer"), reach / 100 or 1.0, np.int8(-9))
+    source = graph.model(graph.op("Relu", y), case.x.ndim)
+    _, (layer,) = assert_fake_equals_deploy(source, case.x.numpy(), form=form)
+    event(layer.form)
