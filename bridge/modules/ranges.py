@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bridge.config import QATConfig
-from bridge.modules.state import RangeState, moved
+from bridge.modules.state import RangeState, is_parameter, moved
 from bridge.naming import layer_path, siblings
 from bridge.peers import Group, PeerError, alone, exchange
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
-from qatfunc.ulq import is_valid
 
 
 class RangedModule(RangeState):
@@ -51,7 +50,8 @@ class RangedModule(RangeState):
             if in_backward():
                 # Activation checkpointing computes a forward again: as it was, without effects.
                 return None if self._passed else {name: self._resolve(name) for name in inputs}
-            self._passed = not self.calibrated
+            if self._passed == self.calibrated:  # setting an attribute of a module takes long
+                self._passed = not self.calibrated
         if self.calibrated:
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}
@@ -70,17 +70,17 @@ class RangedModule(RangeState):
     def _commit(self, name: str) -> Clip:
         """Replace a range that training made meaningless by the last valid one, for good."""
         current, previous = self._range(name)
-        if isinstance(current.max, nn.Parameter) and is_valid(current, self.config.activation):
-            with torch.no_grad():
-                previous.max.copy_(current.max)
-                previous.min.copy_(current.min)
+        ends = self._valid_ends(current)
+        if ends is not None:
+            for stored, number in zip(previous, ends, strict=True):
+                stored.fill_(number)  # no copy: that would ask for a context without gradients
             return current
         clip = self._resolve(name)
         with torch.no_grad():
             for stored, value in zip(previous, clip, strict=True):
                 stored.copy_(value)
             # Under functional_call the range belongs to the caller, who gets it unchanged.
-            if isinstance(current.max, nn.Parameter):
+            if is_parameter(current.max):
                 for stored, value in zip(current, clip, strict=True):
                     stored.copy_(value)
         return self._resolve(name)
