@@ -45,14 +45,13 @@ def _can_fuse(x: Tensor, params: Params) -> bool:
     if traced() or x.is_meta or "adopted" in params:
         return False
     weight, (high, low) = params["weight"], params["clip"]
+    on_cpu = x.is_cpu  # asked first, because naming a device takes longer
     for t in (weight, high, low, params.get("bias"), params.get("weight_scale")):
-        if t is not None and not (t.dtype == torch.float32 and _same_device(t, x)):
+        if t is None:
+            continue
+        if t.dtype != torch.float32 or not (t.is_cpu if on_cpu else t.device == x.device):
             return False
     return weight.numel() > 0 and high.ndim == low.ndim == 0
-
-
-def _same_device(a: Tensor, b: Tensor) -> bool:
-    return (a.is_cpu and b.is_cpu) or a.device == b.device  # naming a device takes longer
 
 
 def quantized_matmul(

@@ -44,9 +44,9 @@ def fused_op(
     Gradient: ULQ's for x and clip, ARQ's or LSQ's for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
-    optional = tuple(name for name in _OPTIONAL if params.get(name) is not None)
+    optional = tuple([name for name in _OPTIONAL if params.get(name) is not None])
     static = FusedSpec(op, weight, activation, optional)
-    tensors = (x, params["weight"], *params["clip"], *(params[name] for name in optional))
+    tensors = (x, params["weight"], *params["clip"], *[params[name] for name in optional])
     if transformed() or forward_ad._current_level >= 0:
         y: Tensor = _Forward.apply(static, *tensors)[0]
         return y

@@ -3,7 +3,6 @@
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ from qatfunc.range_gradients import (
     range_gradients,
     range_shares,
 )
-from qatfunc.scalars import round_half_even, symmetric_scale, to_float32
+from qatfunc.scalars import symmetric_scale
 from qatfunc.spec import ActivationSpec, WeightSpec
 
 _ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
@@ -41,8 +40,7 @@ _FEW_CHANNELS = 4
 """Up to here two gradients of a weight cost less than one of an input (measured with oneDNN)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FusedSpec:
+class FusedSpec(NamedTuple):
     """What is static about one call of the fused operator.
 
     Args:
@@ -69,8 +67,8 @@ class Operands(NamedTuple):
 
 def named(spec: FusedSpec, tensors: Sequence[Tensor]) -> Operands:
     """Give names to (x, weight, clip.max, clip.min, *optional)."""
-    x, weight, high, low, *rest = tensors
-    return Operands(x, weight, Clip(high, low), dict(zip(spec.optional, rest, strict=True)))
+    optional = dict(zip(spec.optional, tensors[4:], strict=True))
+    return Operands(tensors[0], tensors[1], Clip(*tensors[2:4]), optional)
 
 
 class Grids(NamedTuple):
@@ -249,30 +247,27 @@ def _weight_grid(spec: FusedSpec, operands: Operands) -> Grid:
     if count > _FEW_SCALES or op.transposed or not reads_cheaply(weight):
         arq = arq_qparams(weight, spec.weight, transposed=op.transposed, groups=op.groups)
         return Grid(arq.scale, *ends)
-    extremes = list(_extremes(weight, count))
-    numbers = [symmetric_scale(high, low, spec.weight) for high, low in extremes]
-    shape = (count, *(1,) * (weight.ndim - 1))
-    # A third of the time that a tensor of a list takes.
-    scales = torch.frombuffer(array("f", numbers), dtype=torch.float32).view(shape)
-    return Grid(scales, *ends, clips=_clips(extremes, numbers, spec.weight))
-
-
-def _clips(
-    extremes: Iterable[tuple[float, float]], scales: Iterable[float], spec: WeightSpec
-) -> bool:
-    """Whether integers pass the grid's upper end, which they may where the lower one is met."""
-    pairs = zip(extremes, scales, strict=True)
-    most = [round_half_even(to_float32(high / scale)) for (high, _), scale in pairs]
-    return not all(integer <= spec.qmax for integer in most)
-
-
-def _extremes(weight: Tensor, count: int) -> Iterable[tuple[float, float]]:
-    """Return each channel's largest and smallest weight, NaN where one is NaN."""
+    ones = (1,) * (weight.ndim - 1)
     if count == 1:
-        low, high = torch.aminmax(weight)
-        return [(high.item(), low.item())]
-    rows = weight.reshape(count, -1)
-    if weight.numel() <= _FEW_WEIGHTS:
+        low, high = (end.item() for end in torch.aminmax(weight))
+        scale = symmetric_scale(high, low, spec.weight)
+        return Grid(weight.new_full((1, *ones), scale), *ends, clips=_clips(high, scale, ends[1]))
+    extremes = list(_extremes(weight.reshape(count, -1)))
+    numbers = [symmetric_scale(high, low, spec.weight) for high, low in extremes]
+    clips = any([_clips(high, s, ends[1]) for (high, _), s in zip(extremes, numbers, strict=True)])
+    # A third of the time that a tensor of a list takes.
+    scales = torch.frombuffer(array("f", numbers), dtype=torch.float32).view(count, *ones)
+    return Grid(scales, *ends, clips=clips)
+
+
+def _clips(high: float, scale: float, qmax: int) -> bool:
+    """Whether weights up to high may round to more than qmax, as where the lower end is met."""
+    return high > (qmax + 0.49) * scale
+
+
+def _extremes(rows: Tensor) -> Iterable[tuple[float, float]]:
+    """Return each row's largest and smallest weight, NaN where one is NaN."""
+    if rows.numel() <= _FEW_WEIGHTS:
         numbers = rows.tolist()
         if math.isfinite(sum(map(sum, numbers))):
             return [(max(row), min(row)) for row in numbers]

@@ -46,13 +46,14 @@ class RangedModule(RangeState):
         """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
         if not self.quantizes_input:
             return None
+        calibrated = self.calibrated
         if not torch.compiler.is_compiling():
             if in_backward():
                 # Activation checkpointing computes a forward again: as it was, without effects.
                 return None if self._passed else {name: self._resolve(name) for name in inputs}
-            if self._passed == self.calibrated:  # setting an attribute of a module takes long
-                self._passed = not self.calibrated
-        if self.calibrated:
+            if self._passed == calibrated:  # setting an attribute of a module takes long
+                self._passed = not calibrated
+        if calibrated:
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}
             return {name: self._commit(name) for name in inputs}
@@ -73,7 +74,8 @@ class RangedModule(RangeState):
         ends = self._valid_ends(current)
         if ends is not None:
             for stored, number in zip(previous, ends, strict=True):
-                stored.fill_(number)  # no copy: that would ask for a context without gradients
+                if stored.item() != number:
+                    stored.fill_(number)  # no copy, which would ask for a context without gradients
             return current
         clip = self._resolve(name)
         with torch.no_grad():
