@@ -20,9 +20,9 @@ from qatfunc.params import Clip
 from qatfunc.range_gradients import (
     Quantized,
     dot,
+    input_gradients,
     inside,
     quantize_again,
-    range_gradients,
     range_shares,
 )
 from qatfunc.scalars import symmetric_scale
@@ -165,11 +165,10 @@ class _Step(NamedTuple):
 
 def _by_input(step: _Step, slope: Tensor) -> dict[str, Tensor]:
     """Gradients of x and of its range from dL/dx'."""
-    passed = inside(slope, step.quantized)
     if not step.by_range:
-        return {"x": passed}
-    high, low = range_gradients(slope, step.quantized, passed=passed)
-    return {"x": passed, "max": high, "min": low}
+        return {"x": inside(slope, step.quantized)}
+    of_x, high, low = input_gradients(slope, step.quantized)
+    return {"x": of_x, "max": high, "min": low}
 
 
 def _slopes(step: _Step) -> tuple[Tensor | None, Tensor | None]:
