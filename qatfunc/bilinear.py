@@ -165,9 +165,7 @@ def convolution(
     """
     # A small layer would notice what finding out takes. torch.compile would warn of the memory.
     describe = _convolution if traced() else _known_convolution
-    return describe(
-        _fixed(kernel_size), _fixed(stride), _fixed(padding), _fixed(dilation), groups
-    )
+    return describe(_fixed(kernel_size), _fixed(stride), _fixed(padding), _fixed(dilation), groups)
 
 
 def _convolution(

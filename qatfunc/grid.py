@@ -40,7 +40,9 @@ def activation_grid(x: Tensor, clip: Clip, spec: ActivationSpec) -> Grid:
         return Grid(scale, spec.qmin - zero_point, spec.qmax - zero_point)
     step, zero = ulq_scale(clip.max.item(), clip.min.item(), spec)
     low, high = spec.qmin - zero, spec.qmax - zero
-    return Grid(clip.max.new_full((), step), low, high, clips=not _holds(x, step * low, step * high))
+    return Grid(
+        clip.max.new_full((), step), low, high, clips=not _holds(x, step * low, step * high)
+    )
 
 
 def _holds(x: Tensor, low: float, high: float) -> bool:

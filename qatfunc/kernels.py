@@ -253,7 +253,8 @@ def _weight_grid(spec: FusedSpec, operands: Operands) -> Grid:
         return Grid(weight.new_full((1, *ones), scale), *ends, clips=_clips(high, scale, ends[1]))
     extremes = list(_extremes(weight.reshape(count, -1)))
     numbers = [symmetric_scale(high, low, spec.weight) for high, low in extremes]
-    clips = any([_clips(high, s, ends[1]) for (high, _), s in zip(extremes, numbers, strict=True)])
+    pairs = zip(extremes, numbers, strict=True)
+    clips = any(_clips(high, scale, ends[1]) for (high, _), scale in pairs)
     # A third of the time that a tensor of a list takes.
     scales = torch.frombuffer(array("f", numbers), dtype=torch.float32).view(count, *ones)
     return Grid(scales, *ends, clips=clips)

@@ -75,9 +75,7 @@ def inside(g: Tensor, quantized: Quantized, *, out: Tensor | None = None) -> Ten
     below, above = -next_float32(-lowest), next_float32(highest)
     if out is None:
         return torch.ops.aten.hardtanh_backward.default(g, quantized.x, below, above)
-    return torch.ops.aten.hardtanh_backward.grad_input(
-        g, quantized.x, below, above, grad_input=out
-    )
+    return torch.ops.aten.hardtanh_backward.grad_input(g, quantized.x, below, above, grad_input=out)
 
 
 def input_gradients(g: Tensor, quantized: Quantized) -> tuple[Tensor, Tensor, Tensor]:

@@ -140,7 +140,7 @@ class QATLayer(RangedModule):
         return self.operator.function(x, self._params(weight, clip), spec, **geometry)
 
     def _tensor(self, name: str) -> Any:
-        """Look a parameter up where it is stored unless it is parametrized; attributes take long."""
+        """Look a parameter up in its table, unless it is parametrized; attributes take long."""
         stored = self._parameters
         return stored[name] if name in stored else getattr(self, name)
 

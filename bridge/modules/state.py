@@ -99,7 +99,8 @@ class RangeState(nn.Module):
     def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
         """Return a range and the last valid one."""
         # Straight from the tables: a lookup as an attribute takes as long as an operator.
-        ends, kept = (self._parameters, self._buffers) if tensors is None else (tensors, tensors)
+        ends: Mapping[str, Any] = self._parameters if tensors is None else tensors
+        kept: Mapping[str, Any] = self._buffers if tensors is None else tensors
         high, low = f"{name}_clip_max", f"{name}_clip_min"
         return Clip(ends[high], ends[low]), Clip(kept[f"{high}_pre"], kept[f"{low}_pre"])
 
