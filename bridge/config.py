@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qatfunc import ActivationSpec, LayerSpec, SearchSpec, WeightSpec
@@ -26,6 +26,7 @@ class QATConfig:
         clip: (max, min) given by hand, or None to search.
         learned_scale: weight scales are trained (ulq_retrain) instead of ARQ's.
         reciprocal_scale: what is trained is 1 / scale.
+        layer: both grids, from weight and activation.
     """
 
     enabled: bool
@@ -35,11 +36,11 @@ class QATConfig:
     clip: tuple[float, float] | None
     learned_scale: bool
     reciprocal_scale: bool
+    layer: LayerSpec = field(init=False, repr=False, compare=False)
 
-    @property
-    def layer(self) -> LayerSpec:
-        """Both grids."""
-        return LayerSpec(weight=self.weight, activation=self.activation)
+    def __post_init__(self) -> None:
+        layer = LayerSpec(weight=self.weight, activation=self.activation)
+        object.__setattr__(self, "layer", layer)  # once, not at every forward
 
 
 def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATConfig:

@@ -54,9 +54,10 @@ class Operator:
             raise RuntimeError(
                 f"{layer()}: input must have rank {wanted}{more}, got shape {tuple(x.shape)}"
             )
-        for name, tensor in (("input", x), ("weight", weight)):
-            if tensor.dtype != torch.float32:
-                raise ValueError(f"{layer()}: {name} must be float32, got {tensor.dtype}")
+        if x.dtype != torch.float32:
+            raise ValueError(f"{layer()}: input must be float32, got {x.dtype}")
+        if weight.dtype != torch.float32:
+            raise ValueError(f"{layer()}: weight must be float32, got {weight.dtype}")
 
     def check_layer(self, layer: nn.Module, *, per_channel: bool) -> None:
         """Raise unless a layer's hyperparameters are what the targets can run.
@@ -95,11 +96,6 @@ def check_product(a: Tensor, b: Tensor, layer: Callable[[], str]) -> None:
             raise RuntimeError(
                 f"{layer()}: {name} must have rank 2 to 6, got shape {tuple(operand.shape)}"
             )
-
-
-def autocasting(x: Tensor) -> bool:
-    """Return whether autocast is on for a tensor's device; the meta device knows no autocast."""
-    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 CONV1D = Operator(name="conv1d", float_class=nn.Conv1d, function=operators.conv1d, spatial=1)

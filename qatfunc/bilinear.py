@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qatfunc.numbers import traced
 from qatfunc.padding import Ints, resolve_padding
 
 
@@ -24,11 +26,11 @@ class Linear:
 
     def per_channel(self, values: Tensor) -> Tensor:
         """Shape one value for each output channel so that it broadcasts to the output."""
-        return values.reshape(-1)
+        return values if values.ndim == 1 else values.reshape(-1)
 
     def sum_to_channels(self, y: Tensor) -> Tensor:
         """Sum an output over all but its channels."""
-        return y.flatten(0, -2).sum(0)
+        return _rows(y).sum(0)
 
     def join_batches(self, x: Tensor) -> Tensor:
         """Make one batch of a stack of batches."""
@@ -40,11 +42,11 @@ class Linear:
 
     def input_gradient(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002
         """Return the gradient of x for the output's gradient g."""
-        return g @ weight
+        return torch.mm(g, weight) if g.ndim == 2 else g @ weight
 
     def weight_gradient(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002
         """Return the gradient of weight for the output's gradient g."""
-        return g.flatten(0, -2).t() @ x.flatten(0, -2)
+        return torch.mm(_rows(g).t(), _rows(x))
 
     def gradients(self, g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of x and of weight for the output's gradient g."""
@@ -140,6 +142,11 @@ class Convolution:
 Bilinear = Linear | Convolution
 
 
+def _rows(x: Tensor) -> Tensor:
+    """Return x as a matrix; what is one already costs nothing."""
+    return x if x.ndim == 2 else x.flatten(0, -2)
+
+
 def convolution(
     kernel_size: Sequence[int], *, stride: Ints, padding: Ints | str, dilation: Ints, groups: int
 ) -> Convolution:
@@ -156,6 +163,14 @@ def convolution(
     Raises:
         ValueError: padding is another string.
     """
+    # A small layer would notice what finding out takes. torch.compile would warn of the memory.
+    describe = _convolution if traced() else _known_convolution
+    return describe(_fixed(kernel_size), _fixed(stride), _fixed(padding), _fixed(dilation), groups)
+
+
+def _convolution(
+    kernel_size: tuple[int, ...], stride: Ints, padding: Ints | str, dilation: Ints, groups: int
+) -> Convolution:
     inner, outer = resolve_padding(padding, kernel_size, dilation)
     axes = len(kernel_size)
     return Convolution(
@@ -167,6 +182,9 @@ def convolution(
         transposed=False,
         outer=tuple(outer),
     )
+
+
+_known_convolution = lru_cache(maxsize=256)(_convolution)
 
 
 def transposed_convolution(
@@ -192,6 +210,10 @@ def transposed_convolution(
         groups=groups,
         transposed=True,
     )
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _each(value: Ints, axes: int) -> tuple[int, ...]:

@@ -44,10 +44,14 @@ def _can_fuse(x: Tensor, params: Params) -> bool:
     # Compiling torch.func.grad of an autograd Function, besides, drops its backward, silently.
     if traced() or x.is_meta or "adopted" in params:
         return False
-    tensors = [params["weight"], *params["clip"]]
-    tensors += [params[name] for name in ("bias", "weight_scale") if params.get(name) is not None]
-    alike = all(t.dtype == torch.float32 and t.device == x.device for t in tensors)
-    return alike and tensors[0].numel() > 0 and all(end.ndim == 0 for end in params["clip"])
+    weight, (high, low) = params["weight"], params["clip"]
+    on_cpu = x.is_cpu  # asked first, because naming a device takes longer
+    for t in (weight, high, low, params.get("bias"), params.get("weight_scale")):
+        if t is None:
+            continue
+        if t.dtype != torch.float32 or not (t.is_cpu if on_cpu else t.device == x.device):
+            return False
+    return weight.numel() > 0 and high.ndim == low.ndim == 0
 
 
 def quantized_matmul(

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+_NOTHING = nullcontext()
+
 
 def exact_types(x: Tensor) -> AbstractContextManager[object]:
     """Return a context in which operators compute in the types they are given.
@@ -16,7 +18,17 @@ def exact_types(x: Tensor) -> AbstractContextManager[object]:
     Returns:
         a context that turns autocast off; one that does nothing where it is off already.
     """
-    # The meta device knows no autocast.
-    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
+    return torch.autocast(x.device.type, enabled=False) if autocasting(x) else _NOTHING
+
+
+def autocasting(x: Tensor) -> bool:
+    """Return whether autocast is on for a tensor's device.
+
+    Args:
+        x: any tensor; the meta device knows no autocast.
+    Returns:
+        True where operators would choose their types.
+    """
+    # Naming the device takes longer than asking about it.
+    device = "cpu" if x.is_cpu else x.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from qatfunc.bilinear import Bilinear
 from qatfunc.composition import composed_op, composed_scales
 from qatfunc.exact_types import exact_types
-from qatfunc.kernels import FusedSpec, fused_backward, fused_forward, named
+from qatfunc.kernels import FusedSpec, fused_backward, fused_forward, grids_of, named
 from qatfunc.numbers import transformed
 from qatfunc.params import Params
 from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
@@ -44,13 +44,13 @@ def fused_op(
     Gradient: ULQ's for x and clip, ARQ's or LSQ's for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
-    optional = tuple(name for name in _OPTIONAL if params.get(name) is not None)
+    optional = tuple([name for name in _OPTIONAL if params.get(name) is not None])
     static = FusedSpec(op, weight, activation, optional)
-    tensors = (x, params["weight"], *params["clip"], *(params[name] for name in optional))
-    y: Tensor = (
-        _Forward.apply(static, *tensors)[0] if transformed() else _Eager.apply(static, *tensors)
-    )
-    return y
+    tensors = (x, params["weight"], *params["clip"], *[params[name] for name in optional])
+    if transformed() or forward_ad._current_level >= 0:
+        y: Tensor = _Forward.apply(static, *tensors)[0]
+        return y
+    return _apply_eager(static, tensors)
 
 
 class _Forward(Function):
@@ -58,7 +58,8 @@ class _Forward(Function):
 
     @staticmethod
     def forward(spec: FusedSpec, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return fused_forward(spec, named(spec, tensors))
+        y, grids = fused_forward(spec, named(spec, tensors))
+        return y, grids.weight.scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -89,28 +90,32 @@ class _Forward(Function):
 
 
 class _Eager(Function):
-    """_Forward outside torch.func, without what that takes and a small layer would notice."""
+    """_Forward without transforms and forward differentiation, which a small layer would notice."""
 
     @staticmethod
     def forward(ctx: Any, spec: FusedSpec, *tensors: Tensor) -> Tensor:
-        y, scales = fused_forward(spec, named(spec, tensors))
+        y, ctx.grids = fused_forward(spec, named(spec, tensors))
         ctx.spec = spec
-        ctx.save_for_backward(scales, *tensors)
-        ctx.save_for_forward(scales, *tensors)
+        ctx.save_for_backward(*tensors)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        scales, *tensors = ctx.saved_tensors
+        spec, grids, tensors = ctx.spec, ctx.grids, ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
-        arguments = ctx.spec, needed, g, scales, *tensors
-        plain = not (torch.is_grad_enabled() or transformed())
-        found = iter((_Backward.forward if plain else _Backward.apply)(*arguments))
-        return None, *(next(found) if need else None for need in needed)
+        if torch.is_grad_enabled() or transformed():
+            found = iter(_Backward.apply(spec, needed, g, grids.weight.scale, *tensors))
+        else:
+            with exact_types(g):
+                found = iter(fused_backward(spec, needed, g, grids, named(spec, tensors)))
+        return None, *[next(found) if need else None for need in needed]
 
-    @staticmethod
-    def jvp(ctx: Any, spec: None, *tangents: Tensor | None) -> Tensor:
-        return _Forward.jvp(ctx, spec, *tangents)[0]
+
+def _apply_eager(spec: FusedSpec, tensors: Sequence[Tensor]) -> Tensor:
+    """_Eager.apply but for what it does about transforms, which takes as long as two operators."""
+    alive = [torch._C._functorch.unwrap_if_dead(t) for t in tensors]
+    y: Tensor = super(Function, _Eager).apply(spec, *alive)
+    return y
 
 
 class _Backward(Function):
@@ -121,7 +126,8 @@ class _Backward(Function):
         spec: FusedSpec, needed: tuple[bool, ...], g: Tensor, scales: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         with exact_types(g):  # autocast may surround backward() too
-            return fused_backward(spec, needed, g, scales, named(spec, tensors))
+            operands = named(spec, tensors)
+            return fused_backward(spec, needed, g, grids_of(spec, operands, scales), operands)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _: tuple[Tensor, ...]) -> None:

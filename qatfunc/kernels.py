@@ -1,7 +1,8 @@
 """The arithmetic of the fused operator, forward and backward, in few passes over the data."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,9 +20,9 @@ from qatfunc.params import Clip
 from qatfunc.range_gradients import (
     Quantized,
     dot,
+    input_gradients,
     inside,
     quantize_again,
-    range_gradients,
     range_shares,
 )
 from qatfunc.scalars import symmetric_scale
@@ -32,12 +33,14 @@ _ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
 _FEW_SCALES = 16
 """Up to here numbers cost less than operators on tensors do."""
 
+_FEW_WEIGHTS = 256
+"""Up to here all of a weight as numbers costs less than its extremes by channel."""
+
 _FEW_CHANNELS = 4
 """Up to here two gradients of a weight cost less than one of an input (measured with oneDNN)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FusedSpec:
+class FusedSpec(NamedTuple):
     """What is static about one call of the fused operator.
 
     Args:
@@ -64,23 +67,37 @@ class Operands(NamedTuple):
 
 def named(spec: FusedSpec, tensors: Sequence[Tensor]) -> Operands:
     """Give names to (x, weight, clip.max, clip.min, *optional)."""
-    x, weight, high, low, *rest = tensors
-    return Operands(x, weight, Clip(high, low), dict(zip(spec.optional, rest, strict=True)))
+    optional = dict(zip(spec.optional, tensors[4:], strict=True))
+    return Operands(tensors[0], tensors[1], Clip(*tensors[2:4]), optional)
 
 
-def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
+class Grids(NamedTuple):
+    """The grids of one call, which its backward uses again."""
+
+    x: Grid
+    weight: Grid
+    """Its scale is of the weight's rank."""
+
+
+def grids_of(spec: FusedSpec, operands: Operands, scales: Tensor) -> Grids:
+    """Return the grids of a forward whose weight had these scales."""
+    x = activation_grid(operands.x, operands.clip, spec.activation)
+    return Grids(x, Grid(scales, spec.weight.qmin, spec.weight.qmax))
+
+
+def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Grids]:
     """Compute the operator.
 
     Args:
         spec: what is static.
         operands: the tensors.
     Returns:
-        the output, and the weight's scales, of weight's rank.
+        the output, and what the operands were quantized to.
     """
-    op, scales = spec.op, _weight_scales(spec, operands)
-    grid = activation_grid(operands.clip, spec.activation)
-    rescale = _output_scales(op, scales) * grid.scale
-    integers = to_integers(operands.x, grid), _weight_integers(spec, operands.weight, scales)
+    op, weight_grid = spec.op, _weight_grid(spec, operands)
+    grid = activation_grid(operands.x, operands.clip, spec.activation)
+    rescale = _output_scales(op, weight_grid.scale) * grid.scale
+    integers = to_integers(operands.x, grid), to_integers(operands.weight, weight_grid)
     acc = integer_sums(op, *integers, grid)
     # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
     # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
@@ -88,11 +105,11 @@ def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Tensor]:
         acc.round_()
     bias = operands.optional.get("bias")
     acc.add_(_ZERO if bias is None else (op.per_channel(bias) / rescale).round_().add_(_ZERO))
-    return acc.mul_(rescale), scales
+    return acc.mul_(rescale), Grids(grid, weight_grid)
 
 
 def fused_backward(
-    spec: FusedSpec, needed: Sequence[bool], g: Tensor, scales: Tensor, operands: Operands
+    spec: FusedSpec, needed: Sequence[bool], g: Tensor, grids: Grids, operands: Operands
 ) -> tuple[Tensor, ...]:
     """Compute gradients of the operands from nothing that the float operator does not keep too.
 
@@ -103,14 +120,14 @@ def fused_backward(
         spec: what is static.
         needed: which of (x, weight, clip.max, clip.min, *optional) are wanted.
         g: the output's gradient.
-        scales: the weight's scales, as fused_forward returned them.
+        grids: as fused_forward returned them.
         operands: the tensors of the forward.
     Returns:
         the gradients wanted, in that order.
     """
     wanted = dict(zip(("x", "weight", "max", "min", *spec.optional), needed, strict=True))
-    quantized = quantize_again(operands.x, operands.clip, spec.activation)
-    step = _Step(spec, wanted, g, scales, operands, quantized)
+    quantized = quantize_again(operands.x, operands.clip, grids.x, spec.activation)
+    step = _Step(spec, wanted, g, grids.weight, operands, quantized)
     if step.by_range and not wanted["x"] and _has_few_channels(spec.op, operands.weight):
         found = _by_first_layer(step)
     else:
@@ -119,7 +136,7 @@ def fused_backward(
         if of_weight is not None:
             found |= _weights(step, of_weight)
     if wanted.get("bias"):
-        found["bias"] = spec.op.sum_to_channels(g).reshape(operands.optional["bias"].shape)
+        found["bias"] = _shaped(spec.op.sum_to_channels(g), operands.optional["bias"])
     return tuple(found[name] for name, want in wanted.items() if want)
 
 
@@ -129,7 +146,8 @@ class _Step(NamedTuple):
     spec: FusedSpec
     wanted: dict[str, bool]
     g: Tensor
-    scales: Tensor
+    grid: Grid
+    """The weight's."""
     operands: Operands
     quantized: Quantized
 
@@ -142,17 +160,15 @@ class _Step(NamedTuple):
         return self.wanted["weight"] or self.wanted.get("weight_scale", False)
 
     def fake_weight(self) -> Tensor:
-        weight = _weight_integers(self.spec, self.operands.weight, self.scales)
-        return weight.mul_(self.scales)
+        return to_integers(self.operands.weight, self.grid).mul_(self.grid.scale)
 
 
 def _by_input(step: _Step, slope: Tensor) -> dict[str, Tensor]:
     """Gradients of x and of its range from dL/dx'."""
-    passed = inside(slope, step.quantized)
     if not step.by_range:
-        return {"x": passed}
-    high, low = range_gradients(slope, step.quantized, passed=passed)
-    return {"x": passed, "max": high, "min": low}
+        return {"x": inside(slope, step.quantized)}
+    of_x, high, low = input_gradients(slope, step.quantized)
+    return {"x": of_x, "max": high, "min": low}
 
 
 def _slopes(step: _Step) -> tuple[Tensor | None, Tensor | None]:
@@ -182,8 +198,8 @@ def _input_slope(step: _Step) -> Tensor:
     op, g, x, weight = step.spec.op, step.g, step.operands.x, step.operands.weight
     if g.numel() >= weight.numel():
         return op.input_gradient(g, x, step.fake_weight())
-    integers = _weight_integers(step.spec, weight, step.scales)
-    return op.input_gradient(g * _output_scales(op, step.scales), x, integers)
+    integers = to_integers(weight, step.grid)
+    return op.input_gradient(g * _output_scales(op, step.grid.scale), x, integers)
 
 
 def _by_first_layer(step: _Step) -> dict[str, Tensor]:
@@ -210,37 +226,56 @@ def _weights(step: _Step, slope: Tensor) -> dict[str, Tensor]:
     if step.wanted.get("weight_scale"):
         op = spec.op
         channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
-        terms = lsq_slope(weight, step.scales, spec.weight, channels=channels) * slope
-        shape = optional["weight_scale"].shape
+        terms = lsq_slope(weight, step.grid.scale, spec.weight, channels=channels) * slope
+        scale = optional["weight_scale"]
         per_channel = sum_to_channels(terms, transposed=op.transposed, groups=op.groups)
-        summed = per_channel if shape.numel() > 1 else per_channel.sum()
-        found["weight_scale"] = summed.reshape(shape)
+        summed = per_channel if scale.numel() > 1 else per_channel.sum()
+        found["weight_scale"] = _shaped(summed, scale)
     return found
 
 
-def _weight_scales(spec: FusedSpec, operands: Operands) -> Tensor:
-    """Return the scales of arq.arq_qparams, or those given, of the weight's rank."""
-    op, weight = spec.op, operands.weight
+def _weight_grid(spec: FusedSpec, operands: Operands) -> Grid:
+    """Return the grid with the scales of arq.arq_qparams, or those given, of the weight's rank."""
+    op, weight, ends = spec.op, operands.weight, (spec.weight.qmin, spec.weight.qmax)
     given = operands.optional.get("weight_scale")
     if given is not None:
         scales = to_full_rank(given, weight, transposed=op.transposed, groups=op.groups)
         check_broadcast(scales, weight)
-        return scales
+        return Grid(scales, *ends)
     count = len(weight) if spec.weight.per_channel else 1
     if count > _FEW_SCALES or op.transposed or not reads_cheaply(weight):
-        return arq_qparams(weight, spec.weight, transposed=op.transposed, groups=op.groups).scale
+        arq = arq_qparams(weight, spec.weight, transposed=op.transposed, groups=op.groups)
+        return Grid(arq.scale, *ends)
+    ones = (1,) * (weight.ndim - 1)
     if count == 1:
-        low, high = torch.aminmax(weight)
-        scale = symmetric_scale(high.item(), low.item(), spec.weight)
-        return weight.new_full((1,) * weight.ndim, scale)
-    rows = weight.reshape(count, -1)
-    pairs = zip(rows.amax(1).tolist(), rows.amin(1).tolist(), strict=True)
-    numbers = [symmetric_scale(*pair, spec.weight) for pair in pairs]
-    return weight.new_tensor(numbers).reshape(count, *(1,) * (weight.ndim - 1))
+        low, high = (end.item() for end in torch.aminmax(weight))
+        scale = symmetric_scale(high, low, spec.weight)
+        return Grid(weight.new_full((1, *ones), scale), *ends, clips=_clips(high, scale, ends[1]))
+    extremes = list(_extremes(weight.reshape(count, -1)))
+    numbers = [symmetric_scale(high, low, spec.weight) for high, low in extremes]
+    pairs = zip(extremes, numbers, strict=True)
+    clips = any(_clips(high, scale, ends[1]) for (high, _), scale in pairs)
+    # A third of the time that a tensor of a list takes.
+    scales = torch.frombuffer(array("f", numbers), dtype=torch.float32).view(count, *ones)
+    return Grid(scales, *ends, clips=clips)
 
 
-def _weight_integers(spec: FusedSpec, weight: Tensor, scales: Tensor) -> Tensor:
-    return to_integers(weight, Grid(scales, spec.weight.qmin, spec.weight.qmax))
+def _clips(high: float, scale: float, qmax: int) -> bool:
+    """Whether weights up to high may round to more than qmax, as where the lower end is met."""
+    return high > (qmax + 0.49) * scale
+
+
+def _extremes(rows: Tensor) -> Iterable[tuple[float, float]]:
+    """Return each row's largest and smallest weight, NaN where one is NaN."""
+    if rows.numel() <= _FEW_WEIGHTS:
+        numbers = rows.tolist()
+        if math.isfinite(sum(map(sum, numbers))):
+            return [(max(row), min(row)) for row in numbers]
+    return zip(rows.amax(1).tolist(), rows.amin(1).tolist(), strict=True)
+
+
+def _shaped(x: Tensor, like: Tensor) -> Tensor:
+    return x if x.shape == like.shape else x.reshape(like.shape)
 
 
 def _output_scales(op: Bilinear, scales: Tensor) -> Tensor:
@@ -254,7 +289,7 @@ def _output_scales(op: Bilinear, scales: Tensor) -> Tensor:
 
 def _sums_exactly(op: Bilinear, x: Tensor) -> bool:
     """Whether products are added up as they are, which oneDNN is always asked to do."""
-    return x.is_cpu and (isinstance(op, Linear) or bool(torch.backends.mkldnn.enabled))
+    return x.is_cpu and (isinstance(op, Linear) or torch._C._get_mkldnn_enabled())
 
 
 def _has_few_channels(op: Bilinear, weight: Tensor) -> bool:

@@ -15,8 +15,7 @@ Number = float | Tensor
 
 def traced() -> bool:
     """Whether somebody records what is computed, so that numbers read would become constants."""
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return torch.compiler.is_compiling() or tracing
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def transformed() -> bool:

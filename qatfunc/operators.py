@@ -26,6 +26,9 @@ from qatfunc.padding import Ints
 from qatfunc.params import Params
 from qatfunc.spec import ActivationSpec, LayerSpec
 
+_LINEAR = Linear()
+_MATRICES = range(2, 65)
+
 
 def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
     """Quantized torch.nn.functional.linear.
@@ -42,8 +45,8 @@ def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
     Gradient: ULQ's for x and clip, ARQ's (or LSQ's) for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
-    _check(x, params, weight_rank=2, x_ranks=range(2, 65), name="linear")
-    return quantized_op(Linear(), x, params, spec)
+    _check(x, params, weight_rank=2, x_ranks=_MATRICES, name="linear")
+    return quantized_op(_LINEAR, x, params, spec)
 
 
 def conv1d(
@@ -277,9 +280,10 @@ def _check(
     x: Tensor, params: Params, *, weight_rank: int, x_ranks: Sequence[int] | range, name: str
 ) -> None:
     weight = params["weight"]
-    for what, tensor in (("x", x), ("weight", weight)):
-        if tensor.dtype != torch.float32:
-            raise TypeError(f"{name}: {what} must be float32, got {tensor.dtype}")
+    if x.dtype != torch.float32:
+        raise TypeError(f"{name}: x must be float32, got {x.dtype}")
+    if weight.dtype != torch.float32:
+        raise TypeError(f"{name}: weight must be float32, got {weight.dtype}")
     if weight.ndim != weight_rank:
         raise ValueError(
             f"{name}: weight must have rank {weight_rank}, got shape {tuple(weight.shape)}"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qatfunc.grid import Grid, activation_grid, clamped_
+from qatfunc.grid import Grid, clamped_
 from qatfunc.numbers import Number, number
 from qatfunc.params import Clip
 from qatfunc.scalars import next_float32, round_half_even, to_float32
@@ -36,60 +36,71 @@ class Quantized(NamedTuple):
     """n - x / scale inside the range, 0 outside."""
 
 
-def quantize_again(x: Tensor, clip: Clip, spec: ActivationSpec) -> Quantized:
+def quantize_again(x: Tensor, clip: Clip, grid: Grid, spec: ActivationSpec) -> Quantized:
     """Quantize an input to the same integers as the forward did.
 
     Args:
         x: float32, any shape.
         clip: its range.
-        spec: the grid.
+        grid: the range's.
+        spec: width and symmetry.
     Returns:
         the integers, and how far they are from x.
     """
-    grid = activation_grid(clip, spec)
     ratio = torch.div(x, grid.scale)
-    integers = clamped_(ratio.round(), grid)
-    rounding = torch.sub(integers, clamped_(ratio, grid), out=ratio)
+    integers = ratio.round()
+    if grid.clips:
+        clamped_(integers, grid)
+        clamped_(ratio, grid)
+    rounding = torch.sub(integers, ratio, out=ratio)
     return Quantized(x, clip, grid, spec.steps, integers, rounding)
 
 
-def inside(g: Tensor, quantized: Quantized) -> Tensor:
+def inside(g: Tensor, quantized: Quantized, *, out: Tensor | None = None) -> Tensor:
     """Return g where low * scale <= x <= high * scale, 0 elsewhere.
 
     Args:
         g: a gradient, of x's shape.
         quantized: x and its grid.
+        out: memory of x's shape that may be used for it.
     Returns:
-        a new tensor.
+        a tensor of x's shape; g where nothing is outside.
     """
+    if not quantized.grid.clips:
+        return g
     lowest, highest = _ends(quantized.grid)
     if isinstance(highest, Tensor) or isinstance(lowest, Tensor):
         return g.masked_fill((quantized.x > highest) | (quantized.x < lowest), 0.0)
     # The backward of hardtanh is one pass; it drops the bounds themselves, which are inside here.
     below, above = -next_float32(-lowest), next_float32(highest)
-    return torch.ops.aten.hardtanh_backward.default(g, quantized.x, below, above)
+    if out is None:
+        return torch.ops.aten.hardtanh_backward.default(g, quantized.x, below, above)
+    return torch.ops.aten.hardtanh_backward.grad_input(g, quantized.x, below, above, grad_input=out)
 
 
-def range_gradients(g: Tensor, quantized: Quantized, *, passed: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of clip.max and clip.min; writes to g.
+def input_gradients(g: Tensor, quantized: Quantized) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of x, clip.max and clip.min; overwrites g and the rounding.
 
     Args:
-        g: the gradient of x' = n * scale, overwritten.
+        g: the gradient of x' = n * scale.
         quantized: x and its integers.
-        passed: inside(g, quantized).
     Returns:
-        scalars.
+        a tensor of x's shape, and scalars.
     """
     grid, steps = quantized.grid, quantized.steps
-    rounding = number(dot(g, quantized.rounding))
+    rounding, like = number(dot(g, quantized.rounding)), quantized.clip
+    # Memory that is touched for the first time takes ten times as long as the arithmetic.
+    passed = inside(g, quantized, out=quantized.rounding)
+    if not grid.clips:
+        error = rounding / steps
+        return passed, _scalar(error, like.max), _scalar(-error, like.min)
     clipped = g.sub_(passed)
     total, weighted = number(clipped.sum()), number(dot(clipped, quantized.integers))
     above = (weighted - grid.low * total) / steps
     below = (grid.high * total - weighted) / steps
     e_max, e_min = _end_errors(quantized)
     error = rounding / steps + e_max * above + e_min * below
-    like = quantized.clip
-    return _scalar(error + above, like.max), _scalar(below - error, like.min)
+    return passed, _scalar(error + above, like.max), _scalar(below - error, like.min)
 
 
 def range_shares(quantized: Quantized) -> tuple[Tensor, Tensor]:

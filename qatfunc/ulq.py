@@ -41,19 +41,21 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
     return Clip(straight_through(new_high, clip.max), straight_through(new_low, clip.min))
 
 
-def is_valid(clip: Clip, spec: ActivationSpec) -> bool:
-    """Whether resolve_clip would return a range as it is, if finding out costs next to nothing.
+def valid_ends(clip: Clip, spec: ActivationSpec) -> tuple[float, float] | None:
+    """Read a range that resolve_clip would return as it is, if that costs next to nothing.
 
     Args:
         clip: the trained range; not under a transform of torch.func.
         spec: says whether the lower end is fixed at 0.
     Returns:
-        False where it would not, and where the range is on another device or being traced.
+        its upper and lower end; None where it would be replaced, and where it is on another
+        device or being traced.
     """
     if traced() or not reads_cheaply(clip.max):
-        return False
+        return None
     high, low = clip.max.item(), clip.min.item()
-    return high >= 0.0 >= low and high > low and (low == 0.0 or not spec.fixed_min)
+    valid = high >= 0.0 >= low and high > low and (low == 0.0 or not spec.fixed_min)
+    return (high, low) if valid else None
 
 
 def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:

@@ -13,9 +13,11 @@ from bridge.export.symbolic import ExportConstants, export_quantized, run_untrac
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.naming import layer_path
 from bridge.peers import Group
-from bridge.targets import Operator, autocasting
+from bridge.targets import Operator
 from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
+from qatfunc.exact_types import autocasting
+from qatfunc.numbers import traced
 from qatfunc.params import Params
 
 _STARTED = "wts_scales_started"
@@ -128,8 +130,9 @@ class QATLayer(RangedModule):
         if autocasting(x):
             with torch.autocast(x.device.type, enabled=False):
                 return self._quantized_forward(x.to(torch.float32), **geometry)
-        self.operator.check_tensors(x, self.weight, lambda: layer_path(self))
-        if in_onnx_export():
+        weight = self._parameter("weight")
+        self.operator.check_tensors(x, weight, lambda: layer_path(self))
+        if traced() and in_onnx_export():  # torch's answer takes as long as an operator
             return self._export_forward(x, **geometry)
         if self.config.learned_scale and not self._scales_started and self._changes_state:
             self._start_scales()
@@ -138,12 +141,13 @@ class QATLayer(RangedModule):
         spec = self.config.layer
         if not self.quantizes_weight:
             spec = replace(spec, weight=None)
-        return self.operator.function(x, self._params(clip), spec, **geometry)
+        return self.operator.function(x, self._params(weight, clip), spec, **geometry)
 
-    def _params(self, clip: Clip | None) -> Params:
-        params: dict[str, Any] = {"weight": self.weight}
-        if self.bias is not None:
-            params["bias"] = self.bias
+    def _params(self, weight: Tensor, clip: Clip | None) -> Params:
+        params: dict[str, Any] = {"weight": weight}
+        bias = self._parameter("bias")
+        if bias is not None:
+            params["bias"] = bias
         if clip is not None:
             params["clip"] = clip
         if "frozen_wts_scales" in self._buffers:

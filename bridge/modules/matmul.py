@@ -11,8 +11,9 @@ from bridge.config import read_config
 from bridge.export.symbolic import export_product, run_untraced
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.naming import layer_path
-from bridge.targets import autocasting, check_product
+from bridge.targets import check_product
 from qatfunc import Clip, operators
+from qatfunc.exact_types import autocasting
 
 
 class MatMulQAT(RangedModule):

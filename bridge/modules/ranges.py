@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from bridge.config import QATConfig
 from bridge.modules.recomputed import Passes
-from bridge.modules.state import RangeState, moved
+from bridge.modules.state import RangeState, is_parameter, moved
 from bridge.naming import layer_path, siblings
 from bridge.peers import Group, PeerError, alone, exchange
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
 from qatfunc.numbers import transformed
-from qatfunc.ulq import is_valid
 
 
 class RangedModule(RangeState):
@@ -49,18 +48,19 @@ class RangedModule(RangeState):
         """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
         if not self.quantizes_input:
             return None
+        calibrated = self.calibrated
         if torch.compiler.is_compiling():
-            return self._clips_of_a_call(inputs)
+            return self._clips_of_a_call(inputs, calibrated)
         if in_backward():
             # Activation checkpointing computes a forward again: as it was, without effects.
             passed = self._passes.recall(inputs)
             return None if passed else {name: self._resolve(name) for name in inputs}
-        alike = not self.training or (self.calibrated and not self._passes.any)
+        alike = not self.training or (calibrated and not self._passes.any)
         if alike or self.calibrating_in_eval or transformed():
-            self._passes.latest(passed=not self.calibrated)
-            return self._clips_of_a_call(inputs)
+            self._passes.latest(passed=not calibrated)
+            return self._clips_of_a_call(inputs, calibrated)
         self._passes.begin(self._versions)
-        clips = self._clips_of_a_call(inputs)
+        clips = self._clips_of_a_call(inputs, calibrated)
         self._passes.record(inputs, passed=clips is None, step=self._versions)
         return clips
 
@@ -69,8 +69,10 @@ class RangedModule(RangeState):
         """A number that changes when an optimizer steps."""
         return sum(p._version for p in self._parameters.values() if p is not None)
 
-    def _clips_of_a_call(self, inputs: Mapping[str, Tensor]) -> dict[str, Clip] | None:
-        if self.calibrated:
+    def _clips_of_a_call(
+        self, inputs: Mapping[str, Tensor], calibrated: bool
+    ) -> dict[str, Clip] | None:
+        if calibrated:
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}
             return {name: self._commit(name) for name in inputs}
@@ -88,17 +90,18 @@ class RangedModule(RangeState):
     def _commit(self, name: str) -> Clip:
         """Replace a range that training made meaningless by the last valid one, for good."""
         current, previous = self._range(name)
-        if isinstance(current.max, nn.Parameter) and is_valid(current, self.config.activation):
-            with torch.no_grad():
-                previous.max.copy_(current.max)
-                previous.min.copy_(current.min)
+        ends = self._valid_ends(current)
+        if ends is not None:
+            for stored, number in zip(previous, ends, strict=True):
+                if stored.item() != number:
+                    stored.fill_(number)  # no copy, which would ask for a context without gradients
             return current
         clip = self._resolve(name)
         with torch.no_grad():
             for stored, value in zip(previous, clip, strict=True):
                 stored.copy_(value)
             # Under functional_call the range belongs to the caller, who gets it unchanged.
-            if isinstance(current.max, nn.Parameter):
+            if is_parameter(current.max):
                 for stored, value in zip(current, clip, strict=True):
                     stored.copy_(value)
         return self._resolve(name)

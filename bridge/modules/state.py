@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bridge.config import QATConfig, data_section, weight_section
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
-from qatfunc.ulq import is_valid
+from qatfunc.ulq import valid_ends
 
 _CALIBRATION_PREFIX = "calibration."
 _ENDS = ("max", "min")
@@ -100,18 +100,28 @@ class RangeState(nn.Module):
         """Return a range and the last valid one."""
         high, low = f"{name}_clip_max", f"{name}_clip_min"
         if tensors is not None:
-            return Clip(tensors[high], tensors[low]), Clip(
-                tensors[f"{high}_pre"], tensors[f"{low}_pre"]
-            )
-        current = Clip(getattr(self, high), getattr(self, low))
-        return current, Clip(getattr(self, f"{high}_pre"), getattr(self, f"{low}_pre"))
+            ends: Mapping[str, Any] = tensors
+            return Clip(ends[high], ends[low]), Clip(ends[f"{high}_pre"], ends[f"{low}_pre"])
+        kept: Mapping[str, Any] = self._buffers
+        current = Clip(self._parameter(high), self._parameter(low))
+        return current, Clip(kept[f"{high}_pre"], kept[f"{low}_pre"])
+
+    def _parameter(self, name: str) -> Any:
+        """Return a parameter from the module's table, which takes less time than an attribute."""
+        table = self._parameters
+        # A parametrized one is in no table, nor is any parameter of a replica.
+        return table[name] if name in table else getattr(self, name)
 
     def _resolve(self, name: str) -> Clip:
         current, previous = self._range(name)
-        # Under functional_call numbers may not be what can be read off a range.
-        if isinstance(current.max, nn.Parameter) and is_valid(current, self.config.activation):
+        if self._valid_ends(current) is not None:
             return current
         return resolve_clip(current, previous, self.config.activation)
+
+    def _valid_ends(self, clip: Clip) -> tuple[float, float] | None:
+        """Read one of the module's ranges, None where it has to be resolved."""
+        # Under functional_call numbers may not be what can be read off a range.
+        return valid_ends(clip, self.config.activation) if is_parameter(clip.max) else None
 
     @classmethod
     def derived_names(cls, *, learned_scale: bool) -> set[str]:  # noqa: ARG003
@@ -211,6 +221,17 @@ class RangeState(nn.Module):
     def _stands_for_one(self, clip: Clip) -> bool:
         scale, zero_point = ulq_qparams(clip, self.config.activation)
         return scale.item() == 1.0 and zero_point.item() == 0.0
+
+
+def is_parameter(x: Tensor) -> bool:
+    """Return whether a tensor is a parameter, without asking its metaclass where that is plain.
+
+    Args:
+        x: any tensor.
+    Returns:
+        False for what functional_call puts in a parameter's place.
+    """
+    return type(x) is nn.Parameter or isinstance(x, nn.Parameter)
 
 
 def moved(

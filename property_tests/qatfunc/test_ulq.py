@@ -21,7 +21,7 @@ from qatfunc import (
     ulq_qparams,
     ulq_quantize,
 )
-from qatfunc.ulq import is_valid
+from qatfunc.ulq import valid_ends
 from tests.qatfunc import float64_gradients
 from tests.qatfunc.bits import has_negative_zero, same_bits
 from tests.qatfunc.integer_reference import activation_grid, centered_codes
@@ -166,9 +166,11 @@ def test_inputs_are_unchanged(clip: Clip, previous: Clip, case: Activation):
 
 @given(any_clips(), clips(), activation_specs())
 def test_a_valid_range_is_kept_and_no_other(clip: Clip, previous: Clip, spec: ActivationSpec):
-    """is_valid says whether resolve_clip returns the range itself."""
+    """valid_ends reads a range where resolve_clip returns it as it is."""
     resolved = resolve_clip(clip, previous, spec)
-    if is_valid(clip, spec):
+    ends = valid_ends(clip, spec)
+    if ends is not None:
+        assert ends == (clip.max.item(), clip.min.item())
         assert all(torch.equal(a, b) for a, b in zip(resolved, clip, strict=True))
     else:
         high, low = clip
