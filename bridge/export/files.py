@@ -193,7 +193,9 @@ def _state_types_once(model: ir.Model) -> None:
     """Drop the types of initializers: their tensors have them, and a file would say them again."""
     for graph in model.graphs():
         for value in graph.initializers.values():
-            if value.const_value is not None and not value.is_graph_output():
+            # Of inputs and outputs a file has to say them.
+            listed = value.is_graph_input() or value.is_graph_output()
+            if value.const_value is not None and not listed:
                 value.type = value.shape = None
 
 
