@@ -2,8 +2,9 @@
 
 Saved for the backward pass are the operands and the weight's scales; the integers are computed
 again. Both directions are Functions: a kernel does the work, and whatever asks for more than that
-(vmap, forward differentiation, the derivative of the backward) gets it from the composition of
-plain functions, which has the same bits.
+(forward differentiation, the derivative of the backward, a batch of gradients of one output) gets
+it from the composition of plain functions. Under vmap, layers with parameters of their own are
+computed one by one.
 """
 
 from collections.abc import Callable, Sequence
