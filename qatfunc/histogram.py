@@ -192,6 +192,9 @@ def _at_zero(sums: Tensor) -> Tensor:
 
 def _widened(bins: Bins, exponent: Tensor) -> Bins:
     """Merge bins until they span (-2^exponent, 2^exponent); counts are int64 then."""
+    if _in_blocks(bins.sums) and not bool(bins.counts.any()):
+        fresh = empty_bins(bins.sums.device)
+        return fresh._replace(exponent=exponent, counts=fresh.counts.to(torch.int64))
     # Bins nest: m >> k is the bin of the wider grid that holds bin m of the finer one.
     side = torch.arange(_HALF, device=exponent.device)
     wider = side >> torch.clamp(exponent - bins.exponent, max=62)
