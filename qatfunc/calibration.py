@@ -14,18 +14,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qatfunc.clip_search import ClipSearch, DataSummary, search_clip, summarize_values
+from qatfunc.clip_search import (
+    ClipSearch,
+    DataSummary,
+    search_clip,
+    summarize_bins,
+    summarize_values,
+)
 from qatfunc.histogram import (
     FULL,
     SMALLEST_EXPONENT,
     Bins,
     add_to_bins,
-    add_to_tail,
-    edges,
     empty_bins,
     join_bins,
     whole_sums,
+    width,
 )
+from qatfunc.ordering import add_to_tail
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, SearchSpec
 
@@ -210,11 +216,11 @@ def _summary(state: CalibrationState) -> DataSummary:
             raise ValueError("calibration has seen no batch yet")
         return summarize_values(state.values)
     bins = _bins(state)
-    return DataSummary(
+    return summarize_bins(
         total=state.total,
         counts=state.counts,
         sums=whole_sums(bins),
-        edges=edges(bins),
+        width=width(bins),
         largest=state.largest,
         smallest=state.smallest,
     )

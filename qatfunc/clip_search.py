@@ -12,36 +12,100 @@ edges and have a known sum, and max(b - x, 0) is convex), and so does each candi
 winner whose largest possible error is below every other's smallest one is certain.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from qatfunc.ordering import ascending
 from qatfunc.params import Clip
 from qatfunc.spec import SMALLEST_SCALE, ActivationSpec, SearchSpec
 
 BINS = 65_536
 """Bins of a histogram, a power of two."""
 
+_HALF = BINS // 2
+
 _BOUNDARIES = 16_384
 """How many boundaries are looked up at once."""
 
 
-class DataSummary(NamedTuple):
-    """Data as sorted cells: each value its own cell, or the bins of a histogram."""
+class DataSummary(Protocol):
+    """Data that candidates are searched over."""
 
-    total: Tensor
-    """int64 scalar, number of values N."""
-    counts: Tensor
-    """int64 or int32 (cells,)."""
+    @property
+    def total(self) -> Tensor:
+        """int64 scalar, number of values N."""
+
+    @property
+    def sum(self) -> Tensor:
+        """float64 scalar, sum of all values."""
+
+    @property
+    def largest(self) -> Tensor:
+        """float32, the largest values, descending."""
+
+    @property
+    def smallest(self) -> Tensor:
+        """float32, the smallest values, ascending."""
+
+    def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the most that G can be at boundaries, float64."""
+
+
+class SortedValues(NamedTuple):
+    """All values; G is known."""
+
+    ordered: Tensor
+    """float64 (N,), ascending."""
     sums: Tensor
-    """float64 (cells,), sum of the values in each cell."""
-    edges: Tensor
-    """float64 (cells + 1,), ascending: cell i lies in [edges[i], edges[i + 1]]."""
+    """float64 (N + 1,), sum of the first i values."""
+    total: Tensor
+    sum: Tensor
     largest: Tensor
-    """float32, the largest values, descending."""
     smallest: Tensor
-    """float32, the smallest values, ascending."""
+
+    def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return G twice."""
+        below = torch.searchsorted(self.ordered, boundaries)
+        found = torch.sub(boundaries * below, self.sums[below])
+        return found, found
+
+
+class BinnedValues(NamedTuple):
+    """Bins of one width; G lies within bounds."""
+
+    counts: Tensor
+    """int64 or int32 (BINS,), values in each bin."""
+    sums: Tensor
+    """float64 (BINS,), their sums."""
+    counts_before: Tensor
+    """float64 (BINS + 1,), values in the bins before each."""
+    sums_before: Tensor
+    """float64 (BINS + 1,), their sums."""
+    width: Tensor
+    """float64 scalar, a power of two: bin i lies in [(i - BINS / 2) * width, that + width]."""
+    total: Tensor
+    sum: Tensor
+    largest: Tensor
+    smallest: Tensor
+
+    def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bounds on G: what lies in the bin that holds b is not known one by one."""
+        reached = torch.clamp(torch.ceil(boundaries / self.width) - 1.0, -_HALF - 1, _HALF)
+        cell = reached.to(torch.int64) + _HALF
+        inside = (cell >= 0) & (cell < BINS)
+        index = torch.clamp(cell, 0, BINS - 1)
+        below = torch.clamp(cell, 0, BINS)
+        whole = boundaries * self.counts_before[below] - self.sums_before[below]
+        # The bin that holds b: n values of mean m between its edges l and r.
+        n = torch.where(inside, self.counts[index], 0).to(torch.float64)
+        left = reached * self.width
+        mean = self.sums[index] / torch.clamp(n, min=1.0)
+        least = n * torch.clamp(boundaries - mean, min=0.0)
+        most = n * (boundaries - left) * torch.clamp(left + self.width - mean, min=0.0) / self.width
+        return whole + least, whole + torch.maximum(most, least)
 
 
 class ClipSearch(NamedTuple):
@@ -55,23 +119,53 @@ class ClipSearch(NamedTuple):
     """bool scalar: no other candidate can have a smaller error on this data."""
 
 
-def summarize_values(x: Tensor) -> DataSummary:
-    """Sort values into cells of their own, over which a search is exact.
+def summarize_values(x: Tensor) -> SortedValues:
+    """Sort values, over which a search is exact.
 
     Args:
         x: float32 (n,), n >= 1.
     Returns:
-        a summary with one cell a value.
+        the values in order, and their sums.
     """
-    ordered = torch.sort(x).values
+    ordered = ascending(x)
     wide = ordered.to(torch.float64)
-    return DataSummary(
+    sums = _sums_before(wide)
+    return SortedValues(
+        ordered=wide,
+        sums=sums,
         total=torch.full((), x.numel(), dtype=torch.int64, device=x.device),
-        counts=torch.ones(x.numel(), dtype=torch.int64, device=x.device),
-        sums=wide,
-        edges=torch.cat([wide, wide[-1:]]),
+        sum=sums[-1],
         largest=ordered.flip(0),
         smallest=ordered,
+    )
+
+
+def summarize_bins(
+    *, total: Tensor, counts: Tensor, sums: Tensor, width: Tensor, largest: Tensor, smallest: Tensor
+) -> BinnedValues:
+    """Add up bins from the left.
+
+    Args:
+        total: int64 scalar, number of values.
+        counts: int32 (BINS,), values in each bin.
+        sums: float64 (BINS,), their sums.
+        width: float64 scalar.
+        largest: float32, the largest values, descending.
+        smallest: float32, the smallest values, ascending.
+    Returns:
+        bins over which a search is certain or says that it is not.
+    """
+    sums_before = _sums_before(sums)
+    return BinnedValues(
+        counts=counts,
+        sums=sums,
+        counts_before=_sums_before(counts.to(torch.float64)),
+        sums_before=sums_before,
+        width=width,
+        total=total,
+        sum=sums_before[-1],
+        largest=largest,
+        smallest=smallest,
     )
 
 
@@ -142,9 +236,7 @@ def _error_bounds(
     data: DataSummary, steps: Tensor, zero_points: Tensor, spec: ActivationSpec
 ) -> tuple[Tensor, Tensor]:
     """Smallest and largest possible squared error of each candidate, short of sum(x^2)."""
-    zero = torch.zeros(1, dtype=torch.float64, device=data.sums.device)
-    counts = torch.cat([zero, torch.cumsum(data.counts.to(torch.float64), 0)])
-    sums = torch.cat([zero, torch.cumsum(data.sums, 0)])
+    total = data.total.to(torch.float64)
     least, most = [], []
     cells = torch.arange(spec.steps, dtype=torch.float64, device=steps.device)
     together = max(1, _BOUNDARIES // spec.steps)
@@ -153,28 +245,13 @@ def _error_bounds(
         step, zero_point = group.unbind(1)
         lowest, top = spec.qmin - zero_point, spec.qmax - zero_point
         boundaries = (cells + lowest[:, None] + 0.5) * step[:, None]
-        fewest, largest = _tail_integral(data, counts, sums, boundaries)
-        base = top * step * (top * step * counts[-1] - 2.0 * sums[-1])
-        least.append(base - 2.0 * step * largest)
-        most.append(base - 2.0 * step * fewest)
+        fewest, largest = data.integrals(boundaries)
+        base = top * step * (top * step * total - 2.0 * data.sum)
+        least.append(base - 2.0 * step * largest.sum(1))
+        most.append(base - 2.0 * step * fewest.sum(1))
     return torch.cat(least), torch.cat(most)
 
 
-def _tail_integral(
-    data: DataSummary, counts: Tensor, sums: Tensor, boundaries: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Bounds on each row's sum over boundaries b of G(b) = sum of max(b - x, 0)."""
-    cell = torch.searchsorted(data.edges, boundaries) - 1
-    inside = (cell >= 0) & (cell < len(data.counts))
-    index = torch.clamp(cell, 0, len(data.counts) - 1)
-    below = torch.where(cell < 0, 0, torch.clamp(cell, max=len(data.counts)))
-    whole = boundaries * counts[below] - sums[below]
-    # The cell that holds b: n values of mean m between its edges l and r.
-    n = torch.where(inside, data.counts[index], 0).to(torch.float64)
-    left, right = data.edges[index], data.edges[index + 1]
-    mean = data.sums[index] / torch.clamp(n, min=1.0)
-    least = n * torch.clamp(boundaries - mean, min=0.0)
-    extent = torch.clamp(right - left, min=torch.finfo(torch.float64).tiny)
-    most = n * (boundaries - left) * torch.clamp(right - mean, min=0.0) / extent
-    most = torch.maximum(torch.where(inside, most, 0.0), least)
-    return (whole + least).sum(1), (whole + most).sum(1)
+def _sums_before(values: Tensor) -> Tensor:
+    """Sum what comes before each value, and all of them."""
+    return F.pad(torch.cumsum(values, 0), (1, 0))

@@ -28,6 +28,14 @@ def reads_cheaply(x: Tensor) -> bool:
     return x.is_cpu
 
 
+def reads_values(x: Tensor) -> bool:
+    """Whether what is computed may depend on values and leave torch, at next to no cost.
+
+    Nobody records or transforms what is computed, and x is a plain tensor on a CPU.
+    """
+    return type(x) is Tensor and reads_cheaply(x) and not traced() and not transformed()
+
+
 def number(x: Tensor) -> Number:
     """Return a one-element tensor as a Python float where that costs next to nothing."""
     return x.item() if reads_cheaply(x) else x

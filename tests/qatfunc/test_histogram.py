@@ -8,7 +8,8 @@ from torch import Tensor
 
 from qatfunc import ActivationSpec, SearchSpec, calibration, histogram
 from qatfunc.clip_search import BINS
-from qatfunc.histogram import FULL, Bins, add_to_bins, add_to_tail, empty_bins, join_bins
+from qatfunc.histogram import FULL, Bins, add_to_bins, empty_bins, join_bins
+from qatfunc.ordering import add_to_tail
 
 SIZES = [1, 63, 64, 1000, 131_072, 131_073, 400_001]
 
@@ -19,7 +20,7 @@ def values(size: int, kind: str) -> Tensor:
 
 
 def in_whole_tensors() -> object:
-    return mock.patch.object(histogram, "_in_blocks", return_value=False)
+    return mock.patch.object(histogram, "reads_values", return_value=False)
 
 
 def assert_same(a: Bins, b: Bins):
