@@ -26,10 +26,10 @@ from qatfunc.histogram import (
     SMALLEST_EXPONENT,
     Bins,
     add_to_bins,
+    bin_width,
     empty_bins,
     join_bins,
     whole_sums,
-    width,
 )
 from qatfunc.ordering import add_to_tail
 from qatfunc.params import Clip
@@ -220,7 +220,7 @@ def _summary(state: CalibrationState) -> DataSummary:
         total=state.total,
         counts=state.counts,
         sums=whole_sums(bins),
-        width=width(bins),
+        width=bin_width(bins),
         largest=state.largest,
         smallest=state.smallest,
     )

@@ -61,15 +61,31 @@ class SortedValues(NamedTuple):
     """float64 (N,), ascending."""
     sums: Tensor
     """float64 (N + 1,), sum of the first i values."""
-    total: Tensor
-    sum: Tensor
-    largest: Tensor
-    smallest: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """N."""
+        return torch.full((), len(self.ordered), dtype=torch.int64, device=self.ordered.device)
+
+    @property
+    def sum(self) -> Tensor:
+        """Sum of all values."""
+        return self.sums[-1]
+
+    @property
+    def largest(self) -> Tensor:
+        """All of them, descending."""
+        return self.smallest.flip(0)
+
+    @property
+    def smallest(self) -> Tensor:
+        """All of them, ascending."""
+        return self.ordered.to(torch.float32)
 
     def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
         """Return G twice."""
         below = torch.searchsorted(self.ordered, boundaries)
-        found = torch.sub(boundaries * below, self.sums[below])
+        found = boundaries * below - self.sums[below]
         return found, found
 
 
@@ -87,9 +103,13 @@ class BinnedValues(NamedTuple):
     width: Tensor
     """float64 scalar, a power of two: bin i lies in [(i - BINS / 2) * width, that + width]."""
     total: Tensor
-    sum: Tensor
     largest: Tensor
     smallest: Tensor
+
+    @property
+    def sum(self) -> Tensor:
+        """Sum of all values."""
+        return self.sums_before[-1]
 
     def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
         """Return bounds on G: what lies in the bin that holds b is not known one by one."""
@@ -127,17 +147,8 @@ def summarize_values(x: Tensor) -> SortedValues:
     Returns:
         the values in order, and their sums.
     """
-    ordered = ascending(x)
-    wide = ordered.to(torch.float64)
-    sums = _sums_before(wide)
-    return SortedValues(
-        ordered=wide,
-        sums=sums,
-        total=torch.full((), x.numel(), dtype=torch.int64, device=x.device),
-        sum=sums[-1],
-        largest=ordered.flip(0),
-        smallest=ordered,
-    )
+    ordered = ascending(x).to(torch.float64)
+    return SortedValues(ordered, _sums_before(ordered))
 
 
 def summarize_bins(
@@ -155,15 +166,13 @@ def summarize_bins(
     Returns:
         bins over which a search is certain or says that it is not.
     """
-    sums_before = _sums_before(sums)
     return BinnedValues(
         counts=counts,
         sums=sums,
         counts_before=_sums_before(counts.to(torch.float64)),
-        sums_before=sums_before,
+        sums_before=_sums_before(sums),
         width=width,
         total=total,
-        sum=sums_before[-1],
         largest=largest,
         smallest=smallest,
     )

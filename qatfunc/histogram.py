@@ -80,15 +80,17 @@ def add_to_bins(bins: Bins, x: Tensor) -> Bins:
     low, high = torch.aminmax(x)
     reach = torch.frexp(torch.maximum(high, -low)).exponent
     wide = _widened(bins, torch.maximum(bins.exponent, reach))
-    width = _width(wide.exponent)
+    width = bin_width(wide)
     if not reads_values(x):
         index, values = _locate(x, width)
         counts = wide.counts.scatter_add(0, index, torch.ones_like(index))
         sums = wide.sums.scatter_add(0, index, values)
         near = wide.near + _by_exponent(x, torch.where(_is_near(x, width), values, 0.0))
     else:
-        counts, sums, near = wide.counts, wide.sums, wide.near
-        _count_in_blocks(x.numpy(), wide, width.item(), signed=low.item() < 0)
+        # What was widened is a copy already.
+        counts, sums = wide.counts, wide.sums
+        small = _count_in_blocks(x.numpy(), wide, width.item(), signed=low.item() < 0)
+        near = wide.near + _by_exponent(small, small.to(torch.float64))
     return Bins(wide.exponent, _few(counts), sums.index_fill(0, _at_zero(sums), 0.0), near)
 
 
@@ -110,7 +112,7 @@ def join_bins(many: Sequence[Bins]) -> Bins:
     )
 
 
-def width(bins: Bins) -> Tensor:
+def bin_width(bins: Bins) -> Tensor:
     """Return the width of a bin.
 
     Args:
@@ -118,7 +120,7 @@ def width(bins: Bins) -> Tensor:
     Returns:
         float64 scalar.
     """
-    return _width(bins.exponent)
+    return torch.ldexp(torch.ones((), dtype=torch.float64), bins.exponent - _HALF_BITS)
 
 
 def whole_sums(bins: Bins) -> Tensor:
@@ -132,11 +134,11 @@ def whole_sums(bins: Bins) -> Tensor:
     return bins.sums.index_copy(0, _at_zero(bins.sums), bins.near.sum(1))
 
 
-def _count_in_blocks(values: np.ndarray, bins: Bins, width: float, *, signed: bool) -> None:
-    """Add values to bins, which are changed."""
+def _count_in_blocks(values: np.ndarray, bins: Bins, width: float, *, signed: bool) -> Tensor:
+    """Add values to counts and sums of bins, which are changed, and return those near 0."""
     per_bin, bound = np.float32(1.0 / width), np.float32(width)
     ones = bins.counts.new_ones(min(len(values), _BLOCK))
-    near = bins.near.numpy().reshape(-1)
+    near = []
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
         bin_of = (block * per_bin).astype(np.int32)  # exact, and towards 0
@@ -147,9 +149,8 @@ def _count_in_blocks(values: np.ndarray, bins: Bins, width: float, *, signed: bo
         bins.counts.scatter_add_(0, index, ones[: len(index)])
         bins.sums.scatter_add_(0, index, torch.from_numpy(block.astype(np.float64)))
         size = np.abs(block)
-        small = block[(size < bound) & (size > 0)]
-        at = np.frexp(small)[1] + np.where(small < 0, -_LEAST_FREXP, _FREXPS - _LEAST_FREXP)
-        near += np.bincount(at, small.astype(np.float64), len(near))
+        near.append(block[(size < bound) & (size > 0)])
+    return torch.from_numpy(np.concatenate(near))
 
 
 def _locate(x: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,11 +168,6 @@ def _is_near(x: Tensor, width: Tensor) -> Tensor:
     return (size < width.to(torch.float32)) & (size > 0)
 
 
-def _width(exponent: Tensor) -> Tensor:
-    """Width of a bin, float64."""
-    return torch.ldexp(torch.ones((), dtype=torch.float64), exponent - _HALF_BITS)
-
-
 def _at_zero(sums: Tensor) -> Tensor:
     """Indices of the two bins at 0."""
     return torch.arange(_HALF - 1, _HALF + 1, device=sums.device)
@@ -187,7 +183,7 @@ def _widened(bins: Bins, exponent: Tensor) -> Bins:
     wider = side >> torch.clamp(exponent - bins.exponent, max=62)
     merged = torch.cat([_HALF - 1 - wider.flip(0), _HALF + wider])
     # What comes to lie in the bins at 0 moves to its exponent: a bin beside 0 has only one.
-    lower = torch.cat([-side.flip(0), side]) * _width(bins.exponent)
+    lower = torch.cat([-side.flip(0), side]) * bin_width(bins)
     moves = torch.cat([wider.flip(0), wider]) == 0
     signed = torch.where(torch.arange(BINS, device=exponent.device) < _HALF, -1.0, 1.0)
     position = torch.where(lower == 0, signed, lower).to(torch.float32)

@@ -39,18 +39,16 @@ def add_to_tail(tail: Tensor, x: Tensor, *, largest: bool) -> Tensor:
     """
     if not reads_values(x):
         return torch.topk(torch.cat([tail, x]), len(tail), largest=largest).values
-    # What is largest of the negative values is smallest of all.
-    sign = np.float32(-1.0 if largest else 1.0)
-    kept, values = sign * tail.numpy(), x.numpy()
+    kept, values = tail.numpy(), x.numpy()
     start = 0
     while start < len(values):
         # As many values as were seen before hold few that are new to the tail.
         stop = max(2 * start, _FIRST)
-        found = _beyond(values[start:stop], sign * kept[-1], largest=largest)
+        found = _beyond(values[start:stop], kept[-1], largest=largest)
         if len(found):
-            kept = _least(np.concatenate([kept, sign * found]), len(kept))
+            kept = _extreme(np.concatenate([kept, found]), len(kept), largest=largest)
         start = stop
-    return torch.from_numpy(sign * kept)
+    return torch.from_numpy(kept.copy())
 
 
 def _beyond(values: np.ndarray, end: np.float32, *, largest: bool) -> np.ndarray:
@@ -59,6 +57,8 @@ def _beyond(values: np.ndarray, end: np.float32, *, largest: bool) -> np.ndarray
     return np.concatenate([block[block > end if largest else block < end] for block in blocks])
 
 
-def _least(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the smallest values, ascending; there are more than that."""
+def _extreme(values: np.ndarray, count: int, *, largest: bool) -> np.ndarray:
+    """Return the largest, or smallest, of more values than that, from the extreme one."""
+    if largest:
+        return np.sort(np.partition(values, -count)[-count:])[::-1]
     return np.sort(np.partition(values, count)[:count])

@@ -1,26 +1,34 @@
 """Histograms in blocks against the same in whole tensors."""
 
+from types import ModuleType
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
-from qatfunc import ActivationSpec, SearchSpec, calibration, histogram
+from qatfunc import ActivationSpec, SearchSpec, calibration, histogram, ordering
 from qatfunc.clip_search import BINS
 from qatfunc.histogram import FULL, Bins, add_to_bins, empty_bins, join_bins
-from qatfunc.ordering import add_to_tail
+from qatfunc.ordering import add_to_tail, ascending
 
-SIZES = [1, 63, 64, 1000, 131_072, 131_073, 400_001]
+SIZES = [1, 1000, 32_768, 32_769, 131_072, 131_073, 400_001]
+KINDS = ["normal", "relu", "equal", "tiny", "edges"]
 
 
 def values(size: int, kind: str) -> Tensor:
     x = torch.randn(size, generator=torch.Generator().manual_seed(size))
-    return {"normal": x, "relu": x.relu(), "equal": torch.ones(size), "tiny": x * 1e-44}[kind]
+    return {
+        "normal": x,
+        "relu": x.relu(),
+        "equal": torch.ones(size),
+        "tiny": x * 1e-44,
+        "edges": torch.round(256 * x) / 256,
+    }[kind]
 
 
-def in_whole_tensors() -> object:
-    return mock.patch.object(histogram, "reads_values", return_value=False)
+def in_whole_tensors(module: ModuleType = histogram) -> object:
+    return mock.patch.object(module, "reads_values", return_value=False)
 
 
 def assert_same(a: Bins, b: Bins):
@@ -28,7 +36,7 @@ def assert_same(a: Bins, b: Bins):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["normal", "relu", "equal", "tiny"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_blocks_hold_what_whole_tensors_do(size: int, kind: str):
     x, before = values(size, kind), add_to_bins(empty_bins(), values(1000, "normal"))
     copies = Bins(*(field.clone() for field in before))
@@ -46,15 +54,29 @@ def test_joined_bins_are_those_of_all_values():
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["normal", "relu", "equal", "tiny"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("largest", [True, False])
 def test_a_tail_is_the_end_of_the_sorted_values(size: int, kind: str, largest: bool):
     x = values(size, kind)
     for first in (x[:0], x[: size // 2]):
         empty = torch.full((100,), -torch.inf if largest else torch.inf)
-        tail = add_to_tail(add_to_tail(empty, first, largest=largest), x, largest=largest)
+        seen = add_to_tail(empty, first, largest=largest)
+        before = seen.clone()
+        tail = add_to_tail(seen, x, largest=largest)
         want = torch.cat([empty, first, x]).sort(descending=largest).values[:100]
         assert torch.equal(tail, want)
+        assert torch.equal(seen, before)
+        with in_whole_tensors(ordering):
+            assert torch.equal(add_to_tail(seen, x, largest=largest), want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_put_in_order(kind: str):
+    x = values(1000, kind)
+    with in_whole_tensors(ordering):
+        want = ascending(x)
+    assert torch.equal(ascending(x), want)
+    assert torch.equal(want, torch.tensor(sorted(x.tolist())))
 
 
 def test_nothing_is_certified_by_a_full_bin():
