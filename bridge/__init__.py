@@ -22,7 +22,8 @@ from bridge.modules import (
     MatMulQAT,
 )
 from bridge.parameters import average_whole_gradients, parameter_groups, whole_parameters
-from bridge.prepare import LayerPlan, float_model, plan_qat, prepare_qat
+from bridge.plan import LayerPlan, plan_qat
+from bridge.prepare import float_model, prepare_qat
 from bridge.sensitivity import LayerSensitivity, sensitivity
 from bridge.switches import (
     freeze_clips,

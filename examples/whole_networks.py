@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bridge
-from bridge.prepare import plan_qat, plan_table
+from bridge.plan import plan_qat, plan_table
 from bridge.report import conversion_table, verification_table
 from examples import faces
 from examples.networks import UNet, VisionTransformer, mobilenet_v2, resnet18, resnet50
