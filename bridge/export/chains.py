@@ -4,12 +4,14 @@
 
 In float it is a step function of the sums; where bridge.export.snap finds an integer one that is
 equal for every sum, one QLinearConv computes it. Relu and Clip are limits of the codes. What
-moves values about, or picks the largest, does so with their codes just as well.
+moves values about, or picks the largest, does so with their codes just as well: limits commute
+with it, except with a MaxPool that may see only padding (bridge.export.windows), whose codes are
+clamped by the limits after it once more.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from bridge.export.scribe import Scribe
 from bridge.export.snap import Snapped, snap
 from bridge.export.steps import EXACT_BOUND, Grid, Steps
 from bridge.export.sub_pixel import Convolution, as_convolution, has_phases
+from bridge.export.windows import LOWEST, may_see_only_padding
 
 _UINT8 = np.iinfo(np.uint8)
 _FAST_POOL = 2
@@ -38,11 +41,14 @@ class Chain:
         moves: the nodes in between that codes pass through, in order.
         quantizers: QuantizeLinear nodes, all with the same scale and zero point.
         snapped: both forms of the step function, equal for every sum.
+        clamps: the smallest and the largest code of the operator's output and after each move,
+            None where nothing is left to clamp.
     """
 
     moves: tuple[ir.Node, ...]
     quantizers: tuple[ir.Node, ...]
     snapped: Snapped
+    clamps: tuple[tuple[int, int] | None, ...]
 
     @property
     def rescale(self) -> Array:
@@ -139,36 +145,48 @@ def write_chain(
     codes = write_interleaved(scribe, codes, phases)
     if pictures is not None:
         codes = write_volumes(scribe, layer, codes)
-    if integer.code_low > _UINT8.min or integer.code_high < _UINT8.max:
-        codes = scribe.op("Clip", codes, np.uint8(integer.code_low), np.uint8(integer.code_high))
-    for move in chain.moves:
-        rest = [value for value in move.inputs[1:] if value is not None]
-        attributes = {name: attribute.value for name, attribute in move.attributes.items()}
-        # ONNX Runtime has a fast MaxPool of bytes for two dimensions only.
-        slow = move.op_type == "MaxPool" and len(attributes["kernel_shape"]) != _FAST_POOL
-        if slow:
-            codes = scribe.op("Cast", codes, to=ir.DataType.FLOAT)
-        codes = scribe.op(move.op_type, codes, *rest, **attributes)
-        if slow:
-            codes = scribe.op("Cast", codes, to=ir.DataType.UINT8)
+    codes = _clamped(scribe, codes, chain.clamps[0])
+    for move, clamp in zip(chain.moves, chain.clamps[1:], strict=True):
+        codes = _clamped(scribe, _moved(scribe, move, codes), clamp)
     for quantizer in chain.quantizers:
         scribe.replace(quantizer.outputs[0], codes, ir.DataType.UINT8)
 
 
+def _clamped(scribe: Scribe, codes: ir.Value, clamp: tuple[int, int] | None) -> ir.Value:
+    return codes if clamp is None else scribe.op("Clip", codes, *map(np.uint8, clamp))
+
+
+def _moved(scribe: Scribe, move: ir.Node, codes: ir.Value) -> ir.Value:
+    """Write a node that values pass through for their codes."""
+    rest = [value for value in move.inputs[1:] if value is not None]
+    attributes = {name: attribute.value for name, attribute in move.attributes.items()}
+    # ONNX Runtime has a fast MaxPool of bytes for two dimensions only.
+    slow = move.op_type == "MaxPool" and len(attributes["kernel_shape"]) != _FAST_POOL
+    if not slow:
+        return scribe.op(move.op_type, codes, *rest, **attributes)
+    floats = scribe.op("Cast", codes, to=ir.DataType.FLOAT)
+    floats = scribe.op(move.op_type, floats, **attributes)
+    if may_see_only_padding(move):
+        # A cast from what is below 0 has no defined result.
+        floats = scribe.op("Max", floats, np.float32(0))
+    return scribe.op("Cast", floats, to=ir.DataType.UINT8)
+
+
 def follow(
     value: ir.Value,
-) -> tuple[tuple[ir.Node, ...], tuple[float, float], tuple[ir.Node, ...]]:
+) -> tuple[tuple[ir.Node, ...], tuple[tuple[float, float], ...], tuple[ir.Node, ...]]:
     """Follow a layer's output to the quantizers that read it.
 
     Args:
         value: the output.
     Returns:
-        the nodes on the way that move values, the limits that the others set, the quantizers.
+        the nodes on the way that move values; what the others clamp the layer's output to, and the
+        output of each such node; the quantizers.
     Raises:
         NoChainError: something else is on the way, or reads it.
     """
     moves: list[ir.Node] = []
-    low, high = -np.inf, np.inf
+    clamped = [(-np.inf, np.inf)]
     while True:
         users = [use.node for use in value.uses()]
         if value.is_graph_output():
@@ -178,7 +196,7 @@ def follow(
         others = [node for node in users if node.op_type != "QuantizeLinear"]
         if not others:
             _check_quantizers(users)
-            return tuple(moves), (low, high), tuple(users)
+            return tuple(moves), tuple(clamped), tuple(users)
         node = others[0]
         if len(users) > 1:
             raise NoChainError(f"{titled(node)} and others read {value.name!r}")
@@ -187,9 +205,11 @@ def follow(
         except BadLimitsError as reason:
             raise NoChainError(str(reason)) from reason
         if ends is not None:
-            low, high = (min(max(end, ends[0]), ends[1]) for end in (low, high))
+            low, high = ends
+            clamped = [(min(max(a, low), high), min(max(b, low), high)) for a, b in clamped]
         elif node.op_type == "MaxPool" or reshaper(node) is not None:
             moves.append(node)
+            clamped.append((-np.inf, np.inf))
         else:
             raise NoChainError(f"{titled(node)} computes in float")
         if len(node.outputs) > 1:
@@ -200,8 +220,9 @@ def follow(
 def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unchained:
     if layer.zero_point_x.dtype != np.uint8:
         raise NoChainError(f"its input is {layer.zero_point_x.dtype}, not uint8")
-    moves, (low, high), quantizers = follow(layer.output)
+    moves, clamped, quantizers = follow(layer.output)
     scale, zero_point = _numbers(quantizers[0])
+    low, high = clamped[0]
     steps = Steps(
         rescale=np.ascontiguousarray(layer.rescale),
         shift=None if layer.norm is None else layer.norm.shift,
@@ -219,7 +240,29 @@ def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unch
         missed = int((~snapped.proven).sum())
         how = "unmoved, as two layers share the weight" if shared else f"within {max_ulps} ulps"
         return Unchained(f"{missed} of {len(bounds)} channels have no multiplier {how}", snapped)
-    return Chain(moves=moves, quantizers=quantizers, snapped=snapped)
+    clamps = _clamps(steps, moves, clamped)
+    return Chain(moves=moves, quantizers=quantizers, snapped=snapped, clamps=clamps)
+
+
+def _clamps(
+    steps: Steps, moves: Sequence[ir.Node], clamped: Sequence[tuple[float, float]]
+) -> tuple[tuple[int, int] | None, ...]:
+    """Return where codes have to be clamped: at first, and where a window without values ends."""
+    every = _UINT8.min, _UINT8.max
+    needed: list[tuple[int, int] | None] = [steps.code_range]
+    for move, (low, high) in zip(moves, clamped[1:], strict=True):
+        alone = may_see_only_padding(move)
+        if alone and replace(steps, low=LOWEST, high=LOWEST).code_range != (0, 0):
+            raise NoChainError(f"{titled(move)} may see only padding, whose code is not 0")
+        needed.append(replace(steps, low=low, high=high).code_range if alone else None)
+    later: tuple[int, int] | None = None
+    for i, clamp in reversed(list(enumerate(needed))):
+        # What is clamped alike once more later need not be clamped before.
+        if clamp in (later, every):
+            needed[i] = None
+        else:
+            later = clamp
+    return tuple(needed)
 
 
 def _check_quantizers(quantizers: Sequence[ir.Node]) -> None:

@@ -82,6 +82,18 @@ BETWEEN = {
         lambda y: pooled(np.maximum(y, np.float32(0))),
         ["Clip", "MaxPool"],
     ),
+    "pool that sees only padding, and clip": (
+        "r = MaxPool <kernel_shape = [2, 1], pads = [1, 0, 1, 0], dilations = [6, 1]> (f)"
+        " c = Clip (r, lo)",
+        lambda y: np.full_like(y[:, :, :1], ARRAYS["lo"]),
+        ["MaxPool", "Clip"],
+    ),
+    "clip, and pool that sees only padding": (
+        "r = Clip (f, lo) c = MaxPool <kernel_shape = [2, 1], pads = [1, 0, 1, 0],"
+        " dilations = [6, 1]> (r)",
+        lambda y: np.full_like(y[:, :, :1], -1e30),
+        ["Clip", "MaxPool"],
+    ),
     "reshape": ("c = Reshape (f, shape)", lambda y: y, ["Reshape"]),
     "transpose": (
         "c = Transpose <perm = [0, 1, 3, 2]> (f)",
