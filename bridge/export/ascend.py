@@ -165,7 +165,7 @@ def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: st
         ConversionError: it does not.
     """
     try:
-        first, zero = read_parameters(quantize, name)
+        first, zero = read_parameters(quantize)
     except NotQuantizedError as reason:
         raise ConversionError(f"layer {name!r}: {reason}") from reason
     if first.size != 1 or first.item() != scale or zero.item() != zero_point:

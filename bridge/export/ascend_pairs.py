@@ -46,7 +46,7 @@ def _rewrite(graph: ir.Graph, write: _Writer) -> None:
     for quantize, dequantize in list(_pairs(graph)):
         name = called(dequantize)
         try:
-            scale, zero_point = read_parameters(dequantize, name)
+            scale, zero_point = read_parameters(dequantize)
         except NotQuantizedError as reason:
             raise ConversionError(f"node {name!r}: {reason}") from reason
         if scale.size != 1:

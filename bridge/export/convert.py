@@ -178,6 +178,8 @@ def convert_model(
     layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=folded)
     how.check(layers)
     record = record_text(layers)
+    if fast is None and not layers and not products:
+        return fake, deploy, [], floats, record  # nothing to write
     names = (name for name, _ in named_operators(deploy.graph))
     order = {name: i for i, name in enumerate(names if fast is None else fast.names)}
     summaries = [] if fast is None else [summarize_elementwise(e) for e in fast.elementwise]
@@ -280,9 +282,14 @@ def read_quantized(
         ConversionError: something cannot be converted.
     """
     layers, floats = read_layers(graph, fold_batch_norm=fold_batch_norm)
-    products = read_products(graph, [layer.node for layer in layers])
+    products, reasons = read_products(graph, [layer.node for layer in layers])
     names = {product.name for product in products}
-    return layers, products, [operator for operator in floats if operator.name not in names]
+    left = [
+        replace(operator, reason=reasons.get(operator.name, operator.reason))
+        for operator in floats
+        if operator.name not in names
+    ]
+    return layers, products, left
 
 
 def _check_target(target: str, *, symmetric: bool, opset: int | None, tunes: bool) -> None:

@@ -139,7 +139,7 @@ def write_integer_elementwise(scribe: Scribe, one: Elementwise) -> None:
 
 def _read(node: ir.Node, name: str) -> Elementwise | None:
     try:
-        operands = tuple(_operand(node, i, name) for i in range(len(node.inputs)))
+        operands = tuple(_operand(node, i) for i in range(len(node.inputs)))
     except NotQuantizedError:
         return None
     value, low, high = behind_limits(node.outputs[0])
@@ -170,8 +170,8 @@ def _read(node: ir.Node, name: str) -> Elementwise | None:
     )
 
 
-def _operand(node: ir.Node, index: int, name: str) -> Operand:
-    operand = Operand(*read_activation(node, index, name))
+def _operand(node: ir.Node, index: int) -> Operand:
+    operand = Operand(*read_activation(node, index))
     if operand.zero_point.dtype != np.uint8:
         raise NotQuantizedError(f"its operand is {operand.zero_point.dtype}, not uint8")
     return operand

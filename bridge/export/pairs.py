@@ -1,12 +1,12 @@
 """Reading QuantizeLinear and DequantizeLinear: of activations, and of constants."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array, called, constant, reshaper
-from bridge.export.errors import ConversionError
+from bridge.export.constants import Array, called, constant, reshaper, titled
 
 _ACTIVATIONS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
 
@@ -15,25 +15,24 @@ class NotQuantizedError(Exception):
     """Control flow between the readers: the operator stays float, with the reason."""
 
 
-def read_activation(node: ir.Node, index: int, name: str) -> tuple[ir.Value, np.float32, Array]:
+def read_activation(node: ir.Node, index: int) -> tuple[ir.Value, np.float32, Array]:
     """Read the pair on an operator's input.
 
     Args:
         node: the operator.
         index: which input.
-        name: what to call the operator in a message.
     Returns:
         the quantized value, its scale and its zero point.
     Raises:
         NotQuantizedError: the input is not quantized in a form that can be converted.
-        ConversionError: its scale is not positive and finite.
     """
     value = node.inputs[index]
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         raise NotQuantizedError("its input is not dequantized")
     x_q = producer.inputs[0]
-    scale, zero_point = read_parameters(producer, name)
+    scale, zero_point = read_parameters(producer)
+    check_scale(producer, scale)
     if x_q is None or scale.size != 1 or int_attribute(producer, "block_size", 0):
         raise NotQuantizedError("its input is not quantized per tensor")
     if constant(x_q) is not None:
@@ -43,28 +42,21 @@ def read_activation(node: ir.Node, index: int, name: str) -> tuple[ir.Value, np.
     return x_q, np.float32(scale.reshape(())), zero_point.reshape(())
 
 
-def read_weight(value: ir.Value | None, name: str) -> tuple[Array, Array]:
+def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
     """Read an operator's weight.
 
     Args:
         value: the operator's input.
-        name: what to call the operator in a message.
     Returns:
         the int8 weight and its scales, broadcast to the weight's shape.
     Raises:
         NotQuantizedError: it is not quantized in a form that can be converted.
-        ConversionError: a scale is not positive and finite, or the weight not finite.
     """
-    moves = []
-    producer = None if value is None else value.producer()
-    while producer is not None and producer.op_type != "DequantizeLinear":
-        moves.append(reshaper(producer))
-        if moves[-1] is None or producer.inputs[0] is None:
-            raise NotQuantizedError("its weight is not quantized")
-        producer = producer.inputs[0].producer()
+    producer, moves = dequantizer_of(value)
     if producer is None:
         raise NotQuantizedError("its weight is not quantized")
-    integers, scale, zero_point = read_stored(producer, name)
+    integers, scale, zero_point = read_stored(producer)
+    check_scale(producer, scale)
     if zero_point.dtype == np.uint8 and (zero_point == 128).all():
         integers, zero_point = (integers.astype(np.int16) - 128).astype(np.int8), zero_point * 0
     if integers.dtype != np.int8:
@@ -72,58 +64,96 @@ def read_weight(value: ir.Value | None, name: str) -> tuple[Array, Array]:
     if (zero_point != 0).any():
         raise NotQuantizedError("its weight has a zero point")
     scales = np.broadcast_to(scale, integers.shape)
-    for move in reversed(moves):
+    for move in moves:
         integers, scales = move(integers), move(scales)
     return integers, scales
 
 
-def read_stored(node: ir.Node, name: str) -> tuple[Array, Array, Array]:
+def dequantizer_of(
+    value: ir.Value | None,
+) -> tuple[ir.Node | None, list[Callable[[Array], Array]]]:
+    """Follow a value back through shape operators to the DequantizeLinear it comes from.
+
+    Args:
+        value: any value.
+    Returns:
+        the DequantizeLinear, None if there is none, and what the operators after it do to arrays,
+        in their order.
+    """
+    moves: list[Callable[[Array], Array]] = []
+    producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type != "DequantizeLinear":
+        move = reshaper(producer)
+        if move is None or producer.inputs[0] is None:
+            return None, []
+        moves.append(move)
+        producer = producer.inputs[0].producer()
+    return producer, moves[::-1]
+
+
+def read_stored(node: ir.Node, *, what: str = "weight") -> tuple[Array, Array, Array]:
     """Read the DequantizeLinear of a constant.
 
     Args:
         node: the DequantizeLinear.
-        name: what to call its reader in a message.
+        what: what to call the constant in a message.
     Returns:
-        integers, and the scales and zero points in shapes that broadcast to theirs.
+        integers, and the scales and zero points in shapes that broadcast to theirs. The scales
+        may be any float32 numbers (check_scale).
     Raises:
-        NotQuantizedError: what it dequantizes is not constant, or quantized in blocks.
-        ConversionError: a scale is not positive and finite, or the constant is not finite.
+        NotQuantizedError: what it dequantizes is not constant, or quantized in blocks, or its
+            parameters do not fit.
     """
-    scale, zero_point = read_parameters(node, name)
+    scale, zero_point = read_parameters(node)
     if int_attribute(node, "block_size", 0):
-        raise NotQuantizedError("its weight is quantized in blocks")
-    integers = _integer_weight(node.inputs[0], name)
+        raise NotQuantizedError(f"its {what} is quantized in blocks")
+    integers = _integers(node.inputs[0], what)
     if integers.dtype != zero_point.dtype:
-        raise ConversionError(
-            f"layer {name!r}: {node.op_type} {called(node)!r} takes {integers.dtype} but its zero "
-            f"point is {zero_point.dtype}"
+        raise NotQuantizedError(
+            f"{titled(node)} takes {integers.dtype} but its zero point is {zero_point.dtype}"
         )
-    return integers, *_on_axis(node, (scale, zero_point), integers.shape, name)
+    return integers, *_on_axis(node, (scale, zero_point), integers.shape)
 
 
-def _integer_weight(value: ir.Value | None, name: str) -> Array:
+def check_scale(node: ir.Node, scale: Array) -> None:
+    """Raise unless every scale of a quantizer is positive and finite.
+
+    Args:
+        node: the QuantizeLinear or DequantizeLinear.
+        scale: its scales.
+    Raises:
+        NotQuantizedError: one is zero, negative, infinite or NaN.
+    """
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise NotQuantizedError(
+            f"the scale of {titled(node)} must be positive and finite, got {scale.ravel()[:4]}"
+        )
+
+
+def _integers(value: ir.Value | None, what: str) -> Array:
     stored = constant(value)
     if stored is not None:
         return stored
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "QuantizeLinear":
-        raise NotQuantizedError(f"its weight {not_constant(value)}")
-    weight = constant(producer.inputs[0])
-    if weight is None:
-        raise NotQuantizedError(f"its weight {not_constant(producer.inputs[0])}")
-    scale, zero_point = read_parameters(producer, name)
+        raise NotQuantizedError(f"its {what} {not_constant(value)}")
+    floats = constant(producer.inputs[0])
+    if floats is None:
+        raise NotQuantizedError(f"its {what} {not_constant(producer.inputs[0])}")
+    scale, zero_point = read_parameters(producer)
+    check_scale(producer, scale)
     if zero_point.dtype.kind not in "iu":
-        raise NotQuantizedError(f"its weight is quantized to {zero_point.dtype}, not int8")
+        raise NotQuantizedError(f"its {what} is quantized to {zero_point.dtype}, not int8")
     if int_attribute(producer, "block_size", 0):
-        raise NotQuantizedError("its weight is quantized in blocks")
-    if weight.dtype != np.float32:
-        raise NotQuantizedError(f"its weight is {weight.dtype}, not float32")
-    if not np.isfinite(weight).all():
-        raise ConversionError(f"layer {name!r}: its weight has NaN or infinite values")
-    scale, zero_point = _on_axis(producer, (scale, zero_point), weight.shape, name)
+        raise NotQuantizedError(f"its {what} is quantized in blocks")
+    if floats.dtype != np.float32:
+        raise NotQuantizedError(f"its {what} is {floats.dtype}, not float32")
+    if not np.isfinite(floats).all():
+        raise NotQuantizedError(f"its {what} has NaN or infinite values")
+    scale, zero_point = _on_axis(producer, (scale, zero_point), floats.shape)
     info = np.iinfo(zero_point.dtype)
     with np.errstate(over="ignore"):  # infinity is clipped like every large value
-        q = np.asarray(np.rint(weight / scale))
+        q = np.asarray(np.rint(floats / scale))
     q += zero_point
     return np.clip(q, info.min, info.max, out=q).astype(zero_point.dtype)
 
@@ -141,49 +171,42 @@ def not_constant(value: ir.Value | None) -> str:
     return "is not constant"
 
 
-def read_parameters(node: ir.Node, name: str) -> tuple[Array, Array]:
+def read_parameters(node: ir.Node) -> tuple[Array, Array]:
     """Read a quantizer's constants.
 
     Args:
         node: a QuantizeLinear or DequantizeLinear.
-        name: what to call its reader in a message.
     Returns:
         scale and zero point, of one size; without a zero point, zeros of the integers' type.
     Raises:
-        NotQuantizedError: one is not constant, or its type is none a layer can have.
-        ConversionError: the scale is not positive and finite, or the zero point does not match.
+        NotQuantizedError: one is not constant, its type is none a layer can have, or the zero
+            point does not match the scale or the integers.
     """
     scale = constant(node.inputs[1])
-    what = f"{node.op_type} {called(node)!r}"
     if scale is None:
-        raise NotQuantizedError(f"the scale of {what} {not_constant(node.inputs[1])}")
+        raise NotQuantizedError(f"the scale of {titled(node)} {not_constant(node.inputs[1])}")
     if scale.dtype != np.float32:
         raise NotQuantizedError(f"the scale of {called(node)!r} is {scale.dtype}, not float32")
-    if not (np.isfinite(scale) & (scale > 0)).all():
-        raise ConversionError(
-            f"layer {name!r}: the scale of {what} must be positive and finite, got "
-            f"{scale.ravel()[:4]}"
-        )
     if node.op_type == "DequantizeLinear" and int_attribute(node, "output_dtype", 0) not in (
         ir.DataType.UNDEFINED,
         ir.DataType.FLOAT,
     ):
-        raise NotQuantizedError(f"{what} does not dequantize to float32")
+        raise NotQuantizedError(f"{titled(node)} does not dequantize to float32")
     dtype = _dtype_of_codes(node)
     if len(node.inputs) < 3 or node.inputs[2] is None:
         if dtype is None:
-            raise NotQuantizedError(f"the type of what {what} takes is not known")
+            raise NotQuantizedError(f"the type of what {titled(node)} takes is not known")
         return scale, np.zeros(scale.shape, dtype)
     zero_point = constant(node.inputs[2])
     if zero_point is None:
-        raise NotQuantizedError(f"the zero point of {what} {not_constant(node.inputs[2])}")
+        raise NotQuantizedError(f"the zero point of {titled(node)} {not_constant(node.inputs[2])}")
     if zero_point.size != scale.size:
-        raise ConversionError(
-            f"layer {name!r}: {what} has {scale.size} scales but {zero_point.size} zero points"
+        raise NotQuantizedError(
+            f"{titled(node)} has {scale.size} scales but {zero_point.size} zero points"
         )
     if dtype not in (None, zero_point.dtype):
-        raise ConversionError(
-            f"layer {name!r}: {what} takes {dtype} but its zero point is {zero_point.dtype}"
+        raise NotQuantizedError(
+            f"{titled(node)} takes {dtype} but its zero point is {zero_point.dtype}"
         )
     return scale, zero_point
 
@@ -215,7 +238,7 @@ def _numpy_dtype(data_type: int) -> np.dtype[Any] | None:
 
 
 def _on_axis(
-    node: ir.Node, parameters: tuple[Array, Array], shape: tuple[int, ...], name: str
+    node: ir.Node, parameters: tuple[Array, Array], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Shape a quantizer's scale and zero point so that they broadcast to what it quantizes."""
     axis = int_attribute(node, "axis", 1)
@@ -224,10 +247,7 @@ def _on_axis(
         scale, zero_point = (values.reshape((1,) * len(shape)) for values in parameters)
         return scale, zero_point
     if not -len(shape) <= axis < len(shape) or shape[axis] != size:
-        raise ConversionError(
-            f"layer {name!r}: {node.op_type} {called(node)!r} has {size} scales on axis {axis} of "
-            f"shape {shape}"
-        )
+        raise NotQuantizedError(f"{titled(node)} has {size} scales on axis {axis} of shape {shape}")
     full = [1] * len(shape)
     full[axis] = size
     scale, zero_point = (values.reshape(full) for values in parameters)

@@ -10,15 +10,18 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.ascend import ascend_input, reciprocal_input
-from bridge.export.constants import Array
-from bridge.export.errors import ConversionError
+from bridge.export.bias import INT32_MAX
+from bridge.export.constants import Array, constant
 from bridge.export.integer_form import unsigned_input
 from bridge.export.layer import EXACT_FLOAT32
-from bridge.export.pairs import NotQuantizedError, read_activation
+from bridge.export.pairs import (
+    NotQuantizedError,
+    dequantizer_of,
+    read_activation,
+    read_stored,
+)
 from bridge.export.reader import check_product, named_operators
 from bridge.export.scribe import Scribe
-
-_INT32_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,41 +84,50 @@ class QuantizedProduct:
         return bound is not None and bound < EXACT_FLOAT32
 
 
-def read_products(graph: ir.Graph, layers: Iterable[ir.Node] = ()) -> list[QuantizedProduct]:
+def read_products(
+    graph: ir.Graph, layers: Iterable[ir.Node] = ()
+) -> tuple[list[QuantizedProduct], dict[str, str]]:
     """Find the products of two quantized activations in a graph.
 
     Args:
         graph: the main graph of a QDQ model.
         layers: operators that are layers; a weight of one scale looks like an activation.
     Returns:
-        the products, in topological order.
-    Raises:
-        ConversionError: a scale, or the product of two, is not positive and finite, or sums can
-            leave int32.
+        the products, in topological order; and by name why others of two activations are none.
     """
-    products = []
+    products, reasons = [], {}
     taken = set(layers)
     for name, node in named_operators(graph):
         if node.op_type != "MatMul" or node.graph is not graph or node in taken:
             continue
         try:
-            operands = (_operand(node, 0, name), _operand(node, 1, name))
-        except NotQuantizedError:
-            continue
-        check_product(operands[0].scale, operands[1].scale.reshape(1), name)
-        product = QuantizedProduct(
-            name=name,
-            node=node,
-            output=node.outputs[0],
-            operands=operands,
-            depth=_depth(node),
-        )
-        if (product.accumulator_bound or 0) > _INT32_MAX:
-            raise ConversionError(
-                f"layer {name!r}: sums of {product.depth} products can leave int32"
-            )
-        products.append(product)
-    return products
+            products.append(_read(node, name))
+        except NotQuantizedError as reason:
+            if _is_activation(node.inputs[1]):
+                reasons[name] = str(reason)
+    return products, reasons
+
+
+def _is_activation(value: ir.Value | None) -> bool:
+    """Whether a value is dequantized and no weight, however badly stored."""
+    producer, _ = dequantizer_of(value)
+    codes = None if producer is None else producer.inputs[0]
+    if codes is None or constant(codes) is not None:
+        return False
+    quantize = codes.producer()
+    stored = quantize is not None and quantize.op_type == "QuantizeLinear"
+    return not stored or quantize is None or constant(quantize.inputs[0]) is None
+
+
+def _read(node: ir.Node, name: str) -> QuantizedProduct:
+    operands = (_operand(node, 0), _operand(node, 1))
+    check_product(operands[0].scale, operands[1].scale.reshape(1))
+    product = QuantizedProduct(
+        name=name, node=node, output=node.outputs[0], operands=operands, depth=_depth(node)
+    )
+    if (product.accumulator_bound or 0) > INT32_MAX:
+        raise NotQuantizedError(f"its sums of {product.depth} products can leave int32")
+    return product
 
 
 def write_fake_product(scribe: Scribe, product: QuantizedProduct) -> None:
@@ -190,8 +202,11 @@ def _write_tail(scribe: Scribe, product: QuantizedProduct, sums: ir.Value) -> No
     scribe.replace_output(scribe.op("Mul", y, product.rescale))
 
 
-def _operand(node: ir.Node, index: int, name: str) -> Operand:
-    x_q, scale, zero_point = read_activation(node, index, name)
+def _operand(node: ir.Node, index: int) -> Operand:
+    x_q, scale, zero_point = read_activation(node, index)
+    dequantize = dequantizer_of(node.inputs[index])[0]
+    if dequantize is not None and not _is_activation(node.inputs[index]):
+        read_stored(dequantize)  # raises where the integers of a constant are not known
     if zero_point.dtype.itemsize > 1:
         raise NotQuantizedError(f"its operand has {8 * zero_point.dtype.itemsize} bits, not 8")
     return Operand(x_q, scale, zero_point)

@@ -76,8 +76,8 @@ def store_quantized_constants(graph: ir.Graph) -> None:
         if quantize is None or quantize.op_type != "QuantizeLinear":
             continue
         try:
-            integers, _, _ = read_stored(node, node.name or "")
-        except (NotQuantizedError, ConversionError):
+            integers, _, _ = read_stored(node)
+        except NotQuantizedError:
             continue  # an activation, or not rightly quantized; no layer has read it
         stored = add_initializer(graph, f"{node.inputs[0].name}_integers", integers)
         node.replace_input_with(0, stored)

@@ -8,27 +8,24 @@ The dots are reshapes and transpositions. An Add of a constant after MatMul is i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.bias import INT32_MAX, integer_bias, read_bias
 from bridge.export.constants import Array, constant, reshaper
-from bridge.export.errors import ConversionError
 from bridge.export.layer import QuantizedLayer, channels_first
 from bridge.export.layer_names import UniqueNames, layer_name, tied_name
 from bridge.export.norm import read_norm
 from bridge.export.pairs import (
     NotQuantizedError,
     int_attribute,
-    not_constant,
     read_activation,
     read_weight,
 )
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-_INT32_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ def read_layers(
     Returns:
         the layers in topological order, and the operators that could be layers but stay float.
     Raises:
-        ConversionError: a layer has a scale or bias that no integer model can have.
+        ConversionError: the data of a constant does not fit its shape or type.
     """
     layers: list[QuantizedLayer] = []
     floats: list[FloatOperator] = []
@@ -109,8 +106,8 @@ def _behind_pairs(value: ir.Value) -> ir.Value:
 
 
 def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLayer:
-    x_q, scale_x, zero_point_x = read_activation(node, 0, name)
-    weight, scales = read_weight(node.inputs[1], name)
+    x_q, scale_x, zero_point_x = read_activation(node, 0)
+    weight, scales = read_weight(node.inputs[1])
     if not weight.size:
         raise NotQuantizedError(f"its weight has no elements, its shape is {weight.shape}")
     op = "MatMul" if node.op_type == "Gemm" else node.op_type
@@ -121,10 +118,10 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
             weight, scales = weight.T, scales.T
     if op == "MatMul" and weight.ndim != 2:
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
-    _check_groups(weight, op, groups, name)
+    _check_groups(weight, op, groups)
     scale_w = _per_channel(scales, op, groups)
-    check_product(scale_x, scale_w, name)
-    output, bias = _read_bias(node, len(channels_first(weight, op, groups)))
+    check_product(scale_x, scale_w)
+    output, bias = read_bias(node, len(channels_first(weight, op, groups)))
     last = node.op_type == "MatMul"
     norm = read_norm(output, channels_last=last) if fold_batch_norm else None
     layer = QuantizedLayer(
@@ -138,51 +135,47 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         weight_source=_behind_pairs(node.inputs[1]).name or "" if node.inputs[1] else "",
         weight=np.ascontiguousarray(weight),
         scale_w=scale_w,
-        bias=None if bias is None else _integer_bias(bias, scale_x * scale_w, name),
+        bias=None if bias is None else integer_bias(bias, scale_x * scale_w),
         norm=norm,
         attributes={} if op == "MatMul" else {k: a.value for k, a in node.attributes.items()},
         groups=groups,
     )
-    if not np.isfinite(layer.rescale).all():
-        raise ConversionError(
-            f"layer {name!r}: scale_x * scale_w times the factor of its BatchNormalization is "
-            "beyond float32"
-        )
-    limit = _INT32_MAX if not layer.wide else (1 << 53)
+    with np.errstate(over="ignore"):
+        if norm is not None and not np.isfinite(layer.rescale).all():
+            layer = replace(layer, norm=None, output=output)  # the BatchNormalization stays float
+    limit = INT32_MAX if not layer.wide else (1 << 53)
     if layer.accumulator_bound > limit:
-        raise ConversionError(
-            f"layer {name!r}: sums can reach {layer.accumulator_bound}, beyond the accumulator's "
-            f"{limit}; use smaller clips, fewer input channels or a smaller bias"
+        raise NotQuantizedError(
+            f"its sums can reach {layer.accumulator_bound}, beyond the accumulator's {limit}; use "
+            "smaller clips, fewer input channels or a smaller bias"
         )
     return layer
 
 
-def _check_groups(weight: Array, op: str, groups: int, name: str) -> None:
+def _check_groups(weight: Array, op: str, groups: int) -> None:
     """Raise unless a convolution's weight has the rank and the channels of its groups."""
     if op == "MatMul":
         return
     if weight.ndim < 3 or groups < 1 or weight.shape[0] % groups:
-        raise ConversionError(
-            f"layer {name!r}: a weight of shape {weight.shape} is no {op}'s in {groups} groups"
-        )
+        raise NotQuantizedError(f"a weight of shape {weight.shape} is no {op}'s in {groups} groups")
 
 
-def check_product(scale_x: np.float32, scale_w: Array, name: str) -> None:
+def check_product(scale_x: np.float32, scale_w: Array) -> None:
     """Raise unless one step of the sums is a float32 above zero.
 
     Args:
         scale_x: of the input.
         scale_w: of the weight, or of the other input.
-        name: of the layer.
     Raises:
-        ConversionError: a product of the two is 0 or infinite.
+        NotQuantizedError: a product of the two is 0 or infinite.
     """
     with np.errstate(over="ignore", under="ignore"):
         product = scale_x * scale_w
-    if not (np.isfinite(product) & (product > 0)).all():
-        raise ConversionError(
-            f"layer {name!r}: scale_x * scale_w must be positive and finite in float32, got "
-            f"{scale_x:.4g} * {scale_w[~(np.isfinite(product) & (product > 0))][0]:.4g}"
+    bad = ~(np.isfinite(product) & (product > 0))
+    if bad.any():
+        raise NotQuantizedError(
+            "scale_x * scale_w must be positive and finite in float32, got "
+            f"{scale_x:.4g} * {scale_w[bad][0]:.4g}"
         )
 
 
@@ -201,55 +194,3 @@ def _check_gemm(node: ir.Node) -> None:
             raise NotQuantizedError(f"its {name} is {attribute.as_float()}, not 1")
     if int_attribute(node, "transA", 0):
         raise NotQuantizedError("its input is transposed (transA)")
-
-
-def _read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
-    """Return the layer's output and its float bias, which may be an Add behind a MatMul."""
-    output = node.outputs[0]
-    if node.op_type != "MatMul":
-        value = node.inputs[2] if len(node.inputs) > 2 else None
-        if value is None:
-            return output, None
-        bias = _float_bias(value)
-        if bias is None:
-            raise NotQuantizedError(f"its bias {not_constant(value)}")
-        if bias.size not in (1, channels) or (bias.ndim > 1 and bias.shape[-1] != bias.size):
-            raise NotQuantizedError(f"its bias has shape {bias.shape}, not one value a channel")
-        return output, np.broadcast_to(bias.ravel(), (channels,))
-    uses = list(output.uses())
-    if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":
-        add = uses[0].node
-        # In a subgraph it may not run, or run many times.
-        bias = _float_bias(add.inputs[1 - uses[0].idx]) if add.graph is node.graph else None
-        if bias is not None and bias.dtype.kind == "f" and bias.shape == (channels,):
-            return add.outputs[0], bias
-    return output, None
-
-
-def _float_bias(value: ir.Value | None) -> Array | None:
-    stored = constant(value)
-    if stored is not None or value is None:
-        return stored
-    producer = value.producer()
-    if producer is None or producer.op_type != "DequantizeLinear":
-        return None
-    integers, scale = constant(producer.inputs[0]), constant(producer.inputs[1])
-    if integers is None or scale is None or integers.dtype != np.int32:
-        return None
-    zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
-    if zero_point is not None and (zero_point != 0).any():
-        return None
-    # In float64, so that integers on the accumulator's own scale come through as they are.
-    return integers.astype(np.float64) * scale
-
-
-def _integer_bias(bias: Array, rescale: Array, name: str) -> Array:
-    with np.errstate(over="ignore"):
-        rounded = np.rint(bias.astype(np.promote_types(bias.dtype, np.float32)) / rescale)
-    worst = np.abs(rounded).max(initial=0.0)
-    if not worst <= _INT32_MAX:  # NaN too
-        raise ConversionError(
-            f"layer {name!r}: bias / (scale_x * scale_w) must fit int32, got up to {worst:.4g}; "
-            "the scale of a channel is too small for its bias"
-        )
-    return rounded.astype(np.int64).clip(-_INT32_MAX, _INT32_MAX).astype(np.int32)

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array, constant
-from bridge.export.errors import ConversionError
 from bridge.export.layer_names import LAYER_KEY
 from bridge.export.pairs import NotQuantizedError, read_stored
 from bridge.export.scribe import add_initializer
@@ -33,8 +32,8 @@ def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
         if not isinstance(owner, ir.Graph):
             continue  # a function's body
         try:
-            integers, scale, zero_point = read_stored(node, node.name or "")
-        except (NotQuantizedError, ConversionError):
+            integers, scale, zero_point = read_stored(node)
+        except NotQuantizedError:
             continue  # it is not, or not rightly, quantized; no layer has read it
         if integers.dtype not in _INTEGERS:
             continue

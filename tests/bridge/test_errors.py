@@ -311,7 +311,10 @@ class Conversion(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})
 
 
-SCALE = r"^layer 'fc': the scale of DequantizeLinear '{}' must be positive and finite, got \[{}\]$"
+ONLY = (
+    r"inter\.onnx has no quantized layer \((MatMul|Gemm) 'fc': "  # nothing else could be converted
+)
+SCALE = ONLY + r"the scale of DequantizeLinear '{}' must be positive and finite, got \[{}\]\)$"
 CONVERSIONS = {
     "no file": Conversion(lambda: None, FileNotFoundError, r"^no ONNX model at .*inter\.onnx$"),
     "an empty file": Conversion(
@@ -350,17 +353,17 @@ CONVERSIONS = {
     "a bias that is not finite": Conversion(
         lambda: edited(whole(), "b", np.array([np.nan, 0], np.float32)),
         ConversionError,
-        r"^layer 'fc': bias / \(scale_x \* scale_w\) must fit int32, got up to nan; ",
+        ONLY + r"its bias / \(scale_x \* scale_w\) must fit int32, got up to nan; ",
     ),
     "a bias beyond int32": Conversion(
         lambda: edited(whole(), "b", np.array([2e6, 0], np.float32)),
         ConversionError,
-        r"^layer 'fc': bias / \(scale_x \* scale_w\) must fit int32, got up to 4e\+09; ",
+        ONLY + r"its bias / \(scale_x \* scale_w\) must fit int32, got up to 4e\+09; ",
     ),
     "sums beyond int32": Conversion(
         lambda: many_inputs(np.uint8(0), 65_794),
         ConversionError,
-        r"^layer 'fc': sums can reach 2147516160, beyond the accumulator's 2147483647; ",
+        ONLY + r"its sums can reach 2147516160, beyond the accumulator's 2147483647; ",
     ),
     "sums and bias beyond int32": Conversion(
         lambda: model(
@@ -374,7 +377,7 @@ CONVERSIONS = {
             b=np.array([1e9 * SX], np.float32),
         ),
         ConversionError,
-        r"^layer 'fc': sums can reach 29\d{8}, beyond",
+        ONLY + r"its sums can reach 29\d{8}, beyond",
     ),
     "16 bits for ascend": Conversion(
         lambda: model(GEMM, b=BIAS, zx=np.int16(0), sw=np.float32(1), zw=np.int8(0), opset=21),
@@ -420,7 +423,7 @@ CONVERSIONS["a weight that is not finite"] = Conversion(
         zw=np.int8(0),
     ),
     ConversionError,
-    "^layer 'fc': its weight has NaN or infinite values$",
+    ONLY + r"its weight has NaN or infinite values\)$",
 )
 
 

@@ -47,8 +47,8 @@ def test_deploy_keeps_the_integers(tmp_path):
     assert ((2, 40), onnx.TensorProto.FLOAT) not in kinds
 
 
-def test_other_pairs_stay(tmp_path):
-    """A scale of zero is nothing a layer may have, but what stays in float is left alone."""
+def test_a_scale_that_no_layer_may_have_is_no_pair_either(tmp_path):
+    """What stays in float has the bits of DequantizeLinear, for a scale of zero too."""
     body = STORED.replace("sv", "s0")
     proto = model(
         GEMM + body,
@@ -59,8 +59,11 @@ def test_other_pairs_stay(tmp_path):
         zv=np.zeros(2, np.int8),
     )
     done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
-    nodes = onnx.load(done.deploy).graph.node
-    assert "DequantizeLinear" in [node.op_type for node in nodes]
+    for path in (done.fake_quant, done.deploy):
+        nodes = onnx.load(path).graph.node
+        float_nodes = nodes if path == done.deploy else list(nodes)[-3:]
+        assert "DequantizeLinear" not in [node.op_type for node in float_nodes]
+        assert not run_model(path, [batch()])["z"].any()
 
 
 def test_a_pair_that_is_an_output_stays_one(tmp_path):
