@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from bridge.export.ascend_functions import DOMAIN, ascend_functions
 from bridge.export.constants import called, constant
+from bridge.export.destinations import check_other_file, data_file, external_files
 from bridge.export.errors import ConversionError
 from bridge.export.files import load_model, write_models
 from bridge.export.float_operator import fit_by_taps
@@ -38,10 +39,13 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
         the path of the twin.
     Raises:
         FileNotFoundError: there is no deploy_file.
+        ValueError: save_file is the deploy_file, or a file of its data.
         ConversionError: the file is no ONNX model in the dialect; names the node.
     """
     path, saved = Path(deploy_file), Path(save_file)
     model = load_model(path)
+    for written in (saved, data_file(saved)):
+        check_other_file("save_file", written, [path, *external_files(model)])
     if not any(node.op_type in _DIALECT and _standard(node) for node in model.graph):
         raise ConversionError(f"{path} has no AscendQuant, which target 'ascend' writes")
     write_models({saved: twin_of(model)})

@@ -12,16 +12,18 @@ from onnxscript import version_converter
 
 from bridge.export import costs
 from bridge.export.chains import Chain, Unchained
+from bridge.export.destinations import check_source_is_kept, name_destinations
 from bridge.export.errors import ConversionError
 from bridge.export.fast import Fast, make_fast
 from bridge.export.files import read_model, write_models
 from bridge.export.forms import TARGETS, Choice, Form, Target
 from bridge.export.layer import QuantizedLayer
-from bridge.export.opset import OPSETS, with_opset
+from bridge.export.opset import with_opset
+from bridge.export.options import MAX_ULPS, check_options, check_path
 from bridge.export.product import QuantizedProduct, read_products
 from bridge.export.qdq import check_symmetric
 from bridge.export.reader import FloatOperator, named_operators, read_layers
-from bridge.export.record import record_text, write_record
+from bridge.export.record import record_text
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
 from bridge.export.summary import (
@@ -31,6 +33,7 @@ from bridge.export.summary import (
     summarize_layer,
     summarize_product,
 )
+from bridge.export.training_mode import check_eval_mode
 from bridge.export.tune import Tuning, tune_choices
 from bridge.export.unsigned import count_from_zero
 
@@ -42,9 +45,6 @@ _NO_LIMIT = 1 << 62
 
 FormChooser = Callable[[QuantizedLayer, Chain | None], Form]
 """Picks the form of a layer, given what QLinearConv can compute from it."""
-
-MAX_ULPS = 64
-"""How far a rescale is moved by default: less than a hundred-thousandth of it."""
 
 
 def convert_qat_model(
@@ -78,8 +78,9 @@ def convert_qat_model(
             channel, in both models alike; torch and the models then round it differently. The
             deploy model of "qdq" keeps the BatchNormalization for its runtime to fold.
         max_ulps: how far the factor scale_x * scale_w of a channel may be moved, in both models
-            alike, where that lets a faster integer operator compute the same bits; bridge.adopt
-            moves the torch model's. 0 moves none; such layers take another form.
+            alike, where that lets a faster integer operator compute the same bits, for target
+            "ort"; bridge.adopt moves the torch model's. 0 moves none; such layers take another
+            form. At most 4,096.
         vnni: write weights as int8 beside uint8 activations, for target "ort": for processors with
             VNNI, which have faster kernels for them; older x86 ones saturate, so that results are
             wrong there. bridge.sums_int8_exactly() tells which this machine is.
@@ -97,21 +98,34 @@ def convert_qat_model(
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
+        TypeError: an argument is of a wrong kind.
         FileNotFoundError: there is no model_file.
-        ValueError: the target or the mode is unknown or has no such option, opset is out of range,
-            save_path names no file, data is missing, does not fit the model or is given without
-            need, or forms are to be timed and the size of an input is not known.
-        ConversionError: the model cannot be converted; names the node or layer. Nothing is
-            written then.
+        ValueError: the target or the mode is unknown or would ignore an option, a number is out of
+            range, save_path or record_file names no file or one that is read or written already,
+            data is missing, does not fit the model or is given without need, or forms are to be
+            timed and the size of an input is not known.
+        ConversionError: the model cannot be converted or was exported in training mode; names the
+            node or layer.
+        OSError: a file cannot be written.
+    The models and the record are written together or, whatever fails, not at all.
     Source: docs/semantics.md, 6 to 8.
     """
-    _check_target(target, symmetric=symmetric, opset=opset, tunes=bool(tune))
-    _check_mode(mode, target, data)
-    prefix = Path(save_path)
-    if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
-        raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
+    check_options(
+        target=target,
+        mode=mode,
+        data=data,
+        fold_batch_norm=fold_batch_norm,
+        max_ulps=max_ulps,
+        vnni=vnni,
+        symmetric=symmetric,
+        opset=opset,
+        tune=tune,
+    )
+    check_path("model_file", model_file)
+    paths = name_destinations(save_path, record_file)
     source = read_model(Path(model_file))
-    paths = [prefix.with_name(f"{prefix.name}_{k}_model.onnx") for k in ("fake_quant", "deploy")]
+    check_source_is_kept(Path(model_file), source, paths)
+    check_eval_mode(source, Path(model_file))
     fake, deploy, layers, floats, record = convert_model(
         source,
         target=target,
@@ -127,13 +141,12 @@ def convert_qat_model(
         check_symmetric(deploy.graph)
     if opset is not None:
         deploy = _for_opset(deploy, opset, layers)
-    write_models({paths[0]: fake, paths[1]: deploy})
-    if record_file is not None:
-        write_record(Path(record_file), record)
+    models = {paths.fake_quant: fake, paths.deploy: deploy}
+    write_models(models, {} if paths.record is None else {paths.record: record})
     return Conversion(
         source=Path(model_file),
-        fake_quant=paths[0],
-        deploy=paths[1],
+        fake_quant=paths.fake_quant,
+        deploy=paths.deploy,
         target=target,
         mode=mode,
         layers=tuple(layers),
@@ -290,33 +303,6 @@ def read_quantized(
         if operator.name not in names
     ]
     return layers, products, left
-
-
-def _check_target(target: str, *, symmetric: bool, opset: int | None, tunes: bool) -> None:
-    if target not in TARGETS:
-        raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")
-    if target != "qdq" and (symmetric or opset is not None):
-        raise ValueError(f"symmetric and opset are for target 'qdq', got target {target!r}")
-    if opset is not None and opset not in OPSETS:
-        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
-    if tunes and target != "ort":
-        raise ValueError(f"target {target!r} has one form only: nothing to tune")
-
-
-def _check_mode(mode: str, target: str, data: Iterable[Any] | None) -> None:
-    if mode not in ("exact", "fast"):
-        raise ValueError(f"mode must be 'exact' or 'fast', got {mode!r}")
-    if mode == "exact":
-        if data is not None:
-            raise ValueError("data is for mode 'fast', got it with mode 'exact'")
-        return
-    if target != "ort":
-        raise ValueError(f"mode 'fast' is for target 'ort', got target {target!r}")
-    if data is None:
-        raise ValueError(
-            "mode 'fast' needs data: batches of inputs, from which the values that it rounds get "
-            "their ranges; convert_qat_model(..., mode='fast', data=[x])"
-        )
 
 
 def _raise_opset(model: ir.Model) -> None:

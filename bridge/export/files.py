@@ -1,8 +1,6 @@
 """Reading models and writing them so that no reader ever sees half of one."""
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,7 +9,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from bridge.export.constants import array_of
+from bridge.export.destinations import data_file
 from bridge.export.errors import ConversionError
+from bridge.export.replacement import replace_all, scratch_folder
 
 # protobuf ends at 2 GiB; above this the tensors go to a file beside the model.
 _INLINE_LIMIT = 1_800_000_000
@@ -137,44 +137,64 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def write_models(models: Mapping[Path, ir.Model]) -> None:
-    """Write several models, all or none.
+def write_models(models: Mapping[Path, ir.Model], texts: Mapping[Path, str] | None = None) -> None:
+    """Write models and texts, all or none.
 
-    Each is written completely to a temporary folder on the same file system; then all are moved
-    to their places, each in one step.
+    Each is written completely to a temporary folder beside its place; then all are moved to their
+    places, as replacement.replace_all does.
 
     Args:
-        models: by target path, all in one folder; it is created.
+        models: by path; folders are created.
+        texts: by path, in UTF-8.
     Raises:
         OSError: a file cannot be written; nothing was replaced or created then.
-        ConversionError: a model has names that no file can hold; as before, nothing has changed.
+        ConversionError: a model has names that no file can hold; nothing has changed then either.
     """
-    folder = next(iter(models)).parent
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    places = [*models, *(texts or {})]
+    created: list[Path] = []
     try:
-        _write_all(folder, models)
+        with contextlib.ExitStack() as stack:
+            scratch = {
+                folder: stack.enter_context(_scratch(folder, created))
+                for folder in dict.fromkeys(place.parent for place in places)
+            }
+            for path, model in models.items():
+                _write_model(scratch[path.parent] / path.name, model)
+            for path, text in (texts or {}).items():
+                (scratch[path.parent] / path.name).write_text(text, encoding="utf-8")
+            made = [
+                (written, folder / written.name)
+                for folder, written_in in scratch.items()
+                for written in sorted(written_in.iterdir())
+            ]
+            # Data before models: a model never stands without its data.
+            replace_all(dict(sorted(made, key=lambda pair: pair[0].suffix != ".data")))
     except BaseException:
-        for path in missing:
+        for path in reversed(created):
             with contextlib.suppress(OSError):  # someone else may have put something there
                 path.rmdir()
         raise
 
 
-def _write_all(folder: Path, models: Mapping[Path, ir.Model]) -> None:
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".qatfunc-") as scratch:
-        for path, model in models.items():
-            external = _external_name(path, model)
-            if external is None:
-                _load(model)
-            _state_types_once(model)
-            try:
-                ir.save(model, Path(scratch) / path.name, external_data=external)
-            except ir.serde.SerdeError as error:  # a name that is not UTF-8
-                raise ConversionError(f"{path} cannot be written: {_reason(error)}") from error
-        # Data before models: a model never stands without its data.
-        for made in sorted(Path(scratch).iterdir(), key=lambda p: p.suffix != ".data"):
-            os.replace(made, folder / made.name)
+@contextlib.contextmanager
+def _scratch(folder: Path, created: list[Path]) -> Iterator[Path]:
+    """Make a folder to write files in that are for another one, which is created."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    created += reversed(missing)
+    folder.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(folder) as scratch:
+        yield Path(scratch)
+
+
+def _write_model(path: Path, model: ir.Model) -> None:
+    external = data_file(path).name if _size(model) > _INLINE_LIMIT else None
+    if external is None:
+        _load(model)
+    _state_types_once(model)
+    try:
+        ir.save(model, path, external_data=external)
+    except ir.serde.SerdeError as error:  # a name that is not UTF-8
+        raise ConversionError(f"{path.name} cannot be written: {_reason(error)}") from error
 
 
 def _load(model: ir.Model) -> None:
@@ -199,10 +219,6 @@ def _state_types_once(model: ir.Model) -> None:
                 value.type = value.shape = None
 
 
-def _external_name(path: Path, model: ir.Model) -> str | None:
-    size = sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
-    return f"{path.name}.data" if size > _INLINE_LIMIT else None
+def _size(model: ir.Model) -> int:
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -1,7 +1,6 @@
 """The quantization factors as a record file, in the text form of the reference's tools."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
@@ -20,19 +19,6 @@ def record_text(layers: Iterable[QuantizedLayer]) -> str:
         the text.
     """
     return "".join(_record(layer) for layer in layers)
-
-
-def write_record(path: Path, text: str) -> None:
-    """Write a record file in one step.
-
-    Args:
-        path: the file; its folder is created.
-        text: from record_text.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(text)
-    scratch.replace(path)
 
 
 def _record(layer: QuantizedLayer) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +41,7 @@ class Tuning:
         timer: takes what to run, by the form's name, and the rounds; returns the seconds of each.
             None lets all forms take turns, and counts CPU time for one thread, time for more.
     Raises:
+        TypeError: threads or rounds is no integer.
         ValueError: threads or rounds is not positive.
     """
 
@@ -50,6 +52,8 @@ class Tuning:
 
     def __post_init__(self) -> None:
         for name, value in (("threads", self.threads), ("rounds", self.rounds)):
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be positive, got {value}")
 

@@ -1,5 +1,6 @@
 """bridge.export.files: what is read, and that nothing is ever half written."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -258,13 +259,13 @@ def test_a_name_that_is_no_text_leaves_no_folder(tmp_path):
 
 def test_a_model_is_never_in_place_before_its_data(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_INLINE_LIMIT", 0)
-    moved, replace = [], files.os.replace
+    moved, replace = [], os.replace
 
     def watched(old, new):
         if Path(new).parent == tmp_path:
             moved.append(Path(new).suffix)
         replace(old, new)
 
-    monkeypatch.setattr(files.os, "replace", watched)
+    monkeypatch.setattr(os, "replace", watched)
     convert_qat_model(save(large(), tmp_path), tmp_path / "net")
     assert moved == [".data", ".data", ".onnx", ".onnx"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bridge import convert_qat_model
-from bridge.export.record import record_text, write_record
+from bridge.export.files import write_models
+from bridge.export.record import record_text
 from tests.bridge.graphs import GEMM, MATMUL, SW, SX, W, X, model, read, save, the_layer
 
 
@@ -68,8 +69,8 @@ def test_names_are_escaped(tmp_path):
 
 def test_writing_makes_folders_and_replaces_what_was_there(tmp_path):
     path = tmp_path / "new" / "record.txt"
-    write_record(path, "one")
-    write_record(path, "two")
+    write_models({}, {path: "one"})
+    write_models({}, {path: "two"})
     assert path.read_text() == "two"
     assert [p.name for p in path.parent.iterdir()] == ["record.txt"]
 

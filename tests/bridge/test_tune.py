@@ -149,7 +149,7 @@ def test_a_layer_of_unknown_size_keeps_its_form(tmp_path):
 @pytest.mark.parametrize("target", ["qdq", "ascend"])
 def test_a_target_of_one_form_is_refused(tmp_path, target):
     source = save(model(MATMUL, sw=np.float32(0.01), zw=np.int8(0)), tmp_path)
-    with pytest.raises(ValueError, match=f"^target '{target}' has one form only: nothing to tune$"):
+    with pytest.raises(ValueError, match=f"^tune is for target 'ort', got target '{target}'$"):
         convert_qat_model(source, tmp_path / "net", target=target, tune=True)
 
 
@@ -157,6 +157,13 @@ def test_a_target_of_one_form_is_refused(tmp_path, target):
 def test_numbers_that_are_not_positive(name):
     with pytest.raises(ValueError, match=f"^{name} must be positive, got 0$"):
         Tuning(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["threads", "rounds"])
+@pytest.mark.parametrize("value", ["2", 1.5, True, None])
+def test_numbers_of_a_wrong_kind(name, value):
+    with pytest.raises(TypeError, match=f"^{name} must be an integer, got {value!r}$"):
+        Tuning(**{name: value})
 
 
 def test_turns():
