@@ -8,7 +8,6 @@ from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
-from onnxscript import version_converter
 
 from bridge.export import costs
 from bridge.export.chains import Chain, Unchained
@@ -18,7 +17,12 @@ from bridge.export.fast import Fast, make_fast
 from bridge.export.files import read_model, write_models
 from bridge.export.forms import TARGETS, Choice, Form, Target
 from bridge.export.layer import QuantizedLayer
-from bridge.export.opset import with_opset
+from bridge.export.opset import (
+    IR_VERSION_OF_OPSET_21,
+    OPSET_OF_16_BIT,
+    of_sixteen_bits,
+    with_opset,
+)
 from bridge.export.options import MAX_ULPS, check_options, check_path
 from bridge.export.product import QuantizedProduct, read_products
 from bridge.export.qdq import check_symmetric
@@ -37,8 +41,6 @@ from bridge.export.training_mode import check_eval_mode
 from bridge.export.tune import Tuning, tune_choices
 from bridge.export.unsigned import count_from_zero
 
-_OPSET_OF_16_BIT = 21
-_IR_VERSION_OF_OPSET_21 = 10
 _IR_VERSION_OF_OPSET_20 = 9
 
 _NO_LIMIT = 1 << 62
@@ -183,6 +185,7 @@ def convert_model(
         ValueError: data does not fit the model.
         ConversionError: the model cannot be converted.
     """
+    source = of_sixteen_bits(source)
     how = TARGETS[target]
     folded = fold_batch_norm and how.folds_batch_norm
     fast = None if data is None else _make_fast(source, data, fold_batch_norm=folded)
@@ -213,7 +216,7 @@ def convert_model(
         choice = choices[layer.name]
         summaries.append(summarize_layer(layer, choice, proofs.get(layer.name)))
         choice.form.write(Scribe(deploy.graph, layer, vnni=vnni), layer)
-    _finish(fake, deploy, how, wide=any(layer.wide for layer in layers))
+    _finish(fake, deploy, how)
     summaries.sort(key=lambda summary: order[summary.name])
     if fast is not None:
         summaries = [replace(one, rounding=fast.roundings.get(one.name)) for one in summaries]
@@ -232,12 +235,10 @@ def _choose(
     return {name: Choice(form, "given by the caller") for name, form in forms.items()}
 
 
-def _finish(fake: ir.Model, deploy: ir.Model, how: Target, *, wide: bool) -> None:
+def _finish(fake: ir.Model, deploy: ir.Model, how: Target) -> None:
     """Write what is left beside the layers, and tidy up."""
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
-        if wide:
-            _raise_opset(model)
         _lower_ir_version(model)
     write_stored_weights(fake.graph, keep_integers=False)
     write_float_inputs(fake.graph)
@@ -305,29 +306,21 @@ def read_quantized(
     return layers, products, left
 
 
-def _raise_opset(model: ir.Model) -> None:
-    """Give a model with 16-bit quantizers the first opset that knows them."""
-    if model.opset_imports[""] < _OPSET_OF_16_BIT:
-        version_converter.convert_version(model, _OPSET_OF_16_BIT, fallback=True)
-        model.opset_imports[""] = _OPSET_OF_16_BIT
-    model.ir_version = max(model.ir_version or 0, _IR_VERSION_OF_OPSET_21)
-
-
 def _for_opset(model: ir.Model, opset: int, layers: list[LayerSummary]) -> ir.Model:
     wide = [layer.name for layer in layers if layer.bits > 8]
-    if wide and opset < _OPSET_OF_16_BIT:
+    if wide and opset < OPSET_OF_16_BIT:
         raise ConversionError(
-            f"layer {wide[0]!r}: 16-bit activations need opset {_OPSET_OF_16_BIT}, got {opset}"
+            f"layer {wide[0]!r}: 16-bit activations need opset {OPSET_OF_16_BIT}, got {opset}"
         )
     written = with_opset(model, opset)
-    written.ir_version = max(written.ir_version or 0, _IR_VERSION_OF_OPSET_21)
+    written.ir_version = max(written.ir_version or 0, IR_VERSION_OF_OPSET_21)
     _lower_ir_version(written)
     return written
 
 
 def _lower_ir_version(model: ir.Model) -> None:
     """Lower a version that says nothing: older ONNX Runtimes refuse a file by it alone."""
-    if model.opset_imports[""] < _OPSET_OF_16_BIT:
+    if model.opset_imports[""] < OPSET_OF_16_BIT:
         model.ir_version = min(model.ir_version or 0, _IR_VERSION_OF_OPSET_20)
 
 

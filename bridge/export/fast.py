@@ -53,8 +53,9 @@ def make_fast(model: ir.Model, layers: Iterable[Written], data: Iterable[Any]) -
     Raises:
         ValueError: there is no data, or it does not fit the model.
     """
+    layers = list(layers)
     results = {layer.name: rounding_place(layer.output, past_pools=True) for layer in layers}
-    rounded = requantize(model, {layer.output for layer in layers}, data)
+    rounded = requantize(model, layers, data)
     operators = dict(named_operators(model.graph))
     fake, deploy = model.clone(), model.clone()
     found = read_elementwise(model.graph, taken=operators)

@@ -4,8 +4,9 @@
 
 A group gets codes where an operator that computes with them reads one of its values: a quantized
 layer, a sum or LeakyRelu whose own result gets codes, or an average of what one of these computed.
-What only other operators and the model's outputs read keeps its precision, and so does what a
-quantizer of more than 8 bits reads.
+What other operators and the model's outputs read keeps its precision and its range, beside codes
+too: the output of a layer is then there in both ways, and a sum or LeakyRelu is computed in float.
+What a quantizer of more than 8 bits reads gets no codes.
 """
 
 from collections.abc import Collection, Iterator
@@ -35,12 +36,14 @@ class Group:
         values: these, and what the carriers make of them.
         integral: whether integer operators compute a source: a layer, a sum or a LeakyRelu.
         carriers: nodes that codes pass through, in topological order.
+        operators: sums, LeakyRelus and averages that read codes of it.
     """
 
     sources: list[ir.Value]
     values: list[ir.Value]
     integral: bool
     carriers: list[ir.Node] = field(default_factory=list)
+    operators: list[ir.Node] = field(default_factory=list)
 
     @property
     def quantizers(self) -> list[ir.Node]:
@@ -52,17 +55,41 @@ class Group:
         """Whether a quantizer of other than 8 bits reads a value."""
         return any(map(_is_wide, self._readers()))
 
-    def serves(self, computed: Collection[ir.Node]) -> bool:
-        """Whether an operator reads codes of the group.
+    def computing(self, computed: Collection[ir.Node]) -> list[ir.Node]:
+        """List the operators that read codes of the group.
 
         Args:
             computed: sums and LeakyRelu nodes on codes.
         """
-        return any(
-            node in computed
-            or is_plain_quantizer(node)
-            or (self.integral and node.op_type in _AVERAGES)
+        return [
+            node
             for node in self._readers()
+            if node in computed or (self.integral and node.op_type in _AVERAGES)
+        ]
+
+    def serves(self, computed: Collection[ir.Node]) -> bool:
+        """Whether an operator or a layer reads codes of the group.
+
+        Args:
+            computed: as computing's.
+        """
+        return bool(self.quantizers or self.computing(computed))
+
+    def stays_float(self, value: ir.Value, computed: Collection[ir.Node]) -> bool:
+        """Whether something reads a value of the group that does not read codes.
+
+        Args:
+            value: one of its values.
+            computed: as computing's.
+        """
+        readers = {use.node for use in value.uses()}
+        carriers = readers.intersection(self.carriers)
+        others = readers - carriers - {*self.quantizers, *self.computing(computed)}
+        carried = (output for node in carriers for output in node.outputs)
+        return (
+            bool(others)
+            or value.is_graph_output()
+            or any(self.stays_float(output, computed) for output in carried)
         )
 
     def _readers(self) -> Iterator[ir.Node]:
@@ -84,14 +111,19 @@ def find_groups(graph: ir.Graph, outputs: AbstractSet[ir.Value]) -> list[Group]:
         kept: set[ir.Node] = set()
         # Backwards: whether a sum gets codes depends on who reads it.
         for node in reversed(candidates):
-            result = owners[rounding_place(node.outputs[0], past_pools=False)]
+            place = rounding_place(node.outputs[0], past_pools=False)
+            result = owners[place]
             operands = [owners[v] for v in node.inputs if v in owners]
             known = all(_is_known(group, node) for group in operands)
-            if known and result.serves(kept) and not any(g.wide for g in (result, *operands)):
+            known = known and not any(g.wide for g in (result, *operands))
+            if known and result.serves(kept) and not result.stays_float(place, kept):
                 kept.add(node)
         if len(kept) == len(candidates):
             every = dict.fromkeys(owners.values())
-            return [group for group in every if group.serves(kept) and not group.wide]
+            found = [group for group in every if group.serves(kept) and not group.wide]
+            for group in found:
+                group.operators = group.computing(kept)
+            return found
         refused.update(set(candidates) - kept)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from bridge.export.constants import Array
 from bridge.export.files import write_models
+from bridge.export.not_a_number import check_not_a_number, count_not_a_number
 from bridge.export.runtime import Feeds
 from qatfunc import calibration
 from qatfunc.params import Clip
@@ -21,7 +22,14 @@ from qatfunc.spec import SearchSpec
 _SEARCH = SearchSpec(symmetric=False)
 
 
-def observe(model: ir.Model, values: Sequence[Sequence[str]], data: Iterable[Any]) -> list[Clip]:
+def observe(
+    model: ir.Model,
+    values: Sequence[Sequence[str]],
+    data: Iterable[Any],
+    *,
+    quantized: Mapping[str, str] | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> list[Clip]:
     """Search the ranges of values over data.
 
     Args:
@@ -29,28 +37,47 @@ def observe(model: ir.Model, values: Sequence[Sequence[str]], data: Iterable[Any
         values: names of values, joined where they are to have one range.
         data: batches: an array or tensor, a tuple or list of them for several inputs, or a dict by
             the names of the inputs.
+        quantized: values in which no NaN may be, and the layers that quantize them.
+        titles: what to call values in a message, by name.
     Returns:
         a range for each sequence of names.
     Raises:
-        ValueError: there is no batch, one does not fit the inputs, or a value is not finite.
+        ValueError: there is no batch, one does not fit the inputs, a layer met NaN, or one of the
+            values is not finite.
     """
+    quantized, titles = quantized or {}, titles or {}
     names = list(dict.fromkeys(name for group in values for name in group))
     states = [calibration.init() for _ in values]
     batches = 0
-    for batches, found in enumerate(_run(model, names, data), start=1):
+    for batches, found in enumerate(_run(model, names, data, quantized), start=1):
+        # A layer that overflows comes first: what it sends is what others meet.
+        _check_finite(found, titles, batches)
+        check_not_a_number(found, quantized, batches)
+        _check_finite(found, {name: f"value {name!r}" for name in names}, batches)
         for i, group in enumerate(values):
             for name in group:
-                if not np.isfinite(found[name]).all():
-                    raise ValueError(f"value {name!r} is not finite on batch {batches} of data")
                 states[i] = calibration.update(states[i], torch.from_numpy(found[name]))
     if not batches:
         raise ValueError("data has no batch")
     return [calibration.finish(state, how=_SEARCH) for state in states]
 
 
-def _run(model: ir.Model, names: Sequence[str], data: Iterable[Any]) -> Iterator[Feeds]:
-    """Yield the named values for each batch."""
+def _check_finite(found: Feeds, titles: Mapping[str, str], batch: int) -> None:
+    for name, title in titles.items():
+        values = found.get(name)
+        if values is not None and not np.isfinite(values).all():
+            raise ValueError(
+                f"{title} is not finite on batch {batch} of data: {np.isnan(values).sum()} NaN and "
+                f"{np.isinf(values).sum()} infinite values of {values.size}"
+            )
+
+
+def _run(
+    model: ir.Model, names: Sequence[str], data: Iterable[Any], quantized: Iterable[str]
+) -> Iterator[Feeds]:
+    """Yield the named values for each batch, and how many NaNs are in what is quantized."""
     watched = model.clone()
+    names = [*names, *count_not_a_number(watched.graph, quantized)]
     known = {value.name: value for node in watched.graph for value in node.outputs}
     own = {value.name for value in watched.graph.outputs}
     watched.graph.outputs.extend(known[name] for name in names if name not in own)
@@ -70,7 +97,7 @@ def _run(model: ir.Model, names: Sequence[str], data: Iterable[Any]) -> Iterator
             try:
                 # Without names every output is computed, so that data is checked all the same.
                 results = session.run(list(names) or None, feeds)
-            except InvalidArgument as error:
+            except (InvalidArgument, Fail, RuntimeException) as error:
                 raise ValueError(f"a batch of data does not fit the model: {error}") from error
             yield dict(zip(names, results, strict=False))
 
@@ -90,7 +117,4 @@ def _feeds(batch: Any, inputs: Sequence[str]) -> Feeds:
 
 
 def _array(value: Any) -> Array:
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"an array of data is not finite, its shape is {array.shape}")
-    return array
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

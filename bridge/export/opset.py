@@ -1,13 +1,24 @@
 """Writing a model for another version of the standard operators."""
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper, version_converter
+from onnxscript import version_converter as ir_converter
 
+from bridge.export.constants import constant
 from bridge.export.errors import ConversionError
 
 OPSETS = range(13, 22)
 """What a portable model can be written for."""
+
+OPSET_OF_16_BIT = 21
+"""The first with quantizers to 16 bits."""
+
+IR_VERSION_OF_OPSET_21 = 10
+"""The first that a file of that opset may have."""
+
+_PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 # What version 14 changed in these is the types they take; onnx's converter knows no way back.
 _MORE_TYPES_IN_14 = {"Add", "CumSum", "Div", "Identity", "Mul", "Relu", "Reshape", "Sub"}
@@ -42,6 +53,33 @@ def with_opset(model: ir.Model, opset: int) -> ir.Model:
         node.metadata_props.update(layers.get(node.outputs[0].name, {}))
     converted.metadata_props.update(model.metadata_props)
     return converted
+
+
+def of_sixteen_bits(model: ir.Model) -> ir.Model:
+    """Give a model that quantizes to 16 bits the first opset that knows such quantizers.
+
+    torch's exporters write them at any opset, at which no runtime takes them.
+
+    Args:
+        model: as files.read_model returns it; it is left as it is.
+    Returns:
+        the model itself if it has no such quantizer, else a new one.
+    """
+    if not any(map(_is_wide, ir.traversal.RecursiveGraphIterator(model.graph))):
+        return model
+    raised = model.clone()
+    if raised.opset_imports[""] < OPSET_OF_16_BIT:
+        ir_converter.convert_version(raised, OPSET_OF_16_BIT, fallback=True)
+        raised.opset_imports[""] = OPSET_OF_16_BIT
+    raised.ir_version = max(raised.ir_version or 0, IR_VERSION_OF_OPSET_21)
+    return raised
+
+
+def _is_wide(node: ir.Node) -> bool:
+    if node.op_type not in _PAIRS or len(node.inputs) < 3:
+        return False
+    zero = constant(node.inputs[2])
+    return zero is not None and zero.dtype in (np.int16, np.uint16)
 
 
 def _without_14(proto: onnx.ModelProto) -> onnx.ModelProto:

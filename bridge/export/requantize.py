@@ -4,11 +4,11 @@
 
 A group's codes take the place of those of the quantizers that read it. Quantizers of different
 ranges become one, of the range that holds all of theirs; a group that no quantizer reads gets the
-range of data.
+range of data, and the range of one that sums or averages read too holds that as well, so that
+nothing is clamped for them. What computes in float reads what was there before.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from bridge.export.groups import Group, find_groups, is_plain_quantizer
+from bridge.export.groups import Group, find_groups, is_plain_quantizer, rounding_place
+from bridge.export.not_a_number import quantized_inputs
 from bridge.export.observe import observe
-from bridge.export.scribe import add_initializer
+from bridge.export.scribe import Written, add_initializer
 from bridge.export.unsigned import unsigned_numbers
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec
@@ -37,7 +38,8 @@ class Rounding:
         scale: of its codes.
         zero_point: their zero point, signed.
         quantizers: how many different quantizers read it; with 0 the range is from data, with 1
-            it is as in mode "exact", with more it holds all of their ranges.
+            it is as in mode "exact", with more it holds all of their ranges. If sums or averages
+            read the value too it holds that of data.
     """
 
     scale: float
@@ -46,27 +48,36 @@ class Rounding:
 
 
 def requantize(
-    model: ir.Model, outputs: AbstractSet[ir.Value], data: Iterable[Any]
+    model: ir.Model, layers: Iterable[Written], data: Iterable[Any]
 ) -> dict[ir.Value, Rounding]:
     """Round every value that integer operators read, where it is computed.
 
     Args:
         model: with unsigned activations (bridge.export.unsigned); it is changed.
-        outputs: the outputs of its quantized layers and products.
+        layers: its quantized layers and products.
         data: as observe's.
     Returns:
         what is rounded, behind its layer's or sum's Relu or Clip.
     Raises:
-        ValueError: there is no data, or it does not fit the model.
+        ValueError: there is no data, it does not fit the model, or a layer met NaN.
     """
-    groups = find_groups(model.graph, outputs)
+    layers = list(layers)
+    groups = find_groups(model.graph, {layer.output for layer in layers})
     numbers = [{unsigned_numbers(q): None for q in group.quantizers} for group in groups]
-    bare = [group for group, found in zip(groups, numbers, strict=True) if not found]
-    clips = iter(observe(model, [_names(group.sources) for group in bare], data))
+    seen = [group for group in groups if group.operators]
+    clips = observe(
+        model,
+        [_names(group.sources) for group in seen],
+        data,
+        quantized=quantized_inputs((layer.name, layer.node) for layer in layers),
+        titles=_titles(layers),
+    )
+    ranges = {id(group): _of_clip(clip) for group, clip in zip(seen, clips, strict=True)}
     rounded = {}
     for group, found in zip(groups, numbers, strict=True):
         known = [pair for pair in found if pair is not None]
-        scale, zero = _join(known) if known else _of_clip(next(clips))
+        read = [ranges[id(group)]] if group.operators else []
+        scale, zero = _join([*known, *read])
         _write(model.graph, group, scale, zero)
         rounding = Rounding(scale=float(scale), zero_point=zero - 128, quantizers=len(known))
         rounded.update(dict.fromkeys(group.sources, rounding))
@@ -81,6 +92,12 @@ def is_codes(value: ir.Value) -> bool:
         value: any value.
     """
     return (value.name or "").endswith(_CODES)
+
+
+def _titles(layers: Iterable[Written]) -> dict[str, str]:
+    """Say of the values that layers compute which layer it is."""
+    places = {layer.name: rounding_place(layer.output, past_pools=True) for layer in layers}
+    return {value.name or "": f"the output of layer {name!r}" for name, value in places.items()}
 
 
 def _names(values: Iterable[ir.Value]) -> list[str]:
@@ -124,13 +141,18 @@ def _write(graph: ir.Graph, group: Group, scale: np.float32, zero: int) -> None:
         graph.insert_before(carrier, node)
         codes[carrier.outputs[0]] = node.outputs[0]
     for value in group.values:
-        _redirect(value, codes[value], numbers, inside)
+        _redirect(value, codes[value], numbers, inside=inside, operators=group.operators)
 
 
 def _redirect(
-    value: ir.Value, codes: ir.Value, numbers: Sequence[ir.Value], inside: Collection[ir.Node]
+    value: ir.Value,
+    codes: ir.Value,
+    numbers: Sequence[ir.Value],
+    *,
+    inside: Collection[ir.Node],
+    operators: Collection[ir.Node],
 ) -> None:
-    """Let what reads a value, but for the nodes inside its group, read codes."""
+    """Let the quantizers of a value that are outside its group read codes, and the operators."""
     codes.name, codes.shape = f"{value.name}{_CODES}", value.shape
     codes.type = ir.TensorType(ir.DataType.UINT8)
     pair = ir.node("DequantizeLinear", [codes, *numbers], name=f"{value.name}/dequantize")
@@ -140,14 +162,8 @@ def _redirect(
     for use in [use for use in value.uses() if use.node not in inside]:
         if is_plain_quantizer(use.node):
             _replace_codes(use.node, codes, pair)
-        else:
+        elif use.node in operators:
             use.node.replace_input_with(use.idx, rounded)
-    graph = pair.graph
-    if value.is_graph_output() and graph is not None:
-        rounded.name, value.name = value.name, f"{value.name}/unrounded"
-        for i, output in enumerate(graph.outputs):
-            if output is value:
-                graph.outputs[i] = rounded
 
 
 def _replace_codes(quantizer: ir.Node, codes: ir.Value, pair: ir.Node) -> None:

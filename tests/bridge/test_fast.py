@@ -234,10 +234,62 @@ def test_a_chain_is_as_in_mode_exact(tmp_path, order):
     assert same_bits(assert_equal(fast)["y"], assert_equal(exact)["y"])
 
 
-def test_an_output_of_rounded_values_is_rounded(tmp_path):
+NARROW = {"zc": np.int8(-128), "sc": np.float32(0.004)}
+"""A quantizer that clamps to [0, 1.02]."""
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "v = Identity (f) z = Identity (f)",
+        "v = Identity (f) z = Tanh (f)",
+        "v = Relu (f) z = Sqrt (v)",
+        POOLED.format("f") + "v = Relu (c) z = Neg (c)",
+        JOINED.format(2) + "z = Exp (f)",
+        JOINED.format(2) + "z = Softmax (v)",
+        RESIDUAL + "z = Abs (v)",
+        RESIDUAL + "z = Identity (s)",
+        "[add] v = Add (f, f) z = Sigmoid (f)",
+        "v = LeakyRelu (f) z = Ceil (v)",
+    ],
+)
+def test_what_computes_in_float_reads_what_is_not_clamped(tmp_path, between):
+    """z is as in mode "exact", though v is rounded to codes of a small range beside it."""
+    given = {"outputs": OUTPUT + ", float[N, 4, H3, L3] z", **NARROW}
+    (tmp_path / "exact").mkdir()
+    exact = convert(network(between, **given), tmp_path / "exact", mode="exact", data=None)
+    done = convert(network(between, **given), tmp_path)
+    assert same_bits(assert_equal(done)["z"], assert_equal(exact)["z"])
+
+
+def test_an_output_of_the_model_is_not_clamped(tmp_path):
+    """A sum that is an output keeps its precision, and the layers it adds theirs."""
     done = convert(network(RESIDUAL, outputs=OUTPUT + ", float[N, 4, H1, L1] v"), tmp_path)
+    assert [one.op for one in done.layers] == ["Conv"] * 3
+    assert [one.rounding for one in done.layers] == [None] * 3
+    (tmp_path / "exact").mkdir()
+    given = {"outputs": OUTPUT + ", float[N, 4, H1, L1] v", "mode": "exact", "data": None}
+    exact = convert(network(RESIDUAL, outputs=given.pop("outputs")), tmp_path / "exact", **given)
     v = assert_equal(done)["v"]
-    assert same_bits(v, (codes(v, layer(done, "add").rounding) + 11).astype(np.float32) * SC)
+    assert same_bits(v, assert_equal(exact)["v"])
+    assert v.max() > (127 + 11) * SC
+
+
+@pytest.mark.parametrize(
+    "between", ["z = AveragePool <kernel_shape = [1, 1]> (f) v = Identity (f)", "z = Add (f, f)"]
+)
+def test_sums_and_averages_read_the_range_of_data(tmp_path, between):
+    """Codes that they share with a quantizer of a small range hold what data shows of theirs."""
+    if "Add" in between:
+        between += pair("z", "zq", "sd", "zc") + conv("zq", "u", 1) + "v = Identity (f)"
+    output = "u" if "Add" in between else "z"
+    given = {"outputs": f"{OUTPUT}, float[N, 4, H3, L3] {output}", **NARROW}
+    done = convert(network(between, **given), tmp_path)
+    rounding = layer(done, "f").rounding
+    assert rounding.quantizers == 1
+    assert rounding.scale * (-128 - rounding.zero_point) < -5
+    assert rounding.scale * (127 - rounding.zero_point) > 5
+    assert_equal(done)
 
 
 def test_a_sum_of_far_scales_stays_in_float(tmp_path):
@@ -272,13 +324,11 @@ def test_a_leaky_relu_of_codes_and_its_bits(tmp_path):
     assert_equal(done)
 
 
-def test_a_join_of_codes_and_floats_reaches_every_reader(tmp_path):
+def test_a_join_of_codes_leaves_other_readers_in_float(tmp_path):
     between = JOINED.format(2) + "e = Sigmoid (f)"
     done = convert(network(between, outputs=OUTPUT + ", float[N, 4, H1, L1] e"), tmp_path)
-    one = layer(done, "f").rounding
-    e = assert_equal(done)["e"]
-    grid = (np.arange(-128, 128) - one.zero_point).astype(np.float32) * np.float32(one.scale)
-    assert len(np.unique(e)) <= len(grid)
+    assert layer(done, "f").rounding == layer(done, "g").rounding
+    assert len(np.unique(assert_equal(done)["e"])) > 256
 
 
 NORM = "n = BatchNormalization (g, gamma, beta, mean, var) s = Add (f, n) v = Relu (s)"
@@ -405,7 +455,7 @@ def test_forms_of_data(tmp_path, data):
         ({"data": [(picture(), picture())]}, r"1 arrays for inputs \['x'\], got 2"),
         ({"data": [{"z": picture()}]}, r"for inputs \['x'\], got \['z'\]"),
         ({"data": [picture()[:, :2]]}, "a batch of data does not fit the model"),
-        ({"data": [picture(), picture() * np.nan]}, "an array of data is not finite"),
+        ({"data": [picture(), picture() * np.nan]}, "layer 'f' met NaN .* on batch 2 of data"),
     ],
 )
 def test_refuses(tmp_path, options, message):
@@ -415,8 +465,28 @@ def test_refuses(tmp_path, options, message):
 
 
 def test_refuses_values_beyond_float32(tmp_path):
-    with pytest.raises(ValueError, match="'f' is not finite on batch 1 of data"):
+    with pytest.raises(ValueError, match="the output of layer 'f' is not finite on batch 1 of"):
         convert(network(RESIDUAL, sw=np.full(4, 3e37, np.float32)), tmp_path)
+
+
+def test_a_layer_that_met_nan_between_layers(tmp_path):
+    between = "n = Sqrt (f) v = Identity (n)"
+    with pytest.raises(ValueError, match="layer 'y' met NaN in its input 'v' on batch 1 of data"):
+        convert(network(between), tmp_path)
+
+
+def test_infinite_data_saturates(tmp_path):
+    done = convert(network(RESIDUAL), tmp_path, data=[picture(), picture() * np.inf])
+    assert layer(done, "add").form == "QLinearAdd"
+    assert_equal(done)
+
+
+def test_sixteen_bits_at_an_older_opset(tmp_path):
+    """Exporters write 16-bit quantizers at any opset; runtimes take them from 21 on."""
+    older = WIDE | {"opset": 17}
+    done = convert(network("v = Relu (f)", **older), tmp_path)
+    assert onnx.load(done.deploy).opset_import[0].version == 21
+    assert_equal(done)
 
 
 def test_adopt_says_that_the_model_computes_something_else(tmp_path):
