@@ -63,6 +63,7 @@ def convert_qat_model(
     tune: bool | Tuning = False,
     mode: str = "exact",
     data: Iterable[Any] | None = None,
+    follow_symlinks: bool = False,
 ) -> Conversion:
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
@@ -97,6 +98,8 @@ def convert_qat_model(
             in every bit as ever, but compute something else than the torch model.
         data: for mode "fast" the batches that give what is rounded there its range: arrays or
             tensors, tuples of them for several inputs, or dicts by the names of the inputs.
+        follow_symlinks: take weights beside the model that are symbolic links to files elsewhere,
+            as in the cache of a model hub; for files that you trust.
     Returns:
         the paths, a summary of each layer, and what was left in float.
     Raises:
@@ -122,10 +125,11 @@ def convert_qat_model(
         symmetric=symmetric,
         opset=opset,
         tune=tune,
+        follow_symlinks=follow_symlinks,
     )
     check_path("model_file", model_file)
     paths = name_destinations(save_path, record_file)
-    source = read_model(Path(model_file))
+    source = read_model(Path(model_file), follow_symlinks=follow_symlinks)
     check_source_is_kept(Path(model_file), source, paths)
     check_eval_mode(source, Path(model_file))
     fake, deploy, layers, floats, record = convert_model(
@@ -153,6 +157,7 @@ def convert_qat_model(
         mode=mode,
         layers=tuple(layers),
         left_in_float=tuple(floats),
+        follow_symlinks=follow_symlinks,
     )
 
 

@@ -115,7 +115,7 @@ def explain(
         ConversionError: it cannot be read any more, or has other operators.
         ValueError: input_shapes names no input, or contradicts the model.
     """
-    model = read_model(conversion.source)
+    model = read_model(conversion.source, follow_symlinks=conversion.follow_symlinks)
     sizes = infer_sizes(model, input_shapes)
     nodes = dict(named_operators(model.graph))
     rows: dict[str, LayerExplanation] = {}

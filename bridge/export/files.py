@@ -1,6 +1,7 @@
 """Reading models and writing them so that no reader ever sees half of one."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bridge.export.constants import array_of
 from bridge.export.destinations import data_file
 from bridge.export.errors import ConversionError
 from bridge.export.replacement import replace_all, scratch_folder
+from bridge.export.validity import cause, check_model
 
 # protobuf ends at 2 GiB; above this the tensors go to a file beside the model.
 _INLINE_LIMIT = 1_800_000_000
@@ -21,15 +23,16 @@ _INLINE_LIMIT = 1_800_000_000
 _IR_VERSION_OF_DEFAULTS = 4
 
 
-def read_model(path: Path) -> ir.Model:
+def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
     """Load a model and bring it to the form the reader expects.
 
-    Functions are inlined and Constant nodes become initializers. Where the IR version is below 4,
-    initializers that are inputs too become constants. Weights in external files are not read
-    before they are needed.
+    Functions are inlined, Constant nodes become initializers, and nodes are sorted. Where the IR
+    version is below 4, initializers that are inputs too become constants. Weights in external files
+    are not read before they are needed.
 
     Args:
         path: an .onnx file.
+        follow_symlinks: as load_model's.
     Returns:
         the model.
     Raises:
@@ -37,14 +40,12 @@ def read_model(path: Path) -> ir.Model:
         ConversionError: the file is not a valid ONNX model, its opset is below 13, it has no
             outputs, or its data lies outside its folder or ends too early.
     """
-    model = load_model(path)
-    try:
-        onnx.checker.check_model(str(path))
-    except Exception as error:
-        raise ConversionError(f"{path} is not a valid ONNX model: {_reason(error)}") from error
+    proto, model = _load(path, follow_symlinks=follow_symlinks)
+    check_model(path, proto, model, linked=follow_symlinks)
     if not model.graph.outputs:
         raise ConversionError(f"{path}: the model has no outputs")
     _normalize(path, model)
+    _find_external(path, model, follow_symlinks=follow_symlinks)  # of Constant nodes too now
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -53,11 +54,14 @@ def read_model(path: Path) -> ir.Model:
     return model
 
 
-def load_model(path: Path) -> ir.Model:
+def load_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
     """Load a model as it is, one that onnx.checker does not know all nodes of, too.
 
     Args:
         path: an .onnx file.
+        follow_symlinks: let data beside the model be a symbolic link to a file elsewhere, as in the
+            cache of a model hub; without it data outside the model's folder is refused, as a
+            downloaded file could otherwise have any file of the machine written into the results.
     Returns:
         the model; weights in external files are not read before they are needed.
     Raises:
@@ -65,19 +69,48 @@ def load_model(path: Path) -> ir.Model:
         ConversionError: the file is not readable, its opset is below 13, or its data lies outside
             its folder or ends too early.
     """
+    return _load(path, follow_symlinks=follow_symlinks)[1]
+
+
+def _load(path: Path, *, follow_symlinks: bool) -> tuple[onnx.ModelProto, ir.Model]:
     if not path.is_file():
         raise FileNotFoundError(f"no ONNX model at {path}")
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        model = ir.from_proto(proto)
     except Exception as error:
-        raise ConversionError(f"{path} is not a readable ONNX model: {_reason(error)}") from error
+        raise ConversionError(f"{path} is not a readable ONNX model: {cause(error)}") from error
     opset = model.opset_imports.get("")
     if opset is None or opset < 13:
         raise ConversionError(f"{path}: opset must be 13 or later, got {opset}")
+    _find_external(path, model, follow_symlinks=follow_symlinks)
+    return proto, model
+
+
+def _external(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
     for graph in model.graphs():
         for value in graph.initializers.values():
-            _check_external(path, value.const_value)
-    return model
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value, value.const_value
+
+
+def _find_external(path: Path, model: ir.Model, *, follow_symlinks: bool) -> None:
+    """Say of all external data where it is, and check that it is there."""
+    for value, tensor in _external(model):
+        if tensor.base_dir:
+            continue  # found before
+        tensor.base_dir = path.parent
+        data = _check_external(path, tensor, follow_symlinks=follow_symlinks)
+        if follow_symlinks:  # onnx_ir follows none
+            value.const_value = ir.ExternalTensor(
+                data.name,
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=tensor.name or "",
+                base_dir=data.parent,
+            )
 
 
 def _normalize(path: Path, model: ir.Model) -> None:
@@ -88,9 +121,7 @@ def _normalize(path: Path, model: ir.Model) -> None:
         passes.InlinePass()(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     except Exception as error:
-        raise ConversionError(
-            f"{path}: its functions cannot be inlined: {_reason(error)}"
-        ) from error
+        raise ConversionError(f"{path}: its functions cannot be inlined: {cause(error)}") from error
     for node, name, tensor in _tensor_attributes(model):
         if isinstance(tensor, ir.ExternalTensor):
             raise ConversionError(
@@ -108,33 +139,30 @@ def _tensor_attributes(
                 yield node, name, attribute.as_tensor()
 
 
-def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
-    """Raise unless the whole of a tensor's data is there, in the model's folder."""
-    if not isinstance(tensor, ir.ExternalTensor):
-        return
+def _check_external(path: Path, tensor: ir.ExternalTensor, *, follow_symlinks: bool) -> Path:
+    """Return the file of a tensor's data; raise unless all of it is there, in the folder."""
     what = f"{path}: the data of {tensor.name!r}"
     try:
-        data, length = Path(tensor.path).resolve(), tensor.nbytes
+        data, length = Path(tensor.path), tensor.nbytes
+        data = Path(os.path.abspath(data)) if follow_symlinks else data.resolve()
+        found = data.is_file()
     except (ValueError, TypeError, OSError) as error:
         raise ConversionError(f"{what} cannot be found: {error}") from error
-    if not data.is_relative_to(path.parent.resolve()):
+    folder = Path(os.path.abspath(path.parent)) if follow_symlinks else path.parent.resolve()
+    if not data.is_relative_to(folder):
+        linked = (path.parent / str(tensor.location)).is_symlink()
+        hint = "; it is a symbolic link, which follow_symlinks=True allows" if linked else ""
         raise ConversionError(
-            f"{what} lies outside the model's folder, at {str(tensor.location)!r}"
+            f"{what} lies outside the model's folder, at {str(tensor.location)!r}{hint}"
         )
-    if not data.is_file():
+    if not found:
         raise FileNotFoundError(f"{what} is missing: there is no file {data}")
     offset, size = tensor.offset or 0, data.stat().st_size
     if offset < 0 or offset + length > size:
         raise ConversionError(
             f"{what} takes {length} bytes from {offset} on, but {data} has {size}"
         )
-
-
-def _reason(error: BaseException) -> str:
-    """What an error comes from, on one line: onnx_ir wraps it once for every level of the file."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
+    return data.resolve()
 
 
 def write_models(models: Mapping[Path, ir.Model], texts: Mapping[Path, str] | None = None) -> None:
@@ -189,15 +217,15 @@ def _scratch(folder: Path, created: list[Path]) -> Iterator[Path]:
 def _write_model(path: Path, model: ir.Model) -> None:
     external = data_file(path).name if _size(model) > _INLINE_LIMIT else None
     if external is None:
-        _load(model)
+        _take_in(model)
     _state_types_once(model)
     try:
         ir.save(model, path, external_data=external)
     except ir.serde.SerdeError as error:  # a name that is not UTF-8
-        raise ConversionError(f"{path.name} cannot be written: {_reason(error)}") from error
+        raise ConversionError(f"{path.name} cannot be written: {cause(error)}") from error
 
 
-def _load(model: ir.Model) -> None:
+def _take_in(model: ir.Model) -> None:
     """Take in what lies in the source's data file: it would be looked for beside the result.
 
     onnx_ir's own loading closes the file, which models in memory and layers still read from.

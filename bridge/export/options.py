@@ -32,6 +32,7 @@ def check_options(
     symmetric: object,
     opset: object,
     tune: object,
+    follow_symlinks: object,
 ) -> None:
     """Raise unless all options are of the right kind, in range, and known to the target.
 
@@ -45,6 +46,7 @@ def check_options(
         symmetric: as target.
         opset: as target.
         tune: as target.
+        follow_symlinks: as target.
     Raises:
         TypeError: an option is of a wrong kind.
         ValueError: the target or the mode is unknown, a number is out of range, or the target
@@ -54,7 +56,12 @@ def check_options(
         raise ValueError(f"target must be {' or '.join(map(repr, TARGETS))}, got {target!r}")
     if mode not in MODES:
         raise ValueError(f"mode must be {' or '.join(map(repr, MODES))}, got {mode!r}")
-    flags = {"fold_batch_norm": fold_batch_norm, "vnni": vnni, "symmetric": symmetric}
+    flags = {
+        "fold_batch_norm": fold_batch_norm,
+        "vnni": vnni,
+        "symmetric": symmetric,
+        "follow_symlinks": follow_symlinks,
+    }
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be True or False, got {flag!r}")

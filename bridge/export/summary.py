@@ -124,6 +124,7 @@ class Conversion:
         layers: the quantized layers, and the sums and LeakyRelus of mode "fast", in topological
             order.
         left_in_float: operators that could have been layers, and why they are not.
+        follow_symlinks: whether the source's weights may be symbolic links to files elsewhere.
     """
 
     source: Path
@@ -133,6 +134,7 @@ class Conversion:
     mode: str = "exact"
     layers: tuple[LayerSummary, ...]
     left_in_float: tuple[FloatOperator, ...]
+    follow_symlinks: bool = False
 
 
 def summarize_product(product: QuantizedProduct, form: str, arithmetic: str) -> LayerSummary:

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from bridge import ConversionError, convert_qat_model
+from bridge import ConversionError, convert_qat_model, explain
 from bridge.export import files
 from bridge.export.runtime import run_model
 from tests.bridge.graphs import (
@@ -269,3 +269,65 @@ def test_a_model_is_never_in_place_before_its_data(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", watched)
     convert_qat_model(save(large(), tmp_path), tmp_path / "net")
     assert moved == [".data", ".data", ".onnx", ".onnx"]
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A model whose file and whose weights are links to blobs, as hubs keep them."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    onnx.save(large(), blobs / "a", save_as_external_data=True, location="b", size_threshold=100)
+    proto = onnx.load(blobs / "a", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "model.onnx_data"
+    onnx.save(proto, blobs / "a")
+    (snapshot / "model.onnx").symlink_to(blobs / "a")
+    (snapshot / "model.onnx_data").symlink_to(Path("..", "..", "blobs", "b"))
+    return snapshot / "model.onnx"
+
+
+def test_weights_that_are_links_are_taken_where_the_caller_says_so(tmp_path, hub):
+    done = convert_qat_model(hub, tmp_path / "net", follow_symlinks=True)
+    x = np.random.default_rng(0).normal(0.0, 4.0, (3, 300)).astype(np.float32)
+    for path in (done.fake_quant, done.deploy):
+        assert same_bits(run_model(path, [x])["y"], expected(x))
+    (layer,) = explain(done).layers
+    assert layer.form == "MatMulInteger"
+
+
+def test_weights_that_are_links_are_refused_otherwise(tmp_path, hub):
+    message = "lies outside the model's folder.*symbolic link, which follow_symlinks=True allows"
+    with pytest.raises(ConversionError, match=message):
+        convert_qat_model(hub, tmp_path / "net")
+
+
+@pytest.mark.parametrize("place", ["../secret", "sub/../../secret"])
+def test_links_allow_no_paths_outside_the_folder(tmp_path, place):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "secret").write_bytes(WIDE.tobytes())
+    proto = large()
+    (weight,) = (tensor for tensor in proto.graph.initializer if tensor.name == "w")
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=place)
+    path = save(proto, tmp_path / "model")
+    with pytest.raises(ConversionError, match="lies outside the model's folder"):
+        convert_qat_model(path, tmp_path / "net", follow_symlinks=True)
+
+
+def test_data_of_a_constant_node_stays_in_the_folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "secret").write_bytes(WIDE.tobytes())
+    proto = large()
+    (weight,) = (tensor for tensor in proto.graph.initializer if tensor.name == "w")
+    proto.graph.initializer.remove(weight)
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../secret")
+    proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=weight))
+    path = save(proto, tmp_path / "model")
+    with pytest.raises(ConversionError, match=r"outside the|not a valid ONNX model"):
+        convert_qat_model(path, tmp_path / "net")

@@ -1,0 +1,114 @@
+"""Whether a file is a valid ONNX model, and what runtimes take although onnx.checker does not.
+
+Nodes that are not topologically sorted are sorted; inputs and outputs may leave out their shape;
+external data may be reached by symbolic links, where the caller allows it. These three are repaired
+in a copy, and the copy is checked.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from bridge.export.errors import ConversionError
+
+
+def sort_nodes(path: Path, model: ir.Model) -> bool:
+    """Sort the nodes of a model topologically where they are not.
+
+    Args:
+        path: of its file, for messages.
+        model: the model; it is changed.
+    Returns:
+        whether it was not sorted.
+    Raises:
+        ConversionError: a node depends on its own output.
+    """
+    seen: set[ir.Node] = set()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        makers = [value.producer() for value in node.inputs if value is not None]
+        if any(maker is not None and maker not in seen for maker in makers):
+            break
+        seen.add(node)
+    else:
+        return False
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise ConversionError(f"{path} is not a valid ONNX model: {error}") from error
+    return True
+
+
+def check_model(path: Path, proto: onnx.ModelProto, model: ir.Model, *, linked: bool) -> None:
+    """Raise unless a model is valid, apart from what is repaired.
+
+    Args:
+        path: its file.
+        proto: the model as it is in the file, its external data not loaded.
+        model: the same, read; its nodes are sorted.
+        linked: whether external data may be symbolic links, which onnx.checker refuses.
+    Raises:
+        ConversionError: it is not.
+    """
+    unsorted = sort_nodes(path, model)
+    shapeless = any(not _has_shape(value) for value in (*proto.graph.input, *proto.graph.output))
+    try:
+        if unsorted or shapeless or linked:
+            onnx.checker.check_model(_repaired(proto, model))
+        else:
+            onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise ConversionError(f"{path} is not a valid ONNX model: {cause(error)}") from error
+
+
+def cause(error: BaseException) -> str:
+    """Return what an error comes from, on one line.
+
+    Args:
+        error: onnx_ir wraps its errors once for every level of the file.
+    Returns:
+        the message of the first of them.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.HasField("tensor_type")
+    return not tensor or value.type.tensor_type.HasField("shape")
+
+
+def _repaired(proto: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
+    """Copy a model sorted, with a shape for every input and output, and without external data."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    order = {value.name: i for i, node in enumerate(nodes) for value in node.outputs}
+    for value in (*copy.graph.input, *copy.graph.output):
+        if not _has_shape(value):
+            value.type.tensor_type.shape.SetInParent()
+    for graph in _graphs(copy.graph):
+        nodes_in_order = sorted(graph.node, key=lambda node: order.get(_first_output(node), -1))
+        del graph.node[:]
+        graph.node.extend(nodes_in_order)
+        for tensor in graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                tensor.dims[:], tensor.raw_data = [0], b""
+    return copy
+
+
+def _first_output(node: onnx.NodeProto) -> str:
+    return next((name for name in node.output if name), "")
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Iterate over a graph's subgraphs, the innermost first, and the graph."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _graphs(inner)
+    yield graph
