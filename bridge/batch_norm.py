@@ -54,7 +54,7 @@ def fold_batch_norm(
         layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
         _check(layer, norm, layer_path, norm_path)
         if layer.bias is None:
-            zeros = torch.zeros(norm.num_features, device=layer.weight.device)
+            zeros = layer.weight.new_zeros(norm.num_features)
             layer.bias = nn.Parameter(zeros)
         _fold(layer, norm, trainable=trainable)
         model.set_submodule(norm_path, nn.Identity())

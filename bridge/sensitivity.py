@@ -103,7 +103,7 @@ def _by_bits(
 def _by_range(
     model: nn.Module, path: str, layer: QATLayer, inputs: Any, ranges: Sequence[float]
 ) -> dict[float, float]:
-    factors = torch.tensor([1.0, *ranges], device=layer.weight.device)
+    factors = layer.weight.new_tensor([1.0, *ranges])
     clips = {
         f"{path}.acts_clip_{end}": factors * getattr(layer, f"acts_clip_{end}")
         for end in ("max", "min")

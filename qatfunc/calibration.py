@@ -77,14 +77,14 @@ def init(device: torch.device | str | None = None) -> CalibrationState:
     """
     return CalibrationState(
         batches=torch.zeros((), dtype=torch.int64, device=device),
-        values=torch.zeros(0, device=device),
+        values=torch.zeros(0, dtype=torch.float32, device=device),
         total=torch.zeros((), dtype=torch.int64, device=device),
         exponent=torch.full((), SMALLEST_EXPONENT, dtype=torch.int32, device=device),
         counts=torch.zeros(0, dtype=torch.int32, device=device),
         sums=torch.zeros(0, dtype=torch.float64, device=device),
         near=torch.zeros(2, 0, dtype=torch.float64, device=device),
-        largest=torch.zeros(0, device=device),
-        smallest=torch.zeros(0, device=device),
+        largest=torch.zeros(0, dtype=torch.float32, device=device),
+        smallest=torch.zeros(0, dtype=torch.float32, device=device),
     )
 
 
@@ -232,10 +232,11 @@ def _bins(state: CalibrationState) -> Bins:
 
 def _empty_histogram(state: CalibrationState) -> CalibrationState:
     device = state.values.device
+    reached = torch.full((TAIL_VALUES,), torch.inf, dtype=torch.float32, device=device)
     return state._replace(
-        values=torch.zeros(0, device=device),
-        largest=torch.full((TAIL_VALUES,), -torch.inf, device=device),
-        smallest=torch.full((TAIL_VALUES,), torch.inf, device=device),
+        values=torch.zeros(0, dtype=torch.float32, device=device),
+        largest=-reached,
+        smallest=reached,
         **empty_bins(device)._asdict(),
     )
 

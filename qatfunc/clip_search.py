@@ -232,7 +232,8 @@ def _candidates(
     """Step and zero point of each candidate, float32, in the reference's order of operations."""
     if how.symmetric:
         reach = torch.maximum(high.abs(), low.abs())
-        divisor = torch.where(high.abs() < low.abs(), float(-spec.qmin), float(spec.qmax))
+        below, above = torch.full_like(high, -spec.qmin), torch.full_like(high, spec.qmax)
+        divisor = torch.where(high.abs() < low.abs(), below, above)
         steps = reach * ratios / divisor
         steps = torch.where(steps < SMALLEST_SCALE, torch.ones_like(steps), steps)
         return steps, torch.zeros_like(steps)

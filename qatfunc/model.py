@@ -118,7 +118,7 @@ def transform(
 
 
 def _fresh(like: Tensor, previous: Clip | None = None) -> LayerState:
-    ones = torch.ones((), device=like.device)
+    ones = torch.ones((), dtype=torch.float32, device=like.device)
     return LayerState(previous or Clip(ones, -ones), calibration.init(like.device))
 
 
