@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
+from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.naming import layer_path
 from bridge.peers import Group
@@ -53,18 +54,21 @@ class QATLayer(RangedModule):
         self.quantizes_weight = True
         self._init_scales(read)
 
+    @makes_state
     def _init_scales(self, read: QATConfig) -> None:
         device = self.weight.device
         self._init_ranges(read, device)
         self._started_without_input = False
         count = self.out_channels if read.weight.per_channel else 1
-        unset = torch.full((count,), torch.nan, device=device)
+        unset = torch.full((count,), torch.nan, dtype=torch.float32, device=device)
         start = torch.ones_like(unset) if read.learned_scale else unset
         self.wts_scales = nn.Parameter(start, requires_grad=read.learned_scale)
         self.wts_offsets = nn.Parameter(unset.clone(), requires_grad=False)
         zeros = torch.zeros(count, dtype=torch.int8, device=device)
         self.register_buffer("wts_offsets_deploy", zeros)
-        self.register_buffer("s_rec_flag", torch.tensor(read.reciprocal_scale, device=device))
+        # No bool: averages of models subtract buffers.
+        flag = torch.tensor(read.reciprocal_scale, dtype=torch.int8, device=device)
+        self.register_buffer("s_rec_flag", flag)
 
     def extra_repr(self) -> str:
         """Return the float layer's description and the quantization's."""
@@ -158,6 +162,7 @@ class QATLayer(RangedModule):
             params["adopted"] = Adopted(self.adopted_natural, self.adopted_rescale)
         return params
 
+    @makes_state
     def adopt_rescale(self, natural: Tensor, moved: Tensor) -> None:
         """Multiply by a moved rescale in eval mode, until training changes the scales.
 
@@ -165,9 +170,10 @@ class QATLayer(RangedModule):
             natural: float32 (out,) or (1,), scale_x * scale_w as they are now.
             moved: what to use instead.
         """
-        self.register_buffer("adopted_natural", natural.to(self.weight.device))
-        self.register_buffer("adopted_rescale", moved.to(self.weight.device))
+        self.register_buffer("adopted_natural", ordinary(natural).to(self.weight.device))
+        self.register_buffer("adopted_rescale", ordinary(moved).to(self.weight.device))
 
+    @makes_state
     def freeze_weight_scales(self, *, frozen: bool = True, persistent: bool = True) -> None:
         """Hold the weight's scales as they are now, or let them move again.
 
@@ -184,6 +190,9 @@ class QATLayer(RangedModule):
             self.register_buffer("frozen_wts_scales", scale.detach().clone(), persistent=persistent)
         self._remember_tensors()
 
+    def _checkpoint_types(self) -> dict[str, torch.dtype]:
+        return super()._checkpoint_types() | {"s_rec_flag": torch.bool}
+
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
@@ -191,6 +200,7 @@ class QATLayer(RangedModule):
         if self._started_without_input:
             destination[prefix + _STARTED] = torch.tensor(True)
 
+    @makes_state
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
@@ -261,8 +271,12 @@ class QATLayer(RangedModule):
     def _learned_scale(self, stored: Tensor) -> Tensor:
         return 1.0 / stored if self.config.reciprocal_scale else stored
 
-    @torch.no_grad()
+    def _shared_parameters(self) -> set[str]:
+        return {"weight", "bias"} | ({"wts_scales"} if self.config.learned_scale else set())
+
+    @makes_state
     def _start_scales(self) -> None:
+        self._refuse_replica()
         self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
         if self.calibrated:
             self._count_batch()  # the range was given, so no batch is calibrated

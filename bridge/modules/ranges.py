@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bridge.config import QATConfig
+from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.recomputed import Passes
+from bridge.modules.replicas import separate, shallow_copy
 from bridge.modules.state import RangeState, is_parameter, moved
 from bridge.naming import layer_path, siblings
 from bridge.peers import Group, PeerError, alone, exchange
@@ -27,6 +29,8 @@ class RangedModule(RangeState):
 
     looks: bool = True
     """Whether batches count with their values, not only as one more."""
+
+    _is_replica: bool = False  # torch sets it on what _replicate_for_data_parallel returns
 
     calibration_group: Group = None
     """The processes whose batches the ranges are found from; all of them by default."""
@@ -76,6 +80,7 @@ class RangedModule(RangeState):
             if not self.training:
                 return {name: self._resolve(name) for name in inputs}
             return {name: self._commit(name) for name in inputs}
+        self._refuse_replica()
         if self.training or self.calibrating_in_eval:
             self._calibrate(inputs)
         elif not self._warned:
@@ -97,6 +102,8 @@ class RangedModule(RangeState):
                     stored.fill_(number)  # no copy, which would ask for a context without gradients
             return current
         clip = self._resolve(name)
+        if self._is_replica:  # the original has done it
+            return clip
         with torch.no_grad():
             for stored, value in zip(previous, clip, strict=True):
                 stored.copy_(value)
@@ -106,7 +113,7 @@ class RangedModule(RangeState):
                     stored.copy_(value)
         return self._resolve(name)
 
-    @torch.no_grad()
+    @makes_state
     def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
         """Take a batch into account; after the last one, set the ranges."""
         for x in inputs.values():
@@ -121,7 +128,9 @@ class RangedModule(RangeState):
                 )
         for name, x in inputs.items():
             state = self._calibration.get(name) or calibration.init(x.device)
-            self._calibration[name] = calibration.update(state, x) if self.looks else state
+            self._calibration[name] = (
+                calibration.update(state, ordinary(x)) if self.looks else state
+            )
         self._count_batch()
         if self._batches >= self.config.search.batch_num:
             merged = self._merged()
@@ -153,6 +162,33 @@ class RangedModule(RangeState):
         self._batches += 1
         self.cur_batch.fill_(self._batches)
 
+    def _refuse_replica(self) -> None:
+        if self._is_replica:
+            raise RuntimeError(
+                f"{layer_path(self)} is not calibrated, and what a replica of nn.DataParallel sees "
+                "is lost: call bridge.calibrate(model.module, batches) first, or train with "
+                "DistributedDataParallel"
+            )
+
+    def _replicate_for_data_parallel(self) -> Self:
+        """Return what nn.DataParallel runs on one device: it shares and writes no state."""
+        if self.training and self.calibrated and self.quantizes_input and not self._is_replica:
+            for name in self.ranges:
+                self._commit(name)
+        replica: Self = super()._replicate_for_data_parallel()
+        separate(replica)
+        replica._parameters.clear()
+        return replica
+
+    def __copy__(self) -> Self:
+        """Return a module with the same weight and bias, and quantization state of its own."""
+        copied = shallow_copy(self, shared=self._shared_parameters())
+        copied._remember_tensors()
+        return copied
+
+    def _shared_parameters(self) -> set[str]:
+        return set()
+
     # Export: torch.export runs forward on tensors without data, yet the scales in the file have
     # to be constants that belong to the weights as they are. So the tensors themselves are kept
     # beside the parameter table that torch.export replaces.
@@ -179,6 +215,7 @@ class RangedModule(RangeState):
         tensors = {**self._parameters, **self._buffers}
         self.__dict__["_real"] = {n: t for n, t in tensors.items() if self._is_exported(n)}
 
+    @makes_state
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self._remember_tensors()

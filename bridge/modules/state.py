@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.config import QATConfig, data_section, weight_section
+from bridge.modules.inference import makes_state, ordinary
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
 from qatfunc.ulq import valid_ends
 
@@ -36,20 +37,23 @@ class RangeState(nn.Module):
     config: QATConfig
     cur_batch: Tensor
 
+    @makes_state
     def _init_state(self, config: QATConfig, device: torch.device | str | None) -> None:
         self.config = config
         self._calibration: dict[str, calibration.CalibrationState] = {}
         self._batches = 0
         count = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("cur_batch", count, persistent=self.saves_count)
-        offset_type = torch.int8 if config.activation.bits <= 8 else torch.int16
+        # No int16: gloo cannot broadcast it.
+        offset_type = torch.int8 if config.activation.bits <= 8 else torch.int32
         high, low = config.clip or (1.0, -1.0)
         for name in self.ranges:
             for end, value in (("max", high), ("min", low)):
                 scalar = torch.tensor(value, dtype=torch.float32, device=device)
                 setattr(self, f"{name}_clip_{end}", nn.Parameter(scalar))
                 self.register_buffer(f"{name}_clip_{end}_pre", scalar.clone())
-            self.register_buffer(f"{name}_scale", torch.full((1,), torch.nan, device=device))
+            unset = torch.full((1,), torch.nan, dtype=torch.float32, device=device)
+            self.register_buffer(f"{name}_scale", unset)
             zero = torch.zeros(1, dtype=offset_type, device=device)
             self.register_buffer(f"{name}_offset_deploy", zero)
 
@@ -93,8 +97,15 @@ class RangeState(nn.Module):
         """Set the mode; entering eval mode brings the derived state up to date."""
         super().train(mode)
         if not mode:
+            self._count_copied_batches()
             self._refresh()
         return self
+
+    def _count_copied_batches(self) -> None:
+        """Notice that a calibrated module's tensors were copied here, as AveragedModel does."""
+        if not (self._batches or self._calibration or self.cur_batch.is_meta):
+            count = int(self.cur_batch)
+            self._batches = count if count >= self.config.search.batch_num else 0
 
     def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
         """Return a range and the last valid one."""
@@ -145,14 +156,14 @@ class RangeState(nn.Module):
             values[f"{name}_offset_deploy"] = zero_point.reshape(1)
         return values
 
-    @torch.no_grad()
+    @makes_state
     def _refresh(self) -> None:
         # New tensors, not new values in the old ones: these may be someone's checkpoint.
         for name, value in self._derived().items():
             parameter = self._parameters.get(name)
             if parameter is not None:
                 parameter.data = value.to(parameter.dtype)
-            else:
+            elif name in self._buffers:  # a replica's parameters are in no table
                 old = self._buffers[name]
                 self._buffers[name] = value if old is None else value.to(old.dtype)
 
@@ -161,13 +172,22 @@ class RangeState(nn.Module):
     ) -> None:
         self._refresh()
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, dtype in self._checkpoint_types().items():
+            destination[prefix + name] = destination[prefix + name].to(dtype)
         for name, state in self._calibration.items():
             for field, value in state._asdict().items():
                 destination[f"{prefix}{_CALIBRATION_PREFIX}{name}.{field}"] = value
 
+    def _checkpoint_types(self) -> dict[str, torch.dtype]:
+        """Types of the reference's checkpoints, where a buffer has another one."""
+        wide = self.config.activation.bits > 8
+        return {f"{name}_offset_deploy": torch.int16 for name in self.ranges if wide}
+
+    @makes_state
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        self._own_types(state_dict, prefix)
         start = prefix + _CALIBRATION_PREFIX
         seen = {
             k.removeprefix(start): state_dict.pop(k)
@@ -186,7 +206,15 @@ class RangeState(nn.Module):
         self._count_loaded_batches()
         self._refresh()
 
-    @torch.no_grad()
+    def _own_types(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Give loaded tensors the module's types, which load_state_dict(assign=True) would not."""
+        for name, own in (*self._parameters.items(), *self._buffers.items()):
+            stored = state_dict.get(prefix + name)
+            if own is not None and isinstance(stored, Tensor):
+                same = own.is_floating_point() or stored.dtype == own.dtype
+                state_dict[prefix + name] = ordinary(stored if same else stored.to(own.dtype))
+
+    @makes_state
     def _count_loaded_batches(self) -> None:
         """Find out from loaded tensors how far calibration had come."""
         for name in self.ranges:
@@ -234,6 +262,7 @@ def is_parameter(x: Tensor) -> bool:
     return type(x) is nn.Parameter or isinstance(x, nn.Parameter)
 
 
+@makes_state
 def moved(
     state: calibration.CalibrationState, device: torch.device | str
 ) -> calibration.CalibrationState:
@@ -245,4 +274,4 @@ def moved(
     Returns:
         the state there.
     """
-    return calibration.CalibrationState(*(value.to(device) for value in state))
+    return calibration.CalibrationState(*(ordinary(value).to(device) for value in state))

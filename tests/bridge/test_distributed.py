@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bridge import calibrate
+from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate
 from tests.bridge.layers import same_state, state
 from tests.bridge.two_processes import ALGORITHMS, RANKS, SECONDS, SIZES, STEPS, Net, batch, train
 from tests.qatfunc.bits import same_bits
@@ -138,6 +138,15 @@ def test_only_calibration_during_training_needs_unused_parameters_found(calibrat
     else:
         with pytest.raises(RuntimeError, match="find_unused_parameters=True"):
             ddp(batch(1))
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_every_buffer_can_be_broadcast():
+    wide = {"retrain_data_config": {"dst_type": "INT16"}}
+    layers = [LinearQAT(4, 3, config=wide), MatMulQAT(), Conv2dQAT(1, 2, 3)]
+    for layer in layers:
+        for buffer in layer.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def test_a_calibrated_forward_waits_for_nobody(results):

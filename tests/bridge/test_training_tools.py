@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, parameter_groups, whole_parameters
@@ -167,6 +167,44 @@ def test_an_average_of_weights_averages_ranges_and_computes_by_them(use_buffers)
     loaded.load_state_dict(averaged.module.state_dict())
     assert same_bits(loaded.eval()(x), theirs(x))
     assert same_bits(theirs.module.conv.acts_scale, loaded.conv.acts_scale)
+
+
+AVERAGES = {"mean": {}, "by function": {"avg_fn": get_swa_avg_fn()}}
+"""Beside the moving average above. (torch's get_swa_multi_avg_fn takes no integer buffers.)"""
+
+
+@pytest.mark.parametrize("how", AVERAGES)
+@pytest.mark.parametrize("reciprocal", [True, False])
+def test_a_mean_of_models_keeps_what_is_the_same_in_all(reciprocal, how):
+    kept = LEARNED | {"s_rec_flag": reciprocal}
+    wide = {"dst_type": "INT16"}
+    net = nn.Sequential(LinearQAT(5, 4, config=config(wide, kept)), LinearQAT(4, 3))
+    averaged = AveragedModel(net, use_buffers=True, **AVERAGES[how])
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    for _ in range(4):
+        net(torch.randn(6, 5)).square().mean().backward()
+        optimizer.step()
+        averaged.update_parameters(net)
+    found = averaged.module.eval().state_dict()
+    assert bool(found["0.s_rec_flag"]) is reciprocal
+    assert found["0.cur_batch"] == 1
+    loaded = nn.Sequential(LinearQAT(5, 4, config=config(wide, kept)), LinearQAT(4, 3))
+    loaded.load_state_dict(found)
+    x = torch.randn(6, 5)
+    assert same_bits(loaded.eval()(x), averaged.module(x))
+
+
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_an_average_that_was_made_before_calibration_is_calibrated(use_buffers):
+    net, x = Net(batch_num=2), batches(3)
+    averaged = AveragedModel(net, use_buffers=use_buffers)
+    net(x[0])
+    averaged.update_parameters(net)
+    assert not averaged.eval().module.conv.calibrated
+    averaged = AveragedModel(Net(batch_num=2), use_buffers=use_buffers)
+    net(x[1])
+    averaged.update_parameters(net)
+    assert same_bits(averaged.eval()(x[2]), net.eval()(x[2]))
 
 
 OPTIMIZERS = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW]

@@ -146,6 +146,14 @@ def test_the_checkpoint_has_the_references_keys_shapes_and_dtypes(
     layer.load_state_dict(expected, strict=True)
 
 
+def test_buffers_keep_types_that_processes_and_averages_can_use():
+    layer = CASES["linear"].layer({"dst_type": "INT16"}, LEARNED)
+    types = {"acts_offset_deploy": torch.int32, "s_rec_flag": torch.int8}
+    for how in ({}, {"assign": True}):
+        layer.load_state_dict(fresh(CASES["linear"], scales=1, wide=True), **how)
+        assert {name: layer.get_buffer(name).dtype for name in types} == types
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_in_the_references_order(name):
     # An optimizer's checkpoint counts parameters, it does not name them.
