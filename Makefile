@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ZOO := .venv-zoo
 # Trained weights for examples/faces.py. Installed without what it wants: it is only read.
 WEIGHTS := facenet-pytorch==2.6.0
 
-.PHONY: demo networks test test-deep lint bench bench-deploy ort-versions clean
+.PHONY: demo networks test test-deep lint bench bench-deploy ort-versions tables zoo clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/lenet_mnist.py outputs
@@ -41,6 +42,21 @@ bench-deploy: $(VENV)/.test
 ort-versions: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/onnxruntime_versions.py
 
+# Every table of README and docs, each by the command that makes it; half an hour.
+tables: $(VENV)/.test $(VENV)/.demo
+	$(BIN)/python -m benchmarks.tables
+
+# Networks that other people wrote, in an environment of their own: torchvision wants another torch.
+zoo: $(ZOO)/.ready
+	OMP_NUM_THREADS=1 $(ZOO)/bin/python -m benchmarks.zoo --workers 2
+
+# Packages of networks come without what they want: it would replace the torch that is pinned.
+$(ZOO)/.ready: benchmarks/zoo/requirements.txt benchmarks/zoo/packages.txt
+	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet --requirement benchmarks/zoo/requirements.txt
+	$(ZOO)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/zoo/packages.txt
+	touch $@
+
 # The torch pin in constraints.txt is installed first: a build backend's or another package's
 # unpinned torch would otherwise fetch a CUDA build.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -55,4 +71,4 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(ZOO) outputs build *.egg-info

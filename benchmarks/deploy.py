@@ -62,18 +62,21 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
     from torch import nn
 
     import bridge
+    from examples.networks import moves, settle
+    from examples.whole_networks import LEAST_MOVE
 
     logging.disable(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
     make, shape, batches = _networks()[name]
-    model = make().eval()
+    model = make()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.running_mean, 0.0, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-    model = bridge.fold_batch_norm(model)
+            nn.init.normal_(module.bias, 0.0, 0.2)
+    model = bridge.fold_batch_norm(settle(model, torch.randn(4, *shape)).eval())
+    if moves(model, torch.randn(2, *shape), torch.randn(2, *shape)) < LEAST_MOVE:
+        raise RuntimeError(f"{name}: its output hardly depends on its input: nothing is compared")
     net = bridge.prepare_qat(model)
     data, fresh = torch.randn(2, max(batches), *shape)
     bridge.calibrate(net, [data[:2]])

@@ -1,11 +1,12 @@
 """Which versions of ONNX Runtime run what is converted, and with the same bits.
 
-    python benchmarks/onnxruntime_versions.py [VERSION ...]
+    python benchmarks/onnxruntime_versions.py [--markdown] [VERSION ...]
 
 Makes a virtual environment a version, side by side in a temporary folder, and runs in it the
 fake-quant and deploy models of every form at the four optimization levels. Printed are, for each
 file and version: "=" for the bits that the installed version computes from the fake-quant model,
-otherwise how many values differ, or how the version refuses the file.
+otherwise how many values differ, or how the version refuses the file. With --markdown the page's
+table is printed: a row a network, for all its files.
 
 Files with `vnni` are compared with the same file in the installed version: on processors without
 VNNI their sums saturate. The environments are installed with pip; old versions want NumPy 1.
@@ -31,7 +32,7 @@ _RUN_HERE = "--run"
 _REFUSED = "refused: "
 
 
-def main(versions: tuple[str, ...] = VERSIONS) -> int:
+def main(versions: tuple[str, ...] = VERSIONS, *, markdown: bool = False) -> int:
     """Write the files, run them everywhere, print the table; 1 if a value differs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -42,9 +43,37 @@ def main(versions: tuple[str, ...] = VERSIONS) -> int:
             version: [_compare(results, here, file, expected) for file, expected in files]
             for version, results in ({onnxruntime.__version__: here} | found).items()
         }
+    if markdown:
+        _print_page([file for file, _ in files], words)
+    else:
+        _print_files([file for file, _ in files], words)
+    unequal = (word for column in words.values() for word in column if word != "=")
+    return int(any(_REFUSED not in word for word in unequal))
+
+
+def _print_page(files: list[str], words: dict[str, list[str]]) -> None:
+    """Print a row a network: "=", "refused", or how many of its files differ."""
+    print(f"| | {' | '.join(words)} |")
+    print("|---" * (len(words) + 1) + "|")
+    networks = sorted(_networks(), key=len, reverse=True)  # "linear, rank 3" before "linear"
+    owner = [next(name for name in networks if file.startswith(f"{name}, ")) for file in files]
+    for network in _networks():
+        rows = [i for i, name in enumerate(owner) if name == network]
+        cells = []
+        for column in words.values():
+            unequal = [column[i] for i in rows if column[i] != "="]
+            refused = sum(_REFUSED in word for word in unequal)
+            parts = [f"{refused} of {len(rows)} files refused"] if refused else []
+            wrong = len(unequal) - refused
+            parts += [f"{wrong} of {len(rows)} files differ"] if wrong else []
+            cells.append("refused" if refused == len(rows) else ", ".join(parts) or "=")
+        print(f"| {network}: {len(rows)} files | {' | '.join(cells)} |")
+
+
+def _print_files(files: list[str], words: dict[str, list[str]]) -> None:
     print(f"{'':60}" + "".join(f"{version:>9}" for version in words))
     notes: dict[str, int] = {}
-    for i, (file, _) in enumerate(files):
+    for i, file in enumerate(files):
         cells = []
         for column in words.values():
             word = column[i]
@@ -52,8 +81,6 @@ def main(versions: tuple[str, ...] = VERSIONS) -> int:
         print(f"{file:60}" + "".join(f"{cell:>9}" for cell in cells))
     for note, number in notes.items():
         print(f"[{number}] {note}")
-    unequal = (word for column in words.values() for word in column if word != "=")
-    return int(any(_REFUSED not in word for word in unequal))
 
 
 def write_files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -270,4 +297,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == [_RUN_HERE]:
         print(json.dumps(run_folder(Path(sys.argv[2]))))
     else:
-        sys.exit(main(*[tuple(sys.argv[1:])] if sys.argv[1:] else ()))
+        given = [argument for argument in sys.argv[1:] if argument != "--markdown"]
+        sys.exit(main(tuple(given) or VERSIONS, markdown="--markdown" in sys.argv))

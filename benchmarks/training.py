@@ -1,11 +1,14 @@
 """What quantization costs a training step: time and bytes kept, as ratios to float32 training.
 
     python benchmarks/training.py [--rounds 15] [--threads 1 2] [--only linear conv search ...]
+    python benchmarks/training.py [--rounds 15] [--threads 1] --markdown RUNS
 
 A step is forward, backward and SGD. The contestants take turns, one step each a round, so that
 they share whatever else the machine does. Time is CPU time; a ratio is a contestant's step over
-float's of the same round. The bytes kept for backward are those of distinct storages other than
-the parameters', which exist anyhow. A first step is one of a model that was not calibrated.
+float's of the same round. With --markdown the workloads are run so many times, and the page's
+table is printed: the least and the largest median of a run. The bytes kept for backward are those
+of distinct storages other than the parameters', which exist anyhow. A first step is one of a model
+that was not calibrated.
 """
 
 import argparse
@@ -29,12 +32,7 @@ FIRST_STEPS = 3
 
 def add_steps(table: Table, workload: Workload, rounds: int) -> None:
     """Add each contestant's time and bytes on a workload, and what our first step takes."""
-    trainers = [Trainer(contestant, workload) for contestant in CONTESTANTS]
-    kept = [trainer.bytes_kept() for trainer in trainers]
-    for _ in range(WARM_UP):
-        for trainer in trainers:
-            trainer.step()
-    times = [[trainer.step() for trainer in trainers] for _ in range(rounds)]
+    times, kept = compete(workload, rounds)
     what = f"{workload.title}, step over float's"
     for index, contestant in enumerate(CONTESTANTS):
         ratios = [row[index] / row[0] for row in times]
@@ -42,6 +40,40 @@ def add_steps(table: Table, workload: Workload, rounds: int) -> None:
     steady = statistics.median(row[OURS] for row in times)
     first = [Trainer(CONTESTANTS[OURS], workload, fresh=True).step() for _ in range(FIRST_STEPS)]
     add(table, "  first step over a later one", "ours", [seconds / steady for seconds in first])
+
+
+def print_page(rounds: int, runs: int) -> None:
+    """Print the table of the page: for each workload, the medians of several runs."""
+    titles = [contestant.title for contestant in CONTESTANTS[OURS:]]
+    print(f"| {runs} runs of {rounds} rounds | {' | '.join(titles)} |")
+    print("|---" * (len(titles) + 1) + "|")
+    kept: list[list[float]] = [[] for _ in titles]
+    for workload in WORKLOADS.values():
+        medians: list[list[float]] = [[] for _ in titles]
+        for _ in range(runs):
+            times, bytes_kept = compete(workload, rounds)
+            for index, _ in enumerate(titles, OURS):
+                median = statistics.median(row[index] / row[0] for row in times)
+                medians[index - OURS].append(median)
+                kept[index - OURS].append(bytes_kept[index] / bytes_kept[0])
+        print(f"| {workload.title}, a step | {' | '.join(map(between, medians))} |", flush=True)
+    print(f"| bytes kept for the backward | {' | '.join(map(between, kept))} |")
+
+
+def between(values: list[float]) -> str:
+    """Return the least and the largest of ratios, or the one that they all are."""
+    ends = [f"{end:.2f}" for end in (min(values), max(values))]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def compete(workload: Workload, rounds: int) -> tuple[list[list[float]], list[int]]:
+    """Let all contestants train in turns; return the seconds of each round, and the bytes kept."""
+    trainers = [Trainer(contestant, workload) for contestant in CONTESTANTS]
+    kept = [trainer.bytes_kept() for trainer in trainers]
+    for _ in range(WARM_UP):
+        for trainer in trainers:
+            trainer.step()
+    return [[trainer.step() for trainer in trainers] for _ in range(rounds)], kept
 
 
 def add_search(table: Table) -> None:
@@ -85,7 +117,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--markdown", type=int, metavar="RUNS")
     arguments = parser.parse_args()
+    if arguments.markdown:
+        torch.set_num_threads(arguments.threads[0])
+        print_page(arguments.rounds, arguments.markdown)
+        return
     title = f"CPU time, {arguments.rounds} rounds"
     table = Table("what", "who", "least", "median", "most", "bytes kept", title=title)
     for threads in arguments.threads:

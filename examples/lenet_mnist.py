@@ -162,7 +162,7 @@ def main(folder: Path) -> None:
     console.print(conversion_table(converted))
     proof = bridge.verify(net, inter, converted.fake_quant, converted.deploy, test_images)
     console.print(verification_table(proof))
-    console.print(f"{time.perf_counter() - started:.0f} seconds; files in {folder}")
+    print(f"{time.perf_counter() - started:.0f} seconds; files in {folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

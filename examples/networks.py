@@ -30,6 +30,50 @@ def lenet(*, plain: bool = False) -> nn.Module:
     )
 
 
+@torch.no_grad()
+def settle(model: nn.Module, x: Tensor, *, rounds: int = 3) -> nn.Module:
+    """Give every BatchNorm the statistics of what it gets, as training would have.
+
+    With statistics drawn at random, or torch's initial ones, the activations of a deep network
+    shrink from layer to layer until its output is a constant, and comparing constants shows
+    nothing.
+
+    Args:
+        model: a network with fresh weights; its mode is put back.
+        x: an input of two samples at least.
+        rounds: forwards to average over, each on x with its samples in another order.
+    Returns:
+        model itself.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    training, momenta = model.training, [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # averages over the rounds
+    model.train()
+    for _ in range(rounds):
+        model(x[torch.randperm(len(x))])
+    model.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
+
+
+def moves(model: nn.Module, first: Tensor, second: Tensor) -> float:
+    """Return how much a network's first output depends on its input.
+
+    Args:
+        model: any network.
+        first: an input.
+        second: another one, of the same shape.
+    Returns:
+        the norm of the difference of the outputs over that of an output.
+    """
+    with torch.no_grad():
+        a, b = (y[0] if isinstance(y, tuple) else y for y in (model(first), model(second)))
+    return float((a - b).norm() / a.norm())
+
+
 class Residual(nn.Module):
     """relu(branch(x) + shortcut(x)); the branch is two 3 x 3 convolutions or a bottleneck."""
 

@@ -1,4 +1,4 @@
-"""Whole networks: prepared in one call, exported, converted, verified; a table of what came of it.
+"""Whole networks, BatchNorm folded: prepared, exported, converted, verified; a table of results.
 
     python -m examples.whole_networks [--layers] [NETWORK ...]
 
@@ -22,7 +22,18 @@ import bridge
 from bridge.plan import plan_qat, plan_table
 from bridge.report import conversion_table, verification_table
 from examples import faces
-from examples.networks import UNet, VisionTransformer, mobilenet_v2, resnet18, resnet50
+from examples.networks import (
+    UNet,
+    VisionTransformer,
+    mobilenet_v2,
+    moves,
+    resnet18,
+    resnet50,
+    settle,
+)
+
+LEAST_MOVE = 0.01
+"""How much of an output another input must change, so that a comparison could fail."""
 
 
 class Subject(NamedTuple):
@@ -74,11 +85,17 @@ class Outcome(NamedTuple):
 def run(subject: Subject, folder: Path) -> Outcome:
     """Take one network all the way."""
     torch.manual_seed(0)
-    model = subject.make().eval()
+    model = subject.make()
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        settle(model, torch.cat([subject.calibration() for _ in range(4)]))
+    model.eval()
+    x, other = subject.data(), subject.calibration()
+    if moves(model, x, other) < LEAST_MOVE:
+        raise RuntimeError("the network's output hardly depends on its input: nothing is compared")
+    model = bridge.fold_batch_norm(model)
     plans = plan_qat(model)
     net = bridge.prepare_qat(model)
     bridge.calibrate(net, [subject.calibration()])
-    x = subject.data()
     inter = folder / "inter_model.onnx"
     torch.onnx.export(net, (x,), str(inter), dynamo=False)
     done = bridge.convert_qat_model(inter, folder / "net")
