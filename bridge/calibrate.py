@@ -1,19 +1,27 @@
 """Calibrating a model without training it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 
+from bridge.arguments import check_model
+from bridge.batches import call, check_batch, check_batches, stack_error
+from bridge.eligibility import candidates
 from bridge.modules.base import calibrating, qat_layers
 from bridge.modules.ranges import RangedModule
 from bridge.peers import Group, exchange, report_failure, reshard
+from bridge.superseded import held_originals, never_called
 
 Layers = Mapping[str, RangedModule]
+
+_SHOWN = 8
+"""Names in a message."""
 
 
 @torch.no_grad()
@@ -21,8 +29,9 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) 
     """Find the ranges of a model's activations in eval mode, without training.
 
     BatchNorm and dropout are quiet; every module's mode is put back afterwards. Batches are
-    taken until every quantized layer has seen its batch_num. A progress bar is drawn where
-    standard error is a terminal.
+    taken until every quantized layer that the model calls has seen its batch_num. Layers that it
+    does not call, because it reads their weight or uses them in training alone, are named in a
+    warning and stay without a range. A progress bar is drawn where standard error is a terminal.
 
     Where torch.distributed is initialized, every process of the group calls this with batches of
     its own, and all find the ranges of one process that saw all of them. A process whose
@@ -34,11 +43,14 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) 
             of keyword arguments; a finite iterable, such as a list of inputs.
         group: the processes that hold this model; all of them by default.
     Raises:
+        TypeError: batches is no iterable of batches, or a batch is not what forward takes.
         ValueError: a layer has seen fewer than batch_num batches when the iterable ends, or its
             input is not finite; names the layers. What was seen is kept: another call goes on.
+            No layer is called, the float layer is called in its stead, or none is quantized.
         RuntimeError: another process of the group failed, or calibrates another layer.
     """
-    layers = dict(qat_layers(model))
+    layers = _checked(model)
+    start = {path: int(layer.cur_batch) for path, layer in layers.items()}
     waiting = _missing(layers).values()
     total = max((layer.config.search.batch_num for layer in waiting), default=0)
     console = Console(stderr=True)
@@ -47,31 +59,89 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) 
         Progress(console=console, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("calibrating", total=total)
+        number = 0
         try:
-            for batch in _rounds(batches, layers, group):
-                _call(model, batch)
+            for batch in _rounds(batches, layers, group, start=start):
+                check_batch(model, batch, number)
+                with _first_of_a_stack(batches, number):
+                    call(model, batch)
+                number += 1
                 bar.advance(task)
         except Exception as error:
             report_failure(error, group)
             raise
     reshard(model)
+    _report(model, layers, start, number)
+
+
+@contextmanager
+def _first_of_a_stack(batches: Any, number: int) -> Iterator[None]:
+    """Say what a tensor was taken for where its first row is no batch."""
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        if isinstance(batches, Tensor) and number == 0:
+            raise stack_error(batches, error) from error
+        raise
+
+
+def _checked(model: nn.Module) -> Layers:
+    """Return a model's quantized layers; it must have some if it has any to quantize."""
+    check_model(model, "calibrate")
+    if not any(isinstance(module, RangedModule) for module in model.modules()):
+        left = [path or type(module).__name__ for path, module in candidates(model)]
+        if left:
+            raise ValueError(
+                f"calibrate: {type(model).__name__} has no quantized layers; call "
+                f"net = bridge.prepare_qat(model) first (float layers: {_few(left)})"
+            )
+    return dict(qat_layers(model))
+
+
+def _report(model: nn.Module, layers: Layers, start: Mapping[str, int], batches: int) -> None:
+    """Raise or warn where layers are left without a range."""
     missing = _missing(layers)
-    if missing:
-        seen = ", ".join(
-            f"{path} ({int(layer.cur_batch)} of {layer.config.search.batch_num})"
-            for path, layer in missing.items()
+    short = [path for path in missing if int(layers[path].cur_batch) > start[path]]
+    if missing and not batches:
+        short = list(missing)
+    if short:
+        how = ", ".join(
+            f"{path} ({int(missing[path].cur_batch)} of {missing[path].config.search.batch_num})"
+            for path in short
         )
-        raise ValueError(f"batches ran out before these layers were calibrated: {seen}")
+        none = "no batch was given (a generator can be read only once): " if not batches else ""
+        raise ValueError(f"{none}batches ran out before these layers were calibrated: {how}")
+    if not missing:
+        return
+    held = held_originals(model)
+    for path, layer in missing.items():
+        reference = held.get(id(layer._parameters.get("weight")))
+        if reference is not None:
+            raise ValueError(never_called(path, reference))
+    names = _few(list(missing))
+    if all(layer.awaits_calibration for layer in layers.values()):
+        raise ValueError(
+            f"calibrate: quantized layers that are never called: {names}; the model runs none of "
+            "its quantized layers in eval mode, so nothing was calibrated"
+        )
+    warnings.warn(
+        f"calibrate: layers that are never called stay without a range: {names}. The model reads "
+        "their weight, or does not use them in eval mode; those are in no exported file",
+        stacklevel=4,
+    )
 
 
-def _rounds(batches: Iterable[Any], layers: Layers, group: Group) -> Iterator[Any]:
-    """Iterate over batches until no layer waits or no process has one left.
+def _rounds(
+    batches: Iterable[Any], layers: Layers, group: Group, *, start: Mapping[str, int]
+) -> Iterator[Any]:
+    """Iterate over batches until no called layer waits or no process has one left.
 
     Layers meet their peers when they have seen enough. A process that runs out therefore goes
     through its last batch again, to meet them in the same order, and does not look at it.
     """
-    iterator, last = iter(batches), None
-    while _missing(layers):
+    iterator, last = check_batches(batches), None
+    waiting = bool(_missing(layers))
+    while waiting:
         batch = next(iterator, None)
         if not any(exchange(batch is not None, group)):
             return
@@ -83,6 +153,14 @@ def _rounds(batches: Iterable[Any], layers: Layers, group: Group) -> Iterator[An
         else:
             with _looking_away(layers):
                 yield last
+        missing = _missing(layers).items()
+        waiting = any(int(layer.cur_batch) > start[path] for path, layer in missing)
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return names in one line, the first of them where there are many."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 @contextmanager
@@ -98,12 +176,3 @@ def _looking_away(layers: Layers) -> Iterator[None]:
 
 def _missing(layers: Layers) -> dict[str, RangedModule]:
     return {path: layer for path, layer in layers.items() if layer.awaits_calibration}
-
-
-def _call(model: nn.Module, batch: Any) -> None:
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, tuple | list):
-        model(*batch)
-    else:
-        model(batch)

@@ -1,9 +1,15 @@
 """Which layers an operator can replace, and why another cannot be."""
 
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from bridge.carried import conflicts
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 
@@ -18,16 +24,33 @@ _WITHOUT_OPERATOR = (
     nn.EmbeddingBag,
 )
 
+_QUANTIZED_BY_TORCH = ("torch.ao.nn.quantized", "torch.ao.nn.qat", "torch.ao.nn.intrinsic.q")
 
-def is_candidate(module: nn.Module) -> bool:
-    """Return whether a plan says something of a module.
+# What old-style reparametrizations name the parameters that they compute a weight from.
+_COMPUTED = (
+    ("_g", "weight_norm computes it in a hook: call torch.nn.utils.remove_weight_norm first"),
+    ("_mask", "pruning computes it in a hook: call torch.nn.utils.prune.remove first"),
+    ("_u", "spectral_norm computes it in a hook: call torch.nn.utils.remove_spectral_norm first"),
+)
+
+
+def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Iterate over the layers that a plan says something of.
 
     Args:
-        module: any module.
+        model: any module.
     Returns:
-        True for layers that an operator replaces, or that have weights and no operator.
+        (path, layer) pairs of layers that an operator replaces, or that have weights and no
+        operator; shared layers under each of their paths.
     """
-    return isinstance(module, (*LAYER_CLASSES, *_WITHOUT_OPERATOR, QATLayer))
+    closed = ""
+    for path, module in model.named_modules(remove_duplicate=False):
+        if closed and path.startswith(closed):
+            continue
+        if isinstance(module, torch.jit.ScriptModule) or _quantized_by_torch(module):
+            closed = f"{path}." if path else ""
+        if _is_candidate(module):
+            yield path, module
 
 
 def refusal(model: nn.Module, path: str, module: nn.Module) -> str:
@@ -40,17 +63,126 @@ def refusal(model: nn.Module, path: str, module: nn.Module) -> str:
     Returns:
         the reason, "" for a layer that an operator can replace.
     """
-    if type(module) in LAYER_CLASSES:
-        parent = model.get_submodule(path.rpartition(".")[0])
-        if path and isinstance(parent, nn.TransformerEncoderLayer):
-            return (
-                "TransformerEncoderLayer reads this weight without calling the layer in eval mode"
-            )
-        dtype = module.weight.dtype
-        return "" if dtype is torch.float32 else f"its weight is {dtype}, not torch.float32"
+    if not has_operator(module):
+        return _without_operator(module)
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "its shapes are not known yet: call the model once on an example first"
     if parametrize.is_parametrized(module):
         return "its weight is parametrized"
-    for float_class in LAYER_CLASSES:
-        if isinstance(module, float_class):
-            return f"subclass of {float_class.__name__}: its forward may compute something else"
+    reason = patched(module) or computed(module)
+    if reason:
+        return reason
+    if type(module) not in LAYER_CLASSES:
+        kind = next(kind for kind in LAYER_CLASSES if isinstance(module, kind))
+        return f"subclass of {kind.__name__}: its forward may compute something else"
+    if path and isinstance(
+        model.get_submodule(path.rpartition(".")[0]), nn.TransformerEncoderLayer
+    ):
+        return "TransformerEncoderLayer reads this weight without calling the layer in eval mode"
+    return _tensors(module) or _names(module)
+
+
+def patched(module: nn.Module) -> str:
+    """Return which method of a layer is not its class's, or its class's is not torch's.
+
+    Args:
+        module: any module.
+    Returns:
+        the reason not to replace it, "" if there is none.
+    """
+    for name in vars(module):
+        if inspect.isroutine(inspect.getattr_static(type(module), name, None)):
+            return f"{name} is patched on this instance: it may compute something else"
+    kind = next((kind for kind in LAYER_CLASSES if isinstance(module, kind)), None)
+    for name in ("forward", "_conv_forward", "_output_padding") if kind else ():
+        method = inspect.getattr_static(kind, name, None)
+        if method is not None and not _is_torchs(method):
+            return f"{name} of its class is not torch's own: it may compute something else"
+    if type(module).__call__ is not nn.Module.__call__:
+        return f"{type(module).__name__} overrides __call__: it may compute something else"
+    return ""
+
+
+def computed(module: nn.Module) -> str:
+    """Return what computes a layer's weight or bias, where these are no parameters.
+
+    Args:
+        module: of a class with a weight and a bias.
+    Returns:
+        the reason not to replace it, "" if both are parameters.
+    """
+    for name in ("weight", "bias"):
+        if name in module._parameters:
+            continue
+        own = {*module._parameters, *module._buffers}
+        hook = next((how for end, how in _COMPUTED if f"{name}{end}" in own), "")
+        return f"its {name} is no parameter of its own" + (f": {hook}" if hook else "")
+    return ""
+
+
+def has_operator(module: nn.Module) -> bool:
+    """Return whether a module is of a class that an operator replaces, or of a subclass.
+
+    Args:
+        module: any module.
+    Returns:
+        True for convolutions and linear layers.
+    """
+    return isinstance(module, tuple(LAYER_CLASSES))
+
+
+def _is_candidate(module: nn.Module) -> bool:
+    known = (*LAYER_CLASSES, *_WITHOUT_OPERATOR, QATLayer, torch.jit.ScriptModule)
+    return isinstance(module, known) or _quantized_by_torch(module)
+
+
+def _without_operator(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a ScriptModule cannot be taken apart: prepare the model before it is scripted"
+    if _quantized_by_torch(module):
+        return "quantized by torch.ao already: prepare the float model"
     return f"no operator for {type(module).__name__}"
+
+
+def _quantized_by_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(_QUANTIZED_BY_TORCH)
+
+
+def _is_torchs(method: Any) -> bool:
+    home = getattr(method, "__globals__", {}).get("__name__", "")
+    return str(home).startswith("torch.nn.")
+
+
+def _tensors(module: nn.Module) -> str:
+    weight: Any = module.weight
+    if weight.dtype is not torch.float32:
+        return f"its weight is {weight.dtype}, not torch.float32"
+    if is_traceable_wrapper_subclass(weight) and not _is_distributed(weight):
+        return f"its weight is a {type(weight).__name__}, no ordinary tensor"
+    wanted = _shape(module)
+    if tuple(weight.shape) != wanted:
+        return f"its weight has shape {tuple(weight.shape)} where its hyperparameters say {wanted}"
+    return ""
+
+
+def _shape(module: Any) -> tuple[int, ...]:
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    channels = (module.out_channels, module.in_channels // module.groups)
+    if module.transposed:
+        channels = (module.in_channels, module.out_channels // module.groups)
+    kernel = module.kernel_size  # an int where somebody set it after the construction
+    return *channels, *(
+        kernel if isinstance(kernel, tuple) else (kernel,) * (module.weight.ndim - 2)
+    )
+
+
+def _names(module: nn.Module) -> str:
+    taken = conflicts(module, LAYER_CLASSES[type(module)])
+    if not taken:
+        return ""
+    return f"a quantized layer needs the names of its own attributes {', '.join(sorted(taken))}"
+
+
+def _is_distributed(weight: Any) -> bool:
+    return type(weight).__module__.startswith("torch.distributed.")

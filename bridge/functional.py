@@ -1,6 +1,7 @@
 """Modules as pure functions: a prepared model becomes a qatfunc Model, and parameters go back."""
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -67,15 +68,20 @@ def functionalize(model: nn.Module) -> Model:
     def calibrate(params: Params, state: ModuleState, *inputs: Any) -> ModuleState:
         seen, buffers = dict(state.seen), dict(state.buffers)
 
-        def hook(path: str, layer: RangedModule, arguments: tuple[Any, ...]) -> None:
-            for name, x in zip(layer.ranges, arguments, strict=False):
+        def hook(
+            path: str, layer: RangedModule, arguments: tuple[Any, ...], named: Mapping[str, Any]
+        ) -> None:
+            given = inspect.signature(layer.forward).bind(*arguments, **named).args
+            for name, x in zip(layer.ranges, given, strict=False):
                 if f"{path}.{name}" in seen:
                     taken = calibration.update(seen[f"{path}.{name}"], x)
                     seen[f"{path}.{name}"] = taken
                     buffers[_join(path, "cur_batch")] = taken.batches
 
         handles = [
-            layer.register_forward_pre_hook(lambda m, a, path=path: hook(path, m, a))
+            layer.register_forward_pre_hook(
+                lambda m, a, k, path=path: hook(path, m, a, k), with_kwargs=True
+            )
             for path, layer in layers.items()
         ]
         try:

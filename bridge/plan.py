@@ -1,17 +1,20 @@
 """What prepare_qat does to each layer of a model, and why."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 
 from rich.table import Table
 from torch import nn
 
+from bridge.arguments import check_model
 from bridge.config import read_config
-from bridge.eligibility import is_candidate, refusal
+from bridge.eligibility import candidates, has_operator, refusal
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
-from bridge.rules import Config, Selector, check_used, matches, read_rules, show
+from bridge.products import advice, own_products
+from bridge.references import Reference, held_elsewhere
+from bridge.rules import Config, Rules, Selectors, check_used, matches, read_rules, show
 
 QUANTIZE, SKIP, UNSUPPORTED = "quantized", "skipped", "unsupported"
 
@@ -39,8 +42,8 @@ def plan_qat(
     model: nn.Module,
     config: Config | str | PathLike[str] | None = None,
     *,
-    include: Sequence[Selector] | None = None,
-    skip: Sequence[Selector] = (),
+    include: Selectors | None = None,
+    skip: Selectors = (),
     layers: Mapping[str, Config] | None = None,
 ) -> tuple[LayerPlan, ...]:
     """Say what prepare_qat would do to each layer, and why, without doing it.
@@ -52,17 +55,18 @@ def plan_qat(
         skip: as prepare_qat's.
         layers: as prepare_qat's.
     Returns:
-        a plan for every layer that has an operator or could have one.
+        a plan for every layer that has an operator or could have one, then for the modules whose
+        own code multiplies and for layers that the model holds without registering them.
     Raises:
         TypeError, ValueError: as prepare_qat.
     """
-    default, layers, skip = read_rules(config, layers or {}, skip)
-    check_used(model, [*(include or ()), *skip, *layers])
-    return tuple(
-        _plan(model, path, module, default, include=include, skip=skip, layers=layers)
-        for path, module in model.named_modules(remove_duplicate=False)
-        if is_candidate(module)
-    )
+    rules = read_rules(config, include=include, skip=skip, layers=layers)
+    check_model(model, "plan_qat")
+    check_used(model, [*(rules.include or ()), *rules.skip, *rules.layers])
+    held = held_elsewhere(model)
+    plans = [_plan(model, path, module, rules) for path, module in candidates(model)]
+    plans = [_with_reference(model, plan, held) for plan in plans]
+    return tuple(plans + _left_out(model, rules, held))
 
 
 def plan_table(plans: Sequence[LayerPlan]) -> Table:
@@ -82,43 +86,66 @@ def plan_table(plans: Sequence[LayerPlan]) -> Table:
     return table
 
 
-def _plan(
-    model: nn.Module,
-    path: str,
-    module: nn.Module,
-    default: Config | None,
-    *,
-    include: Sequence[Selector] | None,
-    skip: Sequence[Selector],
-    layers: Mapping[str, Config],
-) -> LayerPlan:
-    def plan(action: str, reason: str, config: Config | None = None) -> LayerPlan:
-        kind = type(module).__name__
-        return LayerPlan(path=path, kind=kind, action=action, reason=reason, config=config or {})
-
-    rule = next((s for s in skip if matches(s, path, module)), None)
-    if rule is not None:
-        return plan(SKIP, f"skip rule {show(rule)}")
-    if include is not None and not any(matches(s, path, module) for s in include):
-        return plan(SKIP, "no include rule matches")
+def _plan(model: nn.Module, path: str, module: nn.Module, rules: Rules) -> LayerPlan:
+    skipped = _by_rule(path, module, rules)
+    if skipped is not None:
+        return skipped
     if isinstance(module, QATLayer):
-        return plan(SKIP, "already quantized")
+        return _made(path, module, SKIP, "already quantized")
     reason = refusal(model, path, module)
     if reason:
-        return plan(UNSUPPORTED, reason)
-    pattern = next((p for p in layers if matches(p, path, module)), None)
-    chosen = dict((layers[pattern] if pattern is not None else default) or {})
-    reason = f"rule {pattern!r}" if pattern is not None else "default"
-    qat_class = LAYER_CLASSES[type(module)]
-    read = read_config(chosen, channel_wise=qat_class.operator.channel_wise)
+        return _made(path, module, UNSUPPORTED, reason)
+    pattern = next((p for p in rules.layers if matches(p, path, module)), None)
+    chosen = dict((rules.default if pattern is None else rules.layers[pattern]) or {})
+    reason = "default" if pattern is None else f"rule {show(pattern)}"
+    operator = LAYER_CLASSES[type(module)].operator
+    read = read_config(chosen, channel_wise=operator.channel_wise)
     if not read.enabled:
-        return plan(SKIP, "retrain_enable is False")
-    if read.weight.per_channel and not qat_class.operator.may_be_channel_wise:
+        return _made(path, module, SKIP, "retrain_enable is False")
+    if read.weight.per_channel and not operator.may_be_channel_wise:
         weight = {**(chosen.get("retrain_weight_config") or {}), "channel_wise": False}
         chosen["retrain_weight_config"] = weight
         reason += ", one weight scale (channel_wise is not for this class)"
     try:
-        qat_class.operator.check_layer(module, per_channel=False)
+        operator.check_layer(module, per_channel=False)
     except (ValueError, RuntimeError) as error:
-        return plan(UNSUPPORTED, str(error))
-    return plan(QUANTIZE, reason, chosen)
+        return _made(path, module, UNSUPPORTED, str(error))
+    return replace(_made(path, module, QUANTIZE, reason), config=chosen)
+
+
+def _made(path: str, module: nn.Module, action: str, reason: str) -> LayerPlan:
+    return LayerPlan(path=path, kind=type(module).__name__, action=action, reason=reason)
+
+
+def _by_rule(path: str, module: nn.Module, rules: Rules) -> LayerPlan | None:
+    rule = next((s for s in rules.skip if matches(s, path, module)), None)
+    if rule is not None:
+        return _made(path, module, SKIP, f"skip rule {show(rule)}")
+    included = rules.include is None or any(matches(s, path, module) for s in rules.include)
+    return None if included else _made(path, module, SKIP, "no include rule matches")
+
+
+def _with_reference(model: nn.Module, plan: LayerPlan, held: Mapping[int, Reference]) -> LayerPlan:
+    """Say of a layer to be quantized where else the model holds it."""
+    reference = held.get(id(model.get_submodule(plan.path)))
+    if reference is None or plan.action != QUANTIZE:
+        return plan
+    where = f"also held in {reference.where} ({reference.kind}), where it is not replaced"
+    return replace(plan, reason=f"{plan.reason}; {where}: to be called under its own name alone")
+
+
+def _left_out(model: nn.Module, rules: Rules, held: Mapping[int, Reference]) -> list[LayerPlan]:
+    """Say what else multiplies: code of modules, and layers that are not registered."""
+    planned = {id(module) for _, module in candidates(model)}
+    plans = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        products = [] if id(module) in planned else own_products(module)
+        if products:
+            left = _made(path, module, UNSUPPORTED, advice(module, products))
+            plans.append(_by_rule(path, module, rules) or left)
+    registered = {id(module) for module in model.modules()}
+    for reference in held.values():
+        if id(reference.module) not in registered and has_operator(reference.module):
+            reason = f"held in {reference.kind}, so no part of the model to torch: register it"
+            plans.append(_made(reference.where, reference.module, UNSUPPORTED, reason))
+    return plans

@@ -1,27 +1,22 @@
 """Replacing a model's layers by QAT operators in one call, and back."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping
 from os import PathLike
+from typing import Any
 
 from rich.console import Console
 from torch import nn
 
+from bridge.arguments import check_flags, check_model
+from bridge.carried import take_over
+from bridge.integer_share import integer_share
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 from bridge.plan import QUANTIZE, plan_qat, plan_table
-from bridge.rules import Config, Selector
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_is_full_backward_hook",
-)
+from bridge.rules import Config, Selectors
+from bridge.superseded import float_originals, guard
 
 
 def prepare_qat(
@@ -29,14 +24,19 @@ def prepare_qat(
     config: Config | str | PathLike[str] | None = None,
     *,
     inplace: bool = False,
-    include: Sequence[Selector] | None = None,
-    skip: Sequence[Selector] = (),
+    include: Selectors | None = None,
+    skip: Selectors = (),
     layers: Mapping[str, Config] | None = None,
     dry_run: bool = False,
+    example: Any = None,
 ) -> nn.Module:
     """Replace the supported layers of a model by QAT operators.
 
-    Parameters stay the very same objects when inplace, and so do modes, devices and hooks.
+    Parameters stay the very same objects when inplace, and so do modes, devices, hooks and what
+    else a layer carries. A warning says so where less than half of the multiply-accumulates
+    (without example: of the weights) that no rule skips will be in integers. Where a model calls
+    a replaced layer through a plain list, dict or the like, the call raises: the float layer
+    would run.
 
     Args:
         model: any module.
@@ -48,25 +48,35 @@ def prepare_qat(
         skip: patterns, paths or classes that stay as they are.
         layers: configurations by pattern, the first match wins over config.
         dry_run: change nothing and print the plan as a table.
+        example: a batch as calibrate takes it, to count multiply-accumulates in one run.
     Returns:
         the prepared model; model itself for a dry run.
     Raises:
-        TypeError, ValueError: a configuration is wrong, or a pattern matches nothing.
+        TypeError, ValueError: a configuration or a value is wrong, or a pattern matches nothing.
     """
+    check_model(model, "prepare_qat")
+    check_flags("prepare_qat", inplace=inplace, dry_run=dry_run)
     if dry_run:
         plans = plan_qat(model, config, include=include, skip=skip, layers=layers)
         Console().print(plan_table(plans))
         return model
     model = model if inplace else copy.deepcopy(model)
     plans = plan_qat(model, config, include=include, skip=skip, layers=layers)
+    share = integer_share(model, plans, example)
     replaced: dict[int, nn.Module] = {}
+    originals: dict[str, nn.Module] = {}
     for plan in plans:
         if plan.action != QUANTIZE:
             continue
         layer = model.get_submodule(plan.path)
         if id(layer) not in replaced:
             replaced[id(layer)] = _to_qat(layer, plan.config)
-    return _swap(model, replaced)
+            originals[plan.path] = layer
+    model = _swap(model, replaced)
+    guard(model, originals)
+    if share is not None:
+        warnings.warn(share, stacklevel=2)
+    return model
 
 
 def float_model(model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -78,20 +88,22 @@ def float_model(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     Returns:
         the float model, with the weights as they are now.
     """
+    check_model(model, "float_model")
+    check_flags("float_model", inplace=inplace)
     model = model if inplace else copy.deepcopy(model)
     layers = [module for module in model.modules() if isinstance(module, QATLayer)]
-    return _swap(model, {id(layer): _take_over(layer.to_float(), layer) for layer in layers})
+    held = float_originals(model)
+    return _swap(
+        model,
+        {
+            id(layer): take_over(held.get(id(layer.weight)) or layer.to_float(), layer)
+            for layer in layers
+        },
+    )
 
 
 def _to_qat(layer: nn.Module, config: Config) -> nn.Module:
-    return _take_over(LAYER_CLASSES[type(layer)].from_float(layer, config), layer)
-
-
-def _take_over(new: nn.Module, old: nn.Module) -> nn.Module:
-    """Give a replacement the hooks of what it replaces: the very dicts, so that handles work."""
-    for name in _HOOKS:
-        setattr(new, name, getattr(old, name))
-    return new
+    return take_over(LAYER_CLASSES[type(layer)].from_float(layer, config), layer)
 
 
 def _swap(model: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:

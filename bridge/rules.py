@@ -3,54 +3,118 @@
 import fnmatch
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 Selector = str | type[nn.Module]
+Selectors = Selector | Sequence[Selector]
 Config = Mapping[str, Any]
 
 _FILE_KEYS = {"$schema", "default", "layers", "skip"}
 
 
+class Rules(NamedTuple):
+    """Which configuration goes to which layer."""
+
+    default: Config | None
+    """The configuration of every layer that no pattern matches."""
+    layers: Mapping[str, Config]
+    """Configurations by pattern; the first match wins."""
+    skip: Sequence[Selector]
+    """What stays as it is."""
+    include: Sequence[Selector] | None
+    """What alone is replaced, None for everything."""
+
+
 def read_rules(
     config: Config | str | PathLike[str] | None,
-    layers: Mapping[str, Config],
-    skip: Sequence[Selector],
-) -> tuple[Config | None, Mapping[str, Config], Sequence[Selector]]:
+    *,
+    include: Selectors | None,
+    skip: Selectors,
+    layers: Mapping[str, Config] | None,
+) -> Rules:
     """Bring the rules of a call and those of a configuration file together.
 
     Args:
         config: as prepare_qat's.
-        layers: as prepare_qat's.
+        include: as prepare_qat's.
         skip: as prepare_qat's.
+        layers: as prepare_qat's.
     Returns:
-        the configuration of every layer, configurations by pattern, and what to skip.
+        the rules.
     Raises:
         TypeError, ValueError: a file or a value is not what prepare_qat takes.
     """
+    chosen = None if include is None else _selectors("include", include)
+    default, named, patterns = _read_config(config)
+    return Rules(
+        default=default,
+        layers={**named, **_configurations("layers", layers or {})},
+        skip=[*patterns, *_selectors("skip", skip)],
+        include=chosen,
+    )
+
+
+def _selectors(name: str, given: Any) -> list[Selector]:
+    """Return selectors as a list, one pattern or class too."""
+    several = [given] if isinstance(given, str | type) else given
+    if not isinstance(several, Iterable) or isinstance(several, Mapping | nn.Module):
+        raise TypeError(f"{name} must be patterns or classes, got {given!r}")
+    several = list(several)
+    for one in several:
+        if not isinstance(one, str) and not (isinstance(one, type) and issubclass(one, nn.Module)):
+            kind = f"a {type(one).__name__}: give its path" if isinstance(one, nn.Module) else one
+            raise TypeError(
+                f"{name} must hold patterns of paths or classes of modules, got {kind!r}"
+            )
+    return several
+
+
+def _configurations(name: str, given: Any) -> Mapping[str, Config]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must map patterns to configurations, got {given!r}")
+    for pattern, config in given.items():
+        if config is not None and not isinstance(config, Mapping):
+            raise TypeError(f"{name}[{pattern!r}] must be a configuration dict, got {config!r}")
+    return given
+
+
+def _read_config(
+    config: Config | str | PathLike[str] | None,
+) -> tuple[Config | None, Mapping[str, Config], Sequence[Selector]]:
+    """Return a default configuration, and those by pattern and patterns to skip of a file."""
     if config is None or isinstance(config, Mapping):
-        return config, layers, skip
+        return config, {}, ()
     if not isinstance(config, str | PathLike):
         raise TypeError(f"config must be a dict or a path, got {type(config).__name__}")
     path = Path(config)
-    text = path.read_text()
+    if path.suffix.lower() not in (".json", ".toml"):
+        raise ValueError(f"{path}: a configuration file must be .json or .toml")
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        raise ValueError(f"{path} is empty; it must have keys of {sorted(_FILE_KEYS)}")
     try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict) or set(values) - _FILE_KEYS:
         got = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{path} must have keys of {sorted(_FILE_KEYS)}, got {got}")
     named, patterns = values.get("layers", {}), values.get("skip", [])
-    if not isinstance(named, dict):
-        raise ValueError(f"{path}: layers must map patterns to configurations, got {named!r}")
+    try:
+        _configurations("layers", named)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
         raise ValueError(f"{path}: skip must be a list of patterns, got {patterns!r}")
-    return values.get("default"), {**named, **layers}, [*patterns, *skip]
+    default = values.get("default")
+    if default is not None and not isinstance(default, dict):
+        raise ValueError(f"{path}: default must be a configuration, got {default!r}")
+    return default, named, patterns
 
 
 def matches(selector: Selector, path: str, module: nn.Module) -> bool:

@@ -50,11 +50,11 @@ class _ConvQAT(QATLayer):
         )
         self._init_quantization(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x, (N, C, *spatial) float32."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Return the convolution of input, (N, C, *spatial) float32."""
         if not self.config.enabled:
-            return super().forward(x)
-        return self._quantized_forward(x, **_geometry(self))
+            return super().forward(input)
+        return self._quantized_forward(input, **_geometry(self))
 
 
 class _ConvTransposeQAT(QATLayer):
@@ -95,19 +95,19 @@ class _ConvTransposeQAT(QATLayer):
         )
         self._init_quantization(config)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Return the transposed convolution of x, (N, C, *spatial) float32.
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002
+        """Return the transposed convolution of input, (N, C, *spatial) float32.
 
         output_size chooses among the sizes that a stride leaves open, as torch's does.
         """
         if not self.config.enabled:
-            return super().forward(x, output_size)
+            return super().forward(input, output_size)
         geometry = _geometry(self)
         stride, padding, dilation, _ = geometry.values()
         geometry["output_padding"] = self._output_padding(  # type: ignore[operator]
-            x, output_size, stride, padding, self.kernel_size, self.operator.spatial, dilation
+            input, output_size, stride, padding, self.kernel_size, self.operator.spatial, dilation
         )
-        return self._quantized_forward(x, **geometry)
+        return self._quantized_forward(input, **geometry)
 
 
 class Conv1dQAT(_ConvQAT, nn.Conv1d):

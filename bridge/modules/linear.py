@@ -38,8 +38,8 @@ class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
         self.out_channels = out_features
         self._init_quantization(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the linear map of x, (*, in_features) float32 of rank 2 or more."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Return the linear map of input, (*, in_features) float32 of rank 2 or more."""
         if not self.config.enabled:
-            return super().forward(x)
-        return self._quantized_forward(x)
+            return super().forward(input)
+        return self._quantized_forward(input)

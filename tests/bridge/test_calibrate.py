@@ -1,10 +1,13 @@
 """calibrate: ranges without training, in eval mode, from as many batches as it takes."""
 
+import functools
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate
+from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, float_model, prepare_qat
 from tests.bridge.layers import config, same_state, state
 
 
@@ -73,8 +76,140 @@ def test_a_layer_the_model_never_calls():
         def forward(self, x):
             return self.used(x)
 
-    with pytest.raises(ValueError, match=r"calibrated: idle \(0 of 1\)$"):
-        calibrate(Idle(), list(torch.randn(2, 4, 3)))
+    model, batches = Idle(), Counted(9)
+    with pytest.warns(UserWarning, match=r"never called stay without a range: idle\. The model"):
+        calibrate(model, batches)
+    assert batches.taken == 1, "no batch would change anything"
+    assert [model.used.calibrated, model.idle.calibrated] == [True, False]
+    calibrate(model.idle, batches)
+    calibrate(model, batches)
+    assert batches.taken == 2
+
+
+class Reads(nn.Module):
+    """Reads a layer's weight, as Swin's and EVA's attention do."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.fc = LinearQAT(3, 3), LinearQAT(3, 3, config=config({"batch_num": 2}))
+
+    def forward(self, x):
+        return self.fc(nn.functional.linear(x, self.qkv.weight, self.qkv.bias))
+
+
+def test_a_layer_whose_weight_is_read():
+    batches = Counted(9)
+    with pytest.warns(UserWarning, match=r"range: qkv\. The model reads their weight"):
+        calibrate(Reads(), batches)
+    assert batches.taken == 2
+
+
+def test_a_model_that_calls_none_of_its_layers():
+    model = Reads()
+    model.fc = nn.Identity()
+    with pytest.raises(ValueError, match=r"never called: qkv; .* nothing was calibrated$"):
+        calibrate(model, Counted(3))
+
+
+class Held(nn.Module):
+    """Calls a layer through something that torch does not look into."""
+
+    def __init__(self, hold):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3)
+        self.second = nn.Conv2d(3, 3, 3)
+        self.held = hold(self.first)
+
+    def forward(self, x):
+        held = self.held
+        while not callable(held):
+            held = next(iter(held.values() if isinstance(held, dict) else held))
+        return self.second(held(x))
+
+
+class Caller:
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __call__(self, x):
+        return self.layer(x)
+
+
+WAYS = {
+    "list": lambda layer: [layer],
+    "tuple": lambda layer: (layer,),
+    "set": lambda layer: {layer},
+    "dict": lambda layer: {"a": layer},
+    "nested": lambda layer: {"a": [(layer,)]},
+    "bound": lambda layer: layer.forward,
+    "bound in a list": lambda layer: [layer.forward],
+    "partial": lambda layer: functools.partial(layer),
+    "partial of a bound": lambda layer: functools.partial(layer.forward),
+    "closure": lambda layer: lambda x: layer(x),
+    "object": Caller,
+    "unregistered module": lambda layer: [nn.Sequential(layer)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:layer 'first'")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_layer_whose_float_original_runs(way):
+    model = Held(WAYS[way])
+    prepared = prepare_qat(model, inplace=way == "closure")  # deepcopy copies no closure
+    with pytest.raises((RuntimeError, ValueError), match=r"first.*never called"):
+        calibrate(prepared, [torch.randn(2, 3, 7, 7)])
+    back = float_model(prepared, inplace=way == "closure")
+    assert type(back.first) is nn.Conv2d
+    back(torch.randn(2, 3, 7, 7))
+
+
+def test_a_list_that_only_keeps_the_books_changes_nothing():
+    model = Held(lambda layer: [layer])
+    model.forward = lambda x: None  # shadows the class's
+    prepared = nn.Sequential(model.first, model.second)
+    prepared.all = [model.first, model.second]
+    prepared = prepare_qat(prepared)
+    calibrate(prepared, [torch.randn(2, 3, 7, 7)])
+    assert all(layer.calibrated for layer in prepared)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.randn(4, 3), r"a tensor of shape \(4, 3\) was taken for a stack .*\[batch\]$"),
+        (np.ones((4, 3)), r"iterable of batches.*got a numpy array: \[torch.from_numpy"),
+        ({"input": torch.ones(4, 3)}, r"iterable of batches.*put it in a list, \[batch\]$"),
+    ],
+)
+def test_one_batch_is_no_iterable_of_batches(batch, message):
+    with pytest.raises(TypeError, match=message):
+        calibrate(layers(1), batch)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((torch.ones(4, 3), torch.ones(4)), r"batch 0 is a tuple of 2.*leave labels out"),
+        ([torch.ones(4, 3), torch.ones(4)], r"batch 0 is a list of 2.*leave labels out"),
+        ({"x": torch.ones(4, 3)}, r"batch 0 is a dict of 'x'.*takes \(input\)"),
+        (np.ones((4, 3)), "batch 0 holds a numpy array: torch.from_numpy"),
+    ],
+)
+def test_a_batch_that_is_not_what_the_model_takes(batch, message):
+    for model in (layers(1), nn.DataParallel(layers(1))):
+        with pytest.raises(TypeError, match=message):
+            calibrate(model, [batch])
+
+
+@pytest.mark.parametrize("batches", [None, 3, "data", layers(1)])
+def test_what_is_no_iterable(batches):
+    with pytest.raises(TypeError, match=r"^calibrate: batches must be an iterable of batches"):
+        calibrate(layers(1), batches)
+
+
+def test_a_float_model_is_to_be_prepared_first():
+    with pytest.raises(ValueError, match=r"call net = bridge.prepare_qat\(model\) first .*: 0\)$"):
+        calibrate(nn.Sequential(nn.Linear(3, 3)), [torch.ones(4, 3)])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -131,6 +266,7 @@ def test_any_iterable_will_do():
         iter(torch.randn(2, 4, 3)),
         (x for x in torch.randn(2, 4, 3)),
         torch.randn(2, 4, 3),
+        torch.utils.data.DataLoader(torch.randn(8, 3), batch_size=4),
     ):
         model = layers(2)
         calibrate(model, batches)

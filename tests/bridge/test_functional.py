@@ -292,3 +292,18 @@ def test_a_trainable_fold_is_functional_too():
     gradients, _ = grad_and_value(lambda p: f.apply(p, state_, x).square().sum())(params)
     (gamma,) = {name for name in params if name.endswith("weight.0.norm.weight")}
     assert gradients[gamma].all()
+
+
+def test_an_input_by_its_name_is_calibrated():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = LinearQAT(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(input=x)
+
+    model = functionalize(Named())
+    params, seen = model.init()
+    params, _ = model.finish(params, model.calibrate(params, seen, torch.full((4, 3), 5.0)))
+    assert params["fc.acts_clip_max"] > 4.0

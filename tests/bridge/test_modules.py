@@ -83,7 +83,7 @@ def test_arguments_arrive_by_position():
 def test_forward_of_a_transposed_convolution_takes_an_output_size(qat):
     parameters = inspect.signature(qat.forward).parameters
     assert [(p.name, p.default) for p in parameters.values()][1:] == [
-        ("x", REQUIRED),
+        ("input", REQUIRED),
         ("output_size", None),
     ]
 

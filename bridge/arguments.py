@@ -1,0 +1,56 @@
+"""What calls are given: refused where it is of a wrong kind, with what was meant."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def check_model(model: Any, function: str) -> None:
+    """Raise unless a model is a module whose layers are torch's.
+
+    Args:
+        model: what was given.
+        function: the name of what was called.
+    Raises:
+        TypeError: model is something else.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{function}: a ScriptModule cannot be taken apart; give the model that "
+            "torch.jit.script or torch.jit.trace was called on"
+        )
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        got, hint = f"the class {model.__name__}", f"; give an instance, {model.__name__}(...)"
+    elif isinstance(model, Mapping):
+        got = f"a {type(model).__name__} with {len(model)} keys"
+        hint = "; build the network and load_state_dict it" if _is_state(model) else ""
+    elif isinstance(model, str | PathLike):
+        got, hint = repr(model), "; load the model first"
+    elif isinstance(model, torch.export.ExportedProgram):
+        got, hint = "an ExportedProgram", "; give the model that was exported"
+    else:
+        got, hint = f"a {type(model).__name__}" if model is not None else "None", ""
+    raise TypeError(f"{function}: model must be a torch.nn.Module, got {got}{hint}")
+
+
+def check_flags(function: str, **flags: Any) -> None:
+    """Raise unless switches are True or False.
+
+    Args:
+        function: the name of what was called.
+        flags: values by name.
+    Raises:
+        TypeError: a value is of another kind.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{function}: {name} must be True or False, got {value!r}")
+
+
+def _is_state(values: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in values.values())

@@ -1,0 +1,106 @@
+"""Calling a model on what it is calibrated with, and what is no batch of it."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """Call a model on a batch.
+
+    Args:
+        model: any module.
+        batch: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
+    Returns:
+        the model's output.
+    """
+    arguments, keywords = _arguments(batch)
+    return model(*arguments, **keywords)
+
+
+def check_batches(batches: Any) -> Iterator[Any]:
+    """Return an iterator over batches, after a look at what they come in.
+
+    Args:
+        batches: an iterable that is not itself a batch; a tensor is a stack of batches.
+    Returns:
+        its iterator.
+    Raises:
+        TypeError: one batch, or something else, was given.
+    """
+    wanted = "calibrate: batches must be an iterable of batches, such as a list or a DataLoader"
+    if isinstance(batches, np.ndarray):
+        raise TypeError(f"{wanted}, got a numpy array: [torch.from_numpy(array)] is a list of one")
+    if isinstance(batches, Mapping):
+        raise TypeError(f"{wanted}, got a {type(batches).__name__}: put it in a list, [batch]")
+    # An object that is iterated by __getitem__ alone, as data sets are, is no Iterable.
+    iterable = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+    if isinstance(batches, str | bytes | nn.Module) or not iterable:
+        raise TypeError(f"{wanted}, got a {type(batches).__name__}")
+    return iter(batches)
+
+
+def stack_error(batches: Tensor, error: Exception) -> TypeError:
+    """Return what to raise where the first of a tensor's rows is no batch for the model.
+
+    Args:
+        batches: what was given.
+        error: what the model raised.
+    Returns:
+        the error to raise instead.
+    """
+    return TypeError(
+        f"calibrate: a tensor of shape {tuple(batches.shape)} was taken for a stack of batches, "
+        f"and its first row is none: {error}. Put one batch in a list, [batch]"
+    )
+
+
+def check_batch(model: nn.Module, batch: Any, number: int) -> None:
+    """Raise unless a batch is what a model's forward takes.
+
+    Args:
+        model: any module.
+        batch: from the iterable.
+        number: of the batch, from 0.
+    Raises:
+        TypeError: it holds no tensors, or other arguments than forward has.
+    """
+    arguments, keywords = _arguments(batch)
+    where = f"calibrate: batch {number}"
+    for value in (*arguments, *keywords.values()):
+        if isinstance(value, np.ndarray):
+            raise TypeError(f"{where} holds a numpy array: torch.from_numpy(array) makes a tensor")
+    while isinstance(getattr(model, "module", None), nn.Module) and _is_wrapper(model):
+        model = model.module  # type: ignore[assignment]
+    forward = inspect.signature(model.forward)
+    try:
+        forward.bind(*arguments, **keywords)
+    except TypeError as error:
+        several = isinstance(batch, tuple | list) and len(batch) > 1
+        hint = "; leave labels out: calibrate(model, (x for x, _ in loader))" if several else ""
+        raise TypeError(
+            f"{where} is {_shown(batch)}, and {type(model).__name__}.forward takes {forward}: "
+            f"{error}{hint}"
+        ) from error
+
+
+def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
+
+
+def _shown(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a dict of {', '.join(map(repr, batch))}"
+    if isinstance(batch, tuple | list):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"a {type(batch).__name__}"
+
+
+def _is_wrapper(model: nn.Module) -> bool:
+    home = type(model).__module__
+    return home.startswith(("torch.nn.parallel.", "torch.distributed."))

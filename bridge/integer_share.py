@@ -1,0 +1,82 @@
+"""How much of a model's work prepare_qat brings into integers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
+
+from bridge.batches import call
+from bridge.plan import QUANTIZE, SKIP, UNSUPPORTED, LayerPlan
+
+_LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
+
+
+def integer_share(model: nn.Module, plans: Sequence[LayerPlan], example: Any = None) -> str | None:
+    """Return a line to warn with where less than half of the work will be in integers.
+
+    Args:
+        model: the float model.
+        plans: of its layers; those that a rule skips do not count.
+        example: a batch to count multiply-accumulates with; weights are counted without it.
+    Returns:
+        the line, None where at least half will be.
+    """
+    if example is None:
+        unit = "weights (give example= to count multiply-accumulates)"
+        integer, total = _weights(model, plans)
+    else:
+        unit = "multiply-accumulates"
+        integer, total = _multiplications(model, plans, example)
+    if 2 * integer >= total:
+        return None
+    return (
+        f"prepare_qat: only {integer / total:.0%} of the {unit} will be in integers; "
+        "bridge.plan_qat(model) says why the others stay in float"
+    )
+
+
+def _weights(model: nn.Module, plans: Sequence[LayerPlan]) -> tuple[int, int]:
+    """Return the elements of weights that will be integers, and of all that no rule skips."""
+    work = {QUANTIZE: 0, UNSUPPORTED: 0}
+    seen: set[int] = set()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for plan in plans:
+        module = modules.get(plan.path)
+        unknown = module is None or id(module) in seen or isinstance(module, _LOOKED_UP)
+        if plan.action == SKIP or unknown:
+            continue
+        seen.add(id(module))
+        work[plan.action] += _elements(module)
+    return work[QUANTIZE], sum(work.values())
+
+
+def _elements(module: Any) -> int:
+    """Count the elements of a layer's own weights, whatever computes them."""
+    own = list(module._parameters.values())
+    if isinstance(module, torch.jit.ScriptModule):
+        own = list(module.parameters())
+    elif parametrize.is_parametrized(module):
+        own += module.parametrizations.parameters()
+    return sum(p.numel() for p in own if p is not None and not is_lazy(p) and p.ndim > 1)
+
+
+def _multiplications(model: nn.Module, plans: Sequence[LayerPlan], example: Any) -> tuple[int, int]:
+    """Return the multiply-accumulates that will be in integers, and all that no rule skips."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call(model, example)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    root = type(model).__name__
+    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    work = {QUANTIZE: 0, SKIP: 0, UNSUPPORTED: 0}
+    for plan in plans:
+        work[plan.action] += counts.get(f"{root}.{plan.path}" if plan.path else root, 0)
+    return work[QUANTIZE], counter.get_total_flops() - work[SKIP]

@@ -1,0 +1,130 @@
+"""Multiplications that a module's own code does, where no layer can be replaced."""
+
+import dis
+import inspect
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bridge.modules import LAYER_CLASSES
+from bridge.modules.ranges import RangedModule
+
+_OF_ACTIVATIONS = ("matmul", "bmm", "mm", "mv", "baddbmm", "addbmm", "einsum", "tensordot", "dot")
+_WITH_A_WEIGHT = (
+    *("linear", "bilinear", "addmm", "conv1d", "conv2d", "conv3d"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+)
+_ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")
+_NAMES = frozenset({*_OF_ACTIVATIONS, *_WITH_A_WEIGHT, *_ATTENTION})
+_METHODS = frozenset({*_OF_ACTIVATIONS, "addmm"})
+_HOMES = (torch, F)
+_DEEPEST = 2
+"""How many functions of the same package are followed."""
+
+
+def own_products(module: nn.Module) -> list[str]:
+    """Find the products that a module's methods call as functions or operators.
+
+    Its code is read, not run. What functions of other packages do stays unseen, and so does what
+    is decided when it runs.
+
+    Args:
+        module: any module.
+    Returns:
+        names such as "F.linear" or "@", each once; none for layers and for torch's own classes.
+    """
+    kind = type(module)
+    if isinstance(module, (RangedModule, torch.jit.ScriptModule, *LAYER_CLASSES)):
+        return []
+    found: dict[str, None] = {}
+    for parent in kind.__mro__:
+        if parent.__module__.partition(".")[0] in ("torch", "builtins"):
+            break
+        for name, method in vars(parent).items():
+            overridden = inspect.getattr_static(kind, name, None) is not method
+            if isinstance(method, FunctionType) and not overridden and name != "__init__":
+                found.update(dict.fromkeys(_in_function(method, _DEEPEST)))
+    return list(found)
+
+
+def advice(module: nn.Module, products: list[str]) -> str:
+    """Return what to do about products that no layer does.
+
+    Args:
+        module: whose code does them.
+        products: from own_products.
+    Returns:
+        why they stay in float, and how they would not.
+    """
+    functions = {name.rpartition(".")[2] for name in products}
+    weights = any(p is not None and p.ndim > 1 for p in module._parameters.values())
+    how = []
+    if weights or not functions.isdisjoint(_WITH_A_WEIGHT):
+        how.append("hold its weight in an nn.Linear or nn.Conv and call that")
+    if not weights or not functions.isdisjoint({"@", *_OF_ACTIVATIONS}):
+        how.append("use a bridge.MatMulQAT for a product of two activations")
+    return f"{', '.join(products)} in its own code stays in float: {', '.join(how)}"
+
+
+def _in_function(function: FunctionType, depth: int) -> Iterator[str]:
+    for code in _codes(function.__code__):
+        yield from _in_code(code, function, depth)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _in_code(code: CodeType, function: FunctionType, depth: int) -> Iterator[str]:
+    reached: Any = None
+    for step in dis.get_instructions(code):
+        name = str(step.argval)
+        if step.opname == "LOAD_GLOBAL":
+            reached = function.__globals__.get(name)
+            yield from _follow(reached, function, depth)
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            known = isinstance(reached, ModuleType)
+            reached = inspect.getattr_static(reached, name, None) if known else None
+            if known and _is_product(reached):
+                yield _shown(reached)
+            elif not known and name in _METHODS:
+                yield name
+            else:
+                yield from _follow(reached, function, depth)
+        elif step.opname == "BINARY_OP" and step.argrepr in ("@", "@="):
+            yield "@"
+        elif step.opname.startswith("LOAD_"):
+            reached = None
+
+
+def _follow(reached: Any, function: FunctionType, depth: int) -> Iterator[str]:
+    """Look at a product, or into a function of the same package."""
+    if _is_product(reached):
+        yield _shown(reached)
+    elif depth and isinstance(reached, FunctionType) and _package(reached) == _package(function):
+        yield from _in_function(reached, depth - 1)
+
+
+def _is_product(value: Any) -> bool:
+    return any(getattr(home, name, None) is value for home in _HOMES for name in _NAMES) and (
+        value is not None
+    )
+
+
+def _shown(value: Any) -> str:
+    for home, prefix in ((F, "F"), (torch, "torch")):
+        for name in sorted(_NAMES):
+            if getattr(home, name, None) is value:
+                return f"{prefix}.{name}"
+    return str(value)
+
+
+def _package(function: FunctionType) -> str:
+    return function.__module__.partition(".")[0]
