@@ -22,25 +22,20 @@ from bridge.export.scribe import Scribe, per_output_shape
 from bridge.export.tail import write_shift, write_tail
 
 
-def check_layer(layer: QuantizedLayer) -> None:
-    """Raise unless the target can hold a layer.
+def refusal(layer: QuantizedLayer) -> str | None:
+    """Say why the target cannot hold a layer.
 
     Args:
         layer: as read.
-    Raises:
-        ConversionError: 16-bit input, an input that no QuantizeLinear produces, or a matrix
-            product with one weight scale a channel.
+    Returns:
+        the reason, for a matrix product with one weight scale a channel; None for others.
     """
-    if layer.wide:
-        raise ConversionError(
-            f"layer {layer.name!r}: target 'ascend' takes INT8 activations, got "
-            f"{layer.zero_point_x.dtype}"
-        )
     if layer.op == "MatMul" and layer.scale_w.size > 1:
-        raise ConversionError(
-            f"layer {layer.name!r}: target 'ascend' takes one weight scale a tensor for "
-            f"{layer.node.op_type}, got {layer.scale_w.size}"
+        return (
+            f"target 'ascend' takes one weight scale a tensor for {layer.node.op_type}, "
+            f"got {layer.scale_w.size}"
         )
+    return None
 
 
 def check_layers(layers: Sequence[QuantizedLayer]) -> None:
@@ -49,11 +44,15 @@ def check_layers(layers: Sequence[QuantizedLayer]) -> None:
     Args:
         layers: of one graph.
     Raises:
-        ConversionError: two layers share a weight, or check_layer refuses one.
+        ConversionError: two layers share a weight, or one has a 16-bit input.
     """
     owners: dict[str, str] = {}
     for layer in layers:
-        check_layer(layer)
+        if layer.wide:
+            raise ConversionError(
+                f"layer {layer.name!r}: target 'ascend' takes INT8 activations, got "
+                f"{layer.zero_point_x.dtype}"
+            )
         owner = owners.setdefault(layer.weight_source, layer.name)
         if layer.weight_source and owner != layer.name:
             raise ConversionError(

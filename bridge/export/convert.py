@@ -26,7 +26,7 @@ from bridge.export.opset import (
 from bridge.export.options import MAX_ULPS, check_options, check_path
 from bridge.export.product import QuantizedProduct, read_products
 from bridge.export.qdq import check_symmetric
-from bridge.export.reader import FloatOperator, named_operators, read_layers
+from bridge.export.reader import FloatOperator, Refusal, named_operators, read_layers
 from bridge.export.record import record_text
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
@@ -196,7 +196,9 @@ def convert_model(
     fast = None if data is None else _make_fast(source, data, fold_batch_norm=folded)
     fake, deploy = (source.clone(), source.clone()) if fast is None else (fast.fake, fast.deploy)
     how.prepare(deploy.graph)
-    layers, products, floats = read_quantized(deploy.graph, fold_batch_norm=folded)
+    layers, products, floats = read_quantized(
+        deploy.graph, fold_batch_norm=folded, refusal=how.refusal
+    )
     how.check(layers)
     record = record_text(layers)
     if fast is None and not layers and not products:
@@ -278,7 +280,9 @@ def _drop_traces(graph: ir.Graph) -> None:
 def _write_fake(
     graph: ir.Graph, how: Target, chains: Mapping[str, Chain], *, fold_batch_norm: bool
 ) -> None:
-    layers, products, _ = read_quantized(graph, fold_batch_norm=fold_batch_norm)
+    layers, products, _ = read_quantized(
+        graph, fold_batch_norm=fold_batch_norm, refusal=how.refusal
+    )
     for layer in layers:
         chain = chains.get(layer.name)
         same = layer if chain is None else replace(layer, moved=chain.rescale)
@@ -288,19 +292,20 @@ def _write_fake(
 
 
 def read_quantized(
-    graph: ir.Graph, *, fold_batch_norm: bool = False
+    graph: ir.Graph, *, fold_batch_norm: bool = False, refusal: Refusal = lambda _: None
 ) -> tuple[list[QuantizedLayer], list[QuantizedProduct], list[FloatOperator]]:
     """Find everything quantized in a graph.
 
     Args:
         graph: the main graph of a QDQ model.
         fold_batch_norm: as convert_qat_model's.
+        refusal: as read_layers'.
     Returns:
         weighted layers, products of two activations, and the operators that stay float.
     Raises:
         ConversionError: something cannot be converted.
     """
-    layers, floats = read_layers(graph, fold_batch_norm=fold_batch_norm)
+    layers, floats = read_layers(graph, fold_batch_norm=fold_batch_norm, refusal=refusal)
     products, reasons = read_products(graph, [layer.node for layer in layers])
     names = {product.name for product in products}
     left = [

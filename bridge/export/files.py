@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from bridge.export.constants import array_of
+from bridge.export.data_movement import quantize_after_movement
 from bridge.export.destinations import data_file
 from bridge.export.errors import ConversionError
 from bridge.export.replacement import replace_all, scratch_folder
@@ -26,9 +27,10 @@ _IR_VERSION_OF_DEFAULTS = 4
 def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
     """Load a model and bring it to the form the reader expects.
 
-    Functions are inlined, Constant nodes become initializers, and nodes are sorted. Where the IR
-    version is below 4, initializers that are inputs too become constants. Weights in external files
-    are not read before they are needed.
+    Functions are inlined, Constant nodes become initializers, nodes are sorted, and layers whose
+    input was quantized before data movement get a pair of their own. Where the IR version is below
+    4, initializers that are inputs too become constants. Weights in external files are not read
+    before they are needed.
 
     Args:
         path: an .onnx file.
@@ -51,6 +53,7 @@ def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
             tensor = value.const_value
             if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
                 array_of(tensor, value.name)
+    quantize_after_movement(model.graph)
     return model
 
 

@@ -23,6 +23,7 @@ from bridge.export.product import (
     write_integer_product,
 )
 from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
+from bridge.export.reader import Refusal
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
 from bridge.export.sub_pixel import has_phases
@@ -86,7 +87,8 @@ class Target:
         product_arithmetic: what multiplies in it.
         store: writes the quantized operands of operators left in float in the deploy model.
         folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
-        check: refuses layers that the target cannot hold.
+        check: refuses models that the target cannot hold.
+        refusal: says why a layer stays in float for the target's sake, None for others.
         finish_fake: last changes to the fake-quant model.
         finish: last changes to the deploy model.
     """
@@ -102,6 +104,7 @@ class Target:
     store: Callable[[ir.Graph], None]
     folds_batch_norm: bool
     check: Callable[[Sequence[QuantizedLayer]], None]
+    refusal: Refusal
     finish_fake: Callable[[ir.Graph], None]
     finish: Callable[[ir.Graph], None]
 
@@ -215,6 +218,7 @@ TARGETS: Mapping[str, Target] = {
         store=_store_integers,
         folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
+        refusal=lambda layer: None,  # noqa: ARG005
         finish_fake=lambda graph: None,  # noqa: ARG005
         finish=keep_pools_in_float,
     ),
@@ -230,6 +234,7 @@ TARGETS: Mapping[str, Target] = {
         store=store_quantized_constants,
         folds_batch_norm=False,
         check=lambda layers: None,  # noqa: ARG005
+        refusal=lambda layer: None,  # noqa: ARG005
         finish_fake=lambda graph: None,  # noqa: ARG005
         finish=separate_zero_points,
     ),
@@ -245,6 +250,7 @@ TARGETS: Mapping[str, Target] = {
         store=partial(write_stored_weights, keep_integers=False),
         folds_batch_norm=True,
         check=ascend.check_layers,
+        refusal=ascend.refusal,
         finish_fake=rewrite_remaining_fake_pairs,
         finish=rewrite_remaining_pairs,
     ),

@@ -91,6 +91,24 @@ def dequantizer_of(
     return producer, moves[::-1]
 
 
+def is_activation(value: ir.Value | None) -> bool:
+    """Whether a value is dequantized, through shape operators if need be, and no constant.
+
+    Args:
+        value: any value.
+    Returns:
+        False for a weight too, however badly stored.
+    """
+    producer, _ = dequantizer_of(value)
+    codes = None if producer is None else producer.inputs[0]
+    if codes is None or constant(codes) is not None:
+        return False
+    quantize = codes.producer()
+    if quantize is None or quantize.op_type != "QuantizeLinear":
+        return True
+    return constant(quantize.inputs[0]) is None
+
+
 def read_stored(node: ir.Node, *, what: str = "weight") -> tuple[Array, Array, Array]:
     """Read the DequantizeLinear of a constant.
 

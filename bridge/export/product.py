@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from bridge.export.ascend import ascend_input, reciprocal_input
 from bridge.export.bias import INT32_MAX
-from bridge.export.constants import Array, constant
+from bridge.export.constants import Array
 from bridge.export.integer_form import unsigned_input
 from bridge.export.layer import EXACT_FLOAT32
 from bridge.export.pairs import (
     NotQuantizedError,
     dequantizer_of,
+    is_activation,
     read_activation,
     read_stored,
 )
@@ -103,20 +104,9 @@ def read_products(
         try:
             products.append(_read(node, name))
         except NotQuantizedError as reason:
-            if _is_activation(node.inputs[1]):
+            if is_activation(node.inputs[1]):
                 reasons[name] = str(reason)
     return products, reasons
-
-
-def _is_activation(value: ir.Value | None) -> bool:
-    """Whether a value is dequantized and no weight, however badly stored."""
-    producer, _ = dequantizer_of(value)
-    codes = None if producer is None else producer.inputs[0]
-    if codes is None or constant(codes) is not None:
-        return False
-    quantize = codes.producer()
-    stored = quantize is not None and quantize.op_type == "QuantizeLinear"
-    return not stored or quantize is None or constant(quantize.inputs[0]) is None
 
 
 def _read(node: ir.Node, name: str) -> QuantizedProduct:
@@ -205,7 +195,7 @@ def _write_tail(scribe: Scribe, product: QuantizedProduct, sums: ir.Value) -> No
 def _operand(node: ir.Node, index: int) -> Operand:
     x_q, scale, zero_point = read_activation(node, index)
     dequantize = dequantizer_of(node.inputs[index])[0]
-    if dequantize is not None and not _is_activation(node.inputs[index]):
+    if dequantize is not None and not is_activation(node.inputs[index]):
         read_stored(dequantize)  # raises where the integers of a constant are not known
     if zero_point.dtype.itemsize > 1:
         raise NotQuantizedError(f"its operand has {8 * zero_point.dtype.itemsize} bits, not 8")

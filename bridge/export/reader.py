@@ -7,7 +7,7 @@
 The dots are reshapes and transpositions. An Add of a constant after MatMul is its bias.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,14 +37,19 @@ class FloatOperator:
     reason: str
 
 
+Refusal = Callable[[QuantizedLayer], str | None]
+"""Says why a target cannot hold a layer, None where it can."""
+
+
 def read_layers(
-    graph: ir.Graph, *, fold_batch_norm: bool = False
+    graph: ir.Graph, *, fold_batch_norm: bool = False, refusal: Refusal = lambda _: None
 ) -> tuple[list[QuantizedLayer], list[FloatOperator]]:
     """Find the quantized layers of a graph.
 
     Args:
         graph: the main graph of a QDQ model.
         fold_batch_norm: take a BatchNormalization behind a layer as a part of it.
+        refusal: which layers stay in float for the target's sake.
     Returns:
         the layers in topological order, and the operators that could be layers but stay float.
     Raises:
@@ -56,7 +61,11 @@ def read_layers(
         try:
             if node.graph is not graph:
                 raise NotQuantizedError("it is inside the subgraph of a control-flow operator")
-            layers.append(_read_layer(node, name, fold_batch_norm))
+            layer = _read_layer(node, name, fold_batch_norm)
+            refused = refusal(layer)
+            if refused is not None:
+                raise NotQuantizedError(refused)
+            layers.append(layer)
         except NotQuantizedError as reason:
             floats.append(FloatOperator(name, node.op_type, str(reason)))
     return layers, floats
