@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from bridge.export.constants import Array, called
 from bridge.export.errors import ConversionError
-from bridge.export.float_operator import write_operator
+from bridge.export.float_operator import fitted
 from bridge.export.layer import QuantizedLayer, signed_zero
 from bridge.export.pairs import NotQuantizedError, read_parameters
 from bridge.export.scribe import Scribe, per_output_shape
@@ -116,7 +116,8 @@ def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
         layer: the layer.
     """
     x = reciprocal_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
-    sums = write_operator(scribe, layer, x, layer.weight.astype(np.float32))
+    one = fitted(layer)
+    sums = scribe.op(one.op, x, one.weight.astype(np.float32), **one.attributes)
     write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
 
 

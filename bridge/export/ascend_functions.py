@@ -123,11 +123,13 @@ _BODIES = {
 }""",
     "PerChannel": """
 (values, x) => (shaped) {
-    first = Constant <value_ints = [-1]> ()
+    all = Constant <value_ints = [-1]> ()
+    zero = Constant <value_ints = [0]> ()
     start = Constant <value_ints = [2]> ()
     shape = Shape (x)
     rank = Shape (shape)
     ones = ConstantOfShape <value = int64[1] {1}> (rank)
+    first = Slice (all, zero, rank)
     spatial = Slice (ones, start, rank)
     wanted = Concat <axis = 0> (first, spatial)
     shaped = Reshape (values, wanted)

@@ -15,6 +15,7 @@ from bridge.export.destinations import check_source_is_kept, name_destinations
 from bridge.export.errors import ConversionError
 from bridge.export.fast import Fast, make_fast
 from bridge.export.files import read_model, write_models
+from bridge.export.float_operator import fit_transposed
 from bridge.export.forms import TARGETS, Choice, Form, Target
 from bridge.export.layer import QuantizedLayer
 from bridge.export.opset import (
@@ -251,6 +252,7 @@ def _finish(fake: ir.Model, deploy: ir.Model, how: Target) -> None:
     write_float_inputs(fake.graph)
     how.store(deploy.graph)
     for model in (fake, deploy):
+        fit_transposed(model.graph)
         passes.RemoveUnusedNodesPass()(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
-from bridge.export.float_operator import write_operator
+from bridge.export.float_operator import fitted
 from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe, per_output_shape
 from bridge.export.tail import write_shift, write_tail
@@ -23,6 +23,7 @@ def write_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer.
     """
+    layer = fitted(layer)
     _write(scribe, layer, layer.weight.astype(np.float32))
 
 
@@ -36,23 +37,23 @@ def write_float_deploy(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer.
     """
+    layer = fitted(layer)
     weight = scribe.op("Cast", layer.weight, to=ir.DataType.FLOAT)
-    # What ONNX Runtime needs a Pad for would be padded without its bias.
-    padded = any(layer.attributes.get("output_padding", ()))
-    if layer.wide or not layer.proven or layer.op == "MatMul" or padded:
+    if layer.wide or not layer.proven or layer.op == "MatMul":
         _write(scribe, layer, weight)
         return
     x = scribe.op("DequantizeLinear", layer.x_q, np.float32(1.0), layer.zero_point_x)
     # A bias of +0.0 where there is none: sums of zeros are +0.0 then, as integers' are.
     channels = len(layer.accumulator_bounds)
     bias = np.zeros(channels) if layer.bias is None else layer.bias
-    y = scribe.op("Round", write_operator(scribe, layer, x, weight, bias.astype(np.float32)))
+    sums = scribe.op(layer.op, x, weight, bias.astype(np.float32), **layer.attributes)
+    y = scribe.op("Round", sums)
     write_shift(scribe, layer, scribe.op("Mul", y, per_output_shape(layer.rescale, layer)))
 
 
 def _write(scribe: Scribe, layer: QuantizedLayer, weight: Array | ir.Value) -> None:
     def op(x: ir.Value) -> ir.Value:
-        return write_operator(scribe, layer, x, weight)
+        return scribe.op(layer.op, x, weight, **layer.attributes)
 
     write_tail(scribe, layer, _sums(scribe, layer, op))
 

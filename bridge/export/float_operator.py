@@ -1,54 +1,58 @@
-"""A layer's operator on integer-valued floats, as ONNX Runtime takes it.
+"""Transposed convolutions as ONNX Runtime takes them.
 
-ONNX Runtime refuses a ConvTranspose whose output_padding is not less than its stride, which torch
-and ONNX allow below the dilation. What output_padding adds, padding cuts off at the same end:
+It refuses a ConvTranspose whose output_padding is not less than its stride, which torch and ONNX
+allow below the dilation. What output_padding adds, padding cuts off at the same end:
 
     ConvTranspose(pads_end = p, output_padding = o)  =  ConvTranspose(p - m, o - m),  m = min(o, p)
 
-and what is left, where nothing is cut, are zeros, which a Pad adds, or taps of 0 in the kernel.
+and what is left, where nothing is cut, taps of 0 at the kernel's end add.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.constants import Array
+from bridge.export.constants import Array, called, constant
 from bridge.export.layer import QuantizedLayer
-from bridge.export.scribe import Scribe
+from bridge.export.layer_names import LAYER_KEY
+from bridge.export.scribe import add_initializer
 
 
-def write_operator(
-    scribe: Scribe,
-    layer: QuantizedLayer,
-    x: ir.Value,
-    weight: Array | ir.Value,
-    bias: Array | None = None,
-) -> ir.Value:
-    """Write the operator.
+def fitted(layer: QuantizedLayer) -> QuantizedLayer:
+    """Restate a layer so that ONNX Runtime takes its operator in float.
 
     Args:
-        scribe: writes the nodes.
-        layer: the layer.
-        x: integer-valued floats, 0 for the zero point.
-        weight: integer-valued floats.
-        bias: integer-valued floats (out,), or None to sum without.
+        layer: any layer.
     Returns:
-        the sums.
+        the layer itself, or a transposed convolution with more taps and other attributes.
     """
-    attributes = dict(layer.attributes)
-    operands = [x, weight] if bias is None else [x, weight, bias]
-    padding = attributes.get("output_padding")
-    if not padding or not layer.fixed_padding:
-        return scribe.op(layer.op, *operands, **attributes)
-    pads = attributes.get("pads") or [0, 0] * len(padding)
-    strides = attributes.get("strides", [1] * len(padding))
-    attributes["pads"], attributes["output_padding"], zeros = fit_to_stride(strides, pads, padding)
-    y = scribe.op(layer.op, *operands, **attributes)
-    if not any(zeros):
-        return y
-    return scribe.op("Pad", y, np.array([0] * (len(padding) + 4) + zeros, np.int64))
+    if layer.op != "ConvTranspose":
+        return layer
+    weight, attributes = fit_by_taps(layer.weight, layer.attributes)
+    return layer if weight is layer.weight else replace(layer, weight=weight, attributes=attributes)
+
+
+def fit_transposed(graph: ir.Graph) -> None:
+    """Restate the transposed convolutions in float so that ONNX Runtime takes them.
+
+    Args:
+        graph: the main graph; its subgraphs count. Nodes that were written for a layer stay.
+    """
+    for node in list(ir.traversal.RecursiveGraphIterator(graph)):
+        owner, weight = node.graph, node.inputs[1] if len(node.inputs) > 1 else None
+        if node.op_type != "ConvTranspose" or weight is None or LAYER_KEY in node.metadata_props:
+            continue
+        given = {name: attribute.value for name, attribute in node.attributes.items()}
+        taps, attributes = _more_taps(given)
+        if attributes is given or not isinstance(owner, ir.Graph):
+            continue
+        for name in attributes.keys() & _FITTED:
+            node.attributes[name] = ir.AttrInt64s(name, attributes[name])
+        if any(taps):
+            node.replace_input_with(1, _padded(owner, node, weight, taps))
 
 
 def fit_to_stride(
@@ -77,10 +81,11 @@ def fit_to_stride(
 
 
 def fit_by_taps(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
-    """Restate a transposed convolution so that ONNX Runtime takes it, without a Pad behind it.
+    """Restate a transposed convolution so that ONNX Runtime takes it.
 
     What fit_to_stride leaves to be added at an axis's end, taps of 0 at the kernel's end add, whose
-    surplus padding cuts off: the bias still reaches all of it.
+    surplus padding cuts off: the bias reaches all of it, and no output is empty before it is
+    padded.
 
     Args:
         weight: in the operator's own layout.
@@ -88,16 +93,46 @@ def fit_by_taps(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, di
     Returns:
         the weight and the attributes; both as they are for other operators.
     """
-    attributes = dict(attributes)
-    padding, pads = attributes.get("output_padding"), attributes.get("pads")
-    if not padding or not pads:
-        return weight, attributes
+    given = dict(attributes)
+    taps, new = _more_taps(given)
+    if new is given:
+        return weight, given
+    weight = np.pad(weight, [(0, 0), (0, 0), *((0, count) for count in taps)])
+    return weight, new | {"kernel_shape": list(weight.shape[2:])}
+
+
+_FITTED = {"pads", "output_padding", "kernel_shape"}
+
+
+def _more_taps(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+    """Return how many taps of 0 an operator needs, and its attributes then, the same if none."""
+    padding = given.get("output_padding")
+    fixed = (given.get("auto_pad") or "NOTSET") == "NOTSET" and not given.get("output_shape")
+    if not padding or not fixed:
+        return [], given
     ones = [1] * len(padding)
-    strides, dilations = attributes.get("strides", ones), attributes.get("dilations", ones)
-    pads, padding, zeros = fit_to_stride(strides, pads, padding)
+    strides, dilations = (given.get(name) or ones for name in ("strides", "dilations"))
+    if all(more < stride for more, stride in zip(padding, strides, strict=True)):
+        return [], given
+    pads, kept, zeros = fit_to_stride(strides, given.get("pads") or [0, 0] * len(ones), padding)
     taps = [-(-zero // dilation) for zero, dilation in zip(zeros, dilations, strict=True)]
     for axis, (zero, dilation) in enumerate(zip(zeros, dilations, strict=True)):
         pads[len(zeros) + axis] += taps[axis] * dilation - zero
-    weight = np.pad(weight, [(0, 0), (0, 0), *((0, count) for count in taps)])
-    shape = list(weight.shape[2:])
-    return weight, attributes | {"pads": pads, "output_padding": padding, "kernel_shape": shape}
+    new = given | {"pads": pads, "output_padding": kept}
+    if "kernel_shape" in given:
+        sizes = zip(given["kernel_shape"], taps, strict=True)
+        new["kernel_shape"] = [size + more for size, more in sizes]
+    return taps, new
+
+
+def _padded(graph: ir.Graph, node: ir.Node, weight: ir.Value, taps: Sequence[int]) -> ir.Value:
+    """Write a weight with more taps of 0."""
+    stored, name = constant(weight), f"{called(node)}_more_taps"
+    if stored is not None:
+        sides = [(0, 0), (0, 0), *((0, count) for count in taps)]
+        return add_initializer(graph, name, np.pad(stored, sides))
+    sizes = np.array([0] * (len(taps) + 4) + list(taps), np.int64)
+    pad = ir.node("Pad", [weight, add_initializer(graph, f"{name}_pads", sizes)], name=name)
+    pad.outputs[0].name = f"{name}_output"
+    graph.insert_before(node, pad)
+    return pad.outputs[0]

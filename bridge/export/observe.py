@@ -13,6 +13,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 
 from bridge.export.constants import Array
 from bridge.export.files import write_models
+from bridge.export.float_operator import fit_transposed
 from bridge.export.not_a_number import check_not_a_number, count_not_a_number
 from bridge.export.runtime import Feeds
 from qatfunc import calibration
@@ -77,6 +78,7 @@ def _run(
 ) -> Iterator[Feeds]:
     """Yield the named values for each batch, and how many NaNs are in what is quantized."""
     watched = model.clone()
+    fit_transposed(watched.graph)
     names = [*names, *count_not_a_number(watched.graph, quantized)]
     known = {value.name: value for node in watched.graph for value in node.outputs}
     own = {value.name for value in watched.graph.outputs}

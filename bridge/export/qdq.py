@@ -36,7 +36,7 @@ import onnx_ir as ir
 
 from bridge.export.constants import Array, called, constant
 from bridge.export.errors import ConversionError
-from bridge.export.float_operator import fit_by_taps
+from bridge.export.float_operator import fitted
 from bridge.export.layer import QuantizedLayer
 from bridge.export.layer_names import LAYER_KEY
 from bridge.export.pairs import NotQuantizedError, read_stored
@@ -50,8 +50,8 @@ def write_qdq(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer, without a folded BatchNormalization.
     """
-    kernel, attributes = fit_by_taps(layer.weight, layer.attributes)
-    x, weight = _input(layer), _weight(scribe, layer, kernel)
+    one = fitted(layer)
+    x, weight, attributes = _input(layer), _weight(scribe, layer, one.weight), one.attributes
     op_type = layer.node.op_type
     if layer.bias is None:
         y = scribe.op(op_type, x, weight, **attributes)

@@ -14,7 +14,7 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_transpose
 
 from bridge.export.constants import Array
-from bridge.export.float_operator import fit_to_stride
+from bridge.export.float_operator import fit_by_taps
 
 Feeds = dict[str, Array]
 
@@ -116,7 +116,7 @@ class AscendDequant(OpRun):
             raise ValueError(f"AscendDequant to float32 has dtype 0, got {dtype}")
         scale = (parameters & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
         # MatMul of rank 3 and more has per-tensor scales only, so rank tells where channels are.
-        scale = scale.reshape(-1, *(1,) * (x.ndim - 2)) if scale.size > 1 else scale
+        scale = scale.reshape(-1, *(1,) * (x.ndim - 2)) if scale.size > 1 else scale.reshape(())
         return (x.astype(np.float32) * scale,)
 
 
@@ -141,17 +141,13 @@ class ConvTranspose(op_conv_transpose.ConvTranspose):
     def _run(  # type: ignore[override]
         self, x: Array, w: Array, b: Array | None = None, group: int | None = None, **kwargs: Any
     ) -> tuple[Array]:
-        groups, zeros = group or 1, [0] * (x.ndim - 2)
-        if kwargs.get("output_padding") and kwargs.get("pads"):
-            strides = kwargs.get("strides") or [1] * len(zeros)
-            fitted = fit_to_stride(strides, kwargs["pads"], kwargs["output_padding"])
-            kwargs["pads"], kwargs["output_padding"], zeros = fitted
+        groups = group or 1
+        w, kwargs = fit_by_taps(w, kwargs)
         parts = [
             super(ConvTranspose, self)._run(part, kernel, None, group=1, **kwargs)[0]
             for part, kernel in zip(np.split(x, groups, 1), np.split(w, groups, 0), strict=True)
         ]
         y = np.concatenate(parts, axis=1)
-        y = np.pad(y, [(0, 0), (0, 0), *((0, zero) for zero in zeros)])
         return (y if b is None else y + b.reshape(-1, *(1,) * (y.ndim - 2)),)
 
 

@@ -40,7 +40,7 @@ def run(path, x, level="ENABLE_ALL"):
 def assert_the_same(done, x):
     """The dialect, evaluated, fake-quant and the twin at every level."""
     expected = next(iter(run_model(done.deploy, [x]).values()))
-    assert len(np.unique(expected)) > 5
+    assert len(np.unique(expected)) > min(5, expected.size - 1)
     path = twin(done)
     for level in LEVELS:
         assert same_bits(run(done.fake_quant, x, level), expected), level
@@ -56,6 +56,10 @@ MODELS = {
     "conv": (convolution(), PICTURE),
     "transposed": (convolution("ConvTranspose"), PICTURE),
     "product": (model(PRODUCT, outputs="float[N, M] y", **OTHER), batch(50)),
+    "product of vectors": (
+        model(PRODUCT.replace("[1, 0]", "[0]"), inputs="float[3] x", outputs="float y", **OTHER),
+        batch(1)[0],
+    ),
     "pair": (model(PAIRED, outputs="float[N, 2] z", b=BIAS, **PER_TENSOR, **OTHER), batch(50)),
     "opset 13": (model(GEMM, b=BIAS, opset=13, **PER_TENSOR), batch(50)),
     "opset 21": (model(GEMM, b=BIAS, opset=21, **PER_TENSOR), batch(50)),

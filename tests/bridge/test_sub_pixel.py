@@ -30,6 +30,14 @@ GEOMETRIES = {
         (3, 4, 2, 2),
         {"dilations": [3, 2], "strides": [1, 2], "output_padding": [2, 1]},
     ),
+    "empty but for output_padding": (
+        (3, 4, 1, 2),
+        {"dilations": [4, 3], "pads": [5, 1, 0, 0], "output_padding": [3, 2]},
+    ),
+    "one axis, empty but for output_padding": (
+        (3, 2, 2),
+        {"dilations": [5], "strides": [2], "pads": [9, 6], "output_padding": [4]},
+    ),
     "groups": (
         (3, 2, 3, 3),
         {"group": 3, "strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]},
