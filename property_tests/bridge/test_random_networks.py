@@ -1,0 +1,44 @@
+"""Random networks: fake-quant and deploy agree in every bit, whatever lies between the layers."""
+
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from bridge.export.ascend_twin import twin_of
+from bridge.export.convert import convert_model
+from bridge.export.costs import FORMS, PICTURES
+from bridge.export.errors import ConversionError
+from property_tests.bridge.depth import share
+from property_tests.bridge.equality import LEVELS, assert_same_bits, forced, outputs_at
+from property_tests.bridge.random_networks import Network, networks
+
+_SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast", "ascend"])
+@settings(share(5), suppress_health_check=_SLOW)
+@given(network=networks(), form=st.sampled_from([None, *FORMS, PICTURES]))
+def test_random_networks_have_the_same_bits_in_both_files(
+    mode: str, network: Network, form: str | None
+) -> None:
+    """fake-quant = deploy in every output, at every optimization level, in any form."""
+    options: dict[str, Any] = {
+        "exact": {} if form is None else {"choose": forced(form)},
+        "fast": {"data": [network.x]},
+        "ascend": {"target": "ascend"},
+    }[mode]
+    source = ir.serde.deserialize_model(network.model)
+    try:
+        fake, deploy, layers, _, _ = convert_model(source, **options)
+    except ConversionError:
+        assume(False)  # refused by name; what is refused is tested where it is
+    assume(layers)
+    models = fake, twin_of(deploy) if mode == "ascend" else deploy
+    written = [ir.to_proto(model).SerializeToString() for model in models]
+    for level in LEVELS:
+        expected, actual = (outputs_at(model, network.x, level) for model in written)
+        for i, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
+            assert_same_bits(got, wanted, f"output {i} of {mode} at {level}")
