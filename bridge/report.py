@@ -4,10 +4,11 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from bridge.export.differences import Difference
 from bridge.export.explain import Explanation, LayerExplanation
 from bridge.export.requantize import Rounding
 from bridge.export.summary import Conversion
-from bridge.export.verify import Difference, Verification
+from bridge.export.verify import Verification
 
 _EXACT_FLOAT32 = 1 << 24
 

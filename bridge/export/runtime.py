@@ -35,8 +35,7 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
         ValueError: the number of inputs does not fit.
     """
     model = onnx.load(path, load_external_data=False)
-    defaults = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in defaults]
+    names, _ = _interface(model.graph)
     if len(names) != len(inputs):
         raise ValueError(f"{path} takes {len(names)} inputs {names}, got {len(inputs)}")
     known = {value.name for value in model.graph.output}
@@ -51,6 +50,23 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     else:
         results = _session(model, path).run(None, feeds)
     return dict(zip(wanted, results, strict=True))
+
+
+def interface(path: Path) -> tuple[list[str], list[str]]:
+    """Name the inputs without a default and the outputs of a model.
+
+    Args:
+        path: of an ONNX file.
+    Returns:
+        both in their order; outputs may repeat.
+    """
+    return _interface(onnx.load(path, load_external_data=False).graph)
+
+
+def _interface(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
+    defaults = {tensor.name for tensor in graph.initializer}
+    inputs = [value.name for value in graph.input if value.name not in defaults]
+    return inputs, [value.name for value in graph.output]
 
 
 @functools.cache

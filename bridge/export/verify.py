@@ -1,6 +1,6 @@
 """verify: where training, fake-quant and deploy compute the same bits, and where they do not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -8,35 +8,25 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bridge.export.batch import flatten_outputs, numpy_of, read_batch
 from bridge.export.constants import Array
 from bridge.export.convert import read_quantized
+from bridge.export.differences import Difference, compare
 from bridge.export.files import read_model
-from bridge.export.layer import QuantizedLayer
 from bridge.export.layer_names import module_path, scope_of_name
-from bridge.export.product import Operand, QuantizedProduct
+from bridge.export.operands import (
+    Quantized,
+    accumulator_step,
+    codes_in,
+    float_input,
+    largest_accumulator,
+    operands_of,
+)
 from bridge.export.requantize import is_codes
-from bridge.export.runtime import Feeds, run_model
-from bridge.export.scribe import per_output_shape
-
-Quantized = QuantizedLayer | QuantizedProduct
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How two arrays differ.
-
-    Args:
-        count: values that differ in any bit.
-        total: values compared.
-        largest: largest difference, in the unit the field says.
-    """
-
-    count: int
-    total: int
-    largest: float
+from bridge.export.runtime import Feeds, interface, run_model
+from bridge.export.torch_calls import TorchCalls, compare_calls, unwrapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +59,16 @@ class LayerCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputCheck:
-    """One output of the model on the data; differences are absolute."""
+    """One output of the model on the data; differences are absolute.
+
+    Args:
+        name: in the inter model.
+        torch_fake: torch against fake-quant, None without a torch model.
+        fake_deploy: fake-quant against deploy.
+    """
 
     name: str
-    torch_fake: Difference
+    torch_fake: Difference | None
     fake_deploy: Difference
 
 
@@ -85,21 +81,36 @@ class Verification:
         outputs: the model's outputs.
         first_torch_fake: the first module whose output differs between torch and fake-quant.
         first_fake_deploy: the first value that differs between fake-quant and deploy.
+        first_nan: the first quantized layer whose input had a NaN. What a quantizer makes of one
+            differs between engines, so nothing is promised for such data.
+        interface: how the inputs and outputs of a file differ from the inter model's in names or
+            order, one line a file.
+        missing: quantized layers of the torch model that the inter model has not by their names.
+        uncalled: those of them that the torch model did not call.
     """
 
     layers: tuple[LayerCheck, ...]
     outputs: tuple[OutputCheck, ...]
     first_torch_fake: str | None
     first_fake_deploy: str | None
+    first_nan: str | None = None
+    interface: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    uncalled: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
-        """Whether every output has the same bits on all three paths."""
-        return all(o.torch_fake.count == o.fake_deploy.count == 0 for o in self.outputs)
+        """Whether every output has the same bits, name and place on all paths, and no layer a NaN.
+
+        Without a torch model the paths are fake-quant and deploy.
+        """
+        differences = [d for o in self.outputs for d in (o.torch_fake, o.fake_deploy)]
+        equal = all(d is None or d.count == 0 for d in differences)
+        return equal and self.first_nan is None and not self.interface
 
 
 def verify(
-    model: nn.Module,
+    model: nn.Module | None,
     inter: str | PathLike[str],
     fake: str | PathLike[str],
     deploy: str | PathLike[str],
@@ -108,95 +119,90 @@ def verify(
     """Compare training (in eval mode), fake-quant and deploy, layer by layer, in every bit.
 
     A conversion of mode "fast" computes something else than the model: fake-quant and deploy are
-    compared as ever, and differences to torch are what the mode costs on this data.
+    compared all the same, and differences to torch are what the mode costs on this data.
 
     Args:
-        model: the trained model; its modes are put back afterwards.
+        model: the trained model; its modes are put back afterwards. None compares the files only.
         inter: what torch.onnx.export wrote for it.
         fake: the fake-quant model.
         deploy: the deploy model, of any target.
-        data: one batch: a tensor, or a tuple or list of the model's positional arguments.
+        data: one batch: a tensor or an array, a tuple or list of the model's positional arguments,
+            or a dict by the names of its arguments or of the file's inputs.
     Returns:
         differences for each layer and output, and the first place where paths part.
     Raises:
+        TypeError: model or data is of a wrong kind, or an input of another dtype.
         FileNotFoundError: a file is missing.
         ValueError: data does not fit the model's inputs, or the outputs of the paths do not
             match in number or shape.
     """
-    arguments = tuple(data) if isinstance(data, tuple | list) else (data,)
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be the torch model or None, got {type(model).__name__}; "
+            "verify(model, inter, fake_quant, deploy, data)"
+        )
     graph = read_model(Path(inter)).graph
     layers, products, _ = read_quantized(graph)
-    modules = _values_of_modules(graph, [*layers, *products])
+    quantized: list[Quantized] = [*layers, *products]
+    modules = _values_of_modules(graph, quantized)
+    # An initializer that is an input too has a default, which stays.
+    inputs = [v for v in graph.inputs if v.name not in graph.initializers]
+    batch = read_batch(data, model, inputs, Path(inter))
+    different = _interfaces(Path(inter), Path(fake), Path(deploy))
     names = [v.name for node in graph for v in node.outputs if v.name]
     names += [v.name for v in graph.inputs if v.name]
     names += [
         v.name for node in ir.load(fake).graph for v in node.outputs if v.name and is_codes(v)
     ]
-    quantized: list[Quantized] = [*layers, *products]
-    feeds = [argument.detach().cpu().numpy() for argument in arguments]
-    # An initializer that is an input too has a default, which stays.
-    fed = [v.name or "" for v in graph.inputs if v.name not in graph.initializers]
-    plain = [run_model(Path(path), feeds) for path in (fake, deploy)]
-    inner = [run_model(Path(path), feeds, _present(path, names)) for path in (fake, deploy)]
+    plain = [_run(Path(path), batch.feeds) for path in (fake, deploy)]
+    inner = [_run(Path(path), batch.feeds, _present(path, names)) for path in (fake, deploy)]
     for values in inner:
-        values.update(zip(fed, feeds, strict=True))
-    recorded = _run_torch(model, arguments)
-    checks = tuple(
-        _check(what, operand, modules, recorded, *inner)
-        for what in quantized
-        for operand in range(len(_operands(what)))
-    )
+        values.update(batch.feeds)
+    calls = TorchCalls()
+    if model is not None:
+        calls = compare_calls(unwrapped(model), batch, quantized, modules, inner[0])
     return Verification(
-        layers=checks,
-        outputs=_check_outputs(recorded.outputs, *plain),
-        first_torch_fake=_first_module(recorded, modules, inner[0]),
+        layers=tuple(
+            _check(what, operand, modules[what.name], calls, *inner)
+            for what in quantized
+            for operand in range(len(operands_of(what)))
+        ),
+        outputs=_check_outputs(
+            graph,
+            None if model is None else calls,
+            *map(_in_order, (fake, deploy), plain),
+            alike=not different,
+        ),
+        first_torch_fake=calls.first,
         first_fake_deploy=next((n for n in names if _differ(inner[0], inner[1], n)), None),
+        first_nan=calls.nan or _first_nan(quantized, *inner),
+        interface=different,
+        missing=calls.missing,
+        uncalled=calls.uncalled,
     )
 
 
-@dataclass(slots=True)
-class _Recorded:
-    """What a torch forward computed: each module's first inputs and output, in order of calls."""
-
-    inputs: dict[str, tuple[Array, ...]]
-    results: dict[str, Array]
-    calls: dict[str, int]
-    outputs: list[Array]
+def _run(path: Path, feeds: Feeds, extra: Sequence[str] = ()) -> Feeds:
+    names, _ = interface(path)
+    if set(names) != set(feeds):
+        raise ValueError(f"{path} takes the inputs {names}, the inter model {list(feeds)}")
+    return run_model(path, [feeds[name] for name in names], extra)
 
 
-@torch.no_grad()
-def _run_torch(model: nn.Module, arguments: Sequence[Tensor]) -> _Recorded:
-    recorded = _Recorded({}, {}, {}, [])
-
-    def hook(path: str, inputs: tuple[Any, ...], output: Any) -> None:
-        recorded.calls[path] = recorded.calls.get(path, 0) + 1
-        if isinstance(output, Tensor):
-            tensors = tuple(x.detach().cpu().numpy() for x in inputs if isinstance(x, Tensor))
-            recorded.inputs.setdefault(path, tensors)
-            recorded.results.setdefault(path, output.detach().cpu().numpy())
-
-    handles = [
-        module.register_forward_hook(lambda _, i, o, path=path: hook(path, i, o))
-        for path, module in model.named_modules()
-    ]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        output = model(*arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes.items():
-            module.training = training
-    recorded.outputs = [t.detach().cpu().numpy() for t in _flatten(output)]
-    return recorded
+def _in_order(path: str | PathLike[str], results: Feeds) -> list[Array]:
+    """List the outputs of a file; one may have several places."""
+    return [results[name] for name in interface(Path(path))[1]]
 
 
-def _flatten(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    items = output.values() if isinstance(output, Mapping) else output
-    return [tensor for item in items for tensor in _flatten(item)]
+def _interfaces(inter: Path, *others: Path) -> tuple[str, ...]:
+    """Say where files have other inputs or outputs than the inter model, or in another order."""
+    wanted = interface(inter)
+    return tuple(
+        f"{path.name} has the {what} {there}, {inter.name} {here}"
+        for path in others
+        for what, here, there in zip(("inputs", "outputs"), wanted, interface(path), strict=True)
+        if here != there
+    )
 
 
 def _values_of_modules(graph: ir.Graph, layers: Sequence[Quantized]) -> dict[str, str]:
@@ -215,96 +221,84 @@ def _present(path: str | PathLike[str], names: Sequence[str]) -> list[str]:
     return [name for name in names if name in present]
 
 
-def _accumulator_step(what: Quantized) -> Array:
-    if isinstance(what, QuantizedProduct):
-        return np.asarray(what.rescale)
-    return per_output_shape(what.rescale, what)
-
-
-def _operands(what: Quantized) -> tuple[Operand, ...]:
-    if isinstance(what, QuantizedProduct):
-        return what.operands
-    return (Operand(what.x_q, what.scale_x, what.zero_point_x),)
-
-
 def _check(
-    what: Quantized,
-    index: int,
-    modules: dict[str, str],
-    recorded: _Recorded,
-    fake: Feeds,
-    deploy: Feeds,
+    what: Quantized, index: int, y_name: str, calls: TorchCalls, fake: Feeds, deploy: Feeds
 ) -> LayerCheck:
-    operands = _operands(what)
-    operand, product = operands[index], len(operands) > 1
-    producer = operand.x_q.producer()
-    source = None if producer is None or not producer.inputs else producer.inputs[0]
-    x_name = source.name if source is not None and source.name else ""
-    y_name = modules[what.name]
-    once = recorded.calls.get(what.name) == 1
-    inputs = recorded.inputs.get(what.name, ()) if once else ()
-    x = [inputs[index] if index < len(inputs) else None, fake.get(x_name), deploy.get(x_name)]
-    y = [recorded.results.get(what.name) if once else None, fake.get(y_name), deploy.get(y_name)]
-    codes = [None if value is None else _codes(value, operand) for value in x]
-    for i, values in enumerate((fake, deploy), start=1):
-        if codes[i] is None:
-            codes[i] = _stored_codes(values.get(operand.x_q.name or ""), operand)
-    steps = _accumulator_step(what)
-    computed = [value for value in y if value is not None]
+    operands = operands_of(what)
+    codes = codes_in(operands[index], fake), codes_in(operands[index], deploy)
+    y, step = (fake.get(y_name), deploy.get(y_name)), accumulator_step(what)
+    sums = [largest_accumulator(value, step) for value in y if value is not None]
+    end = f".{'other' if index else 'input'}" if len(operands) > 1 else ""
     return LayerCheck(
-        name=f"{what.name}.{'other' if index else 'input'}" if product else what.name,
+        name=f"{what.name}{end}",
         op=what.node.op_type,
-        codes_torch_fake=_compare(codes[0], codes[1]),
-        codes_fake_deploy=_compare(codes[1], codes[2]),
-        output_torch_fake=_compare(y[0], y[1], steps),
-        output_fake_deploy=_compare(y[1], y[2], steps),
+        codes_torch_fake=calls.codes.get((what.name, index)),
+        codes_fake_deploy=compare(codes[0], codes[1]),
+        output_torch_fake=calls.results.get(what.name),
+        output_fake_deploy=compare(y[0], y[1], step),
         bound=what.accumulator_bound,
-        measured=int(max((np.rint(np.abs(v) / steps).max(initial=0) for v in computed), default=0)),
+        measured=max([calls.measured.get(what.name, 0), *sums]),
         proven=what.proven,
     )
 
 
-def _codes(x: Array, operand: Operand) -> Array:
-    info = np.iinfo(operand.zero_point.dtype)
-    return np.clip(np.rint(x / operand.scale) + int(operand.zero_point), info.min, info.max)
-
-
-def _stored_codes(codes: Array | None, operand: Operand) -> Array | None:
-    """Count codes as the operand's type does, whatever type a model holds them in."""
-    if codes is None:
-        return None
-    shift = np.iinfo(codes.dtype).min - np.iinfo(operand.zero_point.dtype).min
-    return codes.astype(np.float32) - np.float32(shift)
-
-
-def _check_outputs(torch_: list[Array], fake: Feeds, deploy: Feeds) -> tuple[OutputCheck, ...]:
-    if len(torch_) != len(fake):
-        raise ValueError(f"the model has {len(torch_)} outputs, fake-quant has {len(fake)}")
+def _check_outputs(
+    graph: ir.Graph,
+    calls: TorchCalls | None,
+    fake: list[Array],
+    deploy: list[Array],
+    *,
+    alike: bool,
+) -> tuple[OutputCheck, ...]:
+    names = [value.name or "" for value in graph.outputs]
+    torch_: list[Array | None] = [None] * len(fake)
+    if calls is not None:
+        torch_ = list(_torch_outputs(calls.output, len(fake)))
+    if len(fake) != len(deploy):
+        raise ValueError(f"fake-quant has {len(fake)} outputs, deploy has {len(deploy)}")
+    if len(fake) != len(names):
+        raise ValueError(f"the inter model has {len(names)} outputs, fake-quant has {len(fake)}")
     checks = []
-    for computed, name in zip(torch_, fake, strict=True):
-        first = _compare(computed, fake[name])
-        second = _compare(fake[name], deploy.get(name))
-        if first is None or second is None:
+    for name, computed, one, other in zip(names, torch_, fake, deploy, strict=True):
+        first, second = compare(computed, one), compare(one, other)
+        if not alike:  # another output in this place may have another shape
+            first = first or (None if computed is None else _all_of(computed))
+            second = second or _all_of(one)
+        if second is None or (first is None and computed is not None):
+            torch_shape = None if computed is None else computed.shape
             raise ValueError(
-                f"output {name!r} has shape {computed.shape} in torch, {fake[name].shape} in "
-                f"fake-quant and {getattr(deploy.get(name), 'shape', None)} in deploy"
+                f"output {name!r} has shape {torch_shape} in torch, {one.shape} in fake-quant and "
+                f"{other.shape} in deploy"
             )
         checks.append(OutputCheck(name=name, torch_fake=first, fake_deploy=second))
     return tuple(checks)
 
 
-def _first_module(recorded: _Recorded, modules: dict[str, str], fake: Feeds) -> str | None:
-    for path, result in recorded.results.items():
-        other = fake.get(modules.get(path, ""))
-        if recorded.calls[path] == 1 and other is not None:
-            difference = _compare(result, other)
-            if difference is not None and difference.count:
-                return path
+def _all_of(values: Array) -> Difference:
+    return Difference(values.size, values.size, np.inf)
+
+
+def _torch_outputs(output: Any, count: int) -> list[Array]:
+    found = flatten_outputs(output)
+    if len(found) > count:  # exporters may leave numbers out
+        found = [value for value in found if not isinstance(value, bool | int | float)]
+    if len(found) != count:
+        raise ValueError(f"the model has {len(found)} outputs, fake-quant has {count}")
+    return [numpy_of(value) for value in found]
+
+
+def _first_nan(quantized: Sequence[Quantized], *models: Feeds) -> str | None:
+    for values in models:
+        for what in quantized:
+            for operand in operands_of(what):
+                x = float_input(operand, values)
+                if x is not None and x.dtype.kind == "f" and np.isnan(x).any():
+                    return what.name
     return None
 
 
 def _differ(first: Feeds, second: Feeds, name: str) -> bool:
-    difference = _compare(_signed(first.get(name)), _signed(second.get(name)))
+    difference = compare(_signed(first.get(name)), _signed(second.get(name)))
     return difference is not None and difference.count > 0
 
 
@@ -313,13 +307,3 @@ def _signed(values: Array | None) -> Array | None:
     if values is None or values.dtype != np.uint8:
         return values
     return (values.astype(np.int16) - 128).astype(np.int8)
-
-
-def _compare(a: Array | None, b: Array | None, unit: Array | float = 1.0) -> Difference | None:
-    if a is None or b is None or a.shape != b.shape:
-        return None
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    bits = np.dtype(f"u{a.dtype.itemsize}")
-    count = int((a.view(bits) != b.view(bits)).sum()) if a.dtype == b.dtype else a.size
-    distance = np.abs(a.astype(np.float64) - b) / unit if count else np.zeros(1)
-    return Difference(count, a.size, float(distance.max(initial=0.0)))

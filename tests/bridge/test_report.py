@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from bridge import Conversion, Explanation, LayerExplanation, Verification
+from bridge.export.differences import Difference
 from bridge.export.reader import FloatOperator
 from bridge.export.summary import LayerSummary, Proof
-from bridge.export.verify import Difference, LayerCheck, OutputCheck
+from bridge.export.verify import LayerCheck, OutputCheck
 from bridge.report import conversion_table, explanation_table, verification_table
 
 
