@@ -21,6 +21,7 @@ from bridge.modules import (
     LinearQAT,
     MatMulQAT,
 )
+from bridge.norm_plan import NormPlan, plan_batch_norm
 from bridge.parameters import average_whole_gradients, parameter_groups, whole_parameters
 from bridge.plan import LayerPlan, plan_qat
 from bridge.prepare import float_model, prepare_qat
@@ -48,6 +49,7 @@ __all__ = [
     "LayerSensitivity",
     "LinearQAT",
     "MatMulQAT",
+    "NormPlan",
     "Tuning",
     "Verification",
     "adopt",
@@ -65,6 +67,7 @@ __all__ = [
     "frozen_weight_scales",
     "functionalize",
     "parameter_groups",
+    "plan_batch_norm",
     "plan_qat",
     "prepare_qat",
     "quantization",

@@ -1,26 +1,22 @@
 """Folding BatchNorm into the convolution or linear layer before it."""
 
 import copy
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bridge.modules.ranges import RangedModule
+from bridge.arguments import check_flags, check_model
+from bridge.norm_plan import FOLD, plan_batch_norm, refusal
+from bridge.references import held_elsewhere
 from qatfunc.channels import to_full_rank
 
-_FOLDABLE = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_SHOWN = 6
+"""BatchNorms named in a warning."""
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -31,33 +27,51 @@ def fold_batch_norm(
     trainable: bool = False,
     pairs: Pairs | None = None,
     inplace: bool = False,
+    example: Any = None,
 ) -> nn.Module:
     """Fold each BatchNorm into the layer whose output only it reads.
 
         f = gamma / sqrt(var + eps);   weight' = weight * f;   bias' = (bias - mean) * f + beta
+
+    What is frozen stays frozen; a bias that a layer gets is trained if the BatchNorm's was. A
+    warning counts the BatchNorms that are left and says why.
 
     Args:
         model: any module; QAT layers or the float layers they will replace.
         trainable: keep weight, gamma and beta as parameters of the folded weight, which is what
             then trains and is quantized (statistics stay as they are); bake before the export.
             Otherwise the folded weight is the parameter.
-        pairs: paths (layer, BatchNorm); found by tracing if left out.
+        pairs: paths (layer, BatchNorm); found if left out, see plan_batch_norm.
         inplace: change model itself instead of a copy.
+        example: a batch as calibrate takes it, to find the pairs in one run where the model
+            cannot be traced.
     Returns:
         the folded model, with Identity where a BatchNorm was.
     Raises:
-        ValueError: a pair is not a layer and a BatchNorm with statistics of its size, or the
-            model cannot be traced and pairs is left out.
+        TypeError: an argument is of a wrong kind.
+        ValueError: a pair is not a layer and a BatchNorm with statistics of its size, or does
+            more than these; the model cannot be traced and pairs and example are left out.
     """
+    check_model(model, "fold_batch_norm")
+    check_flags("fold_batch_norm", trainable=trainable, inplace=inplace)
     model = model if inplace else copy.deepcopy(model)
-    for layer_path, norm_path in find_pairs(model) if pairs is None else pairs:
+    if pairs is None:
+        plans = plan_batch_norm(model, example=example)
+        pairs = [(plan.layer, plan.path) for plan in plans if plan.action == FOLD]
+    else:
+        plans, pairs = (), _checked(model, pairs)
+    for layer_path, norm_path in pairs:
         layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
-        _check(layer, norm, layer_path, norm_path)
-        if layer.bias is None:
-            zeros = layer.weight.new_zeros(norm.num_features)
-            layer.bias = nn.Parameter(zeros)
+        _remove(model, norm)
         _fold(layer, norm, trainable=trainable)
-        model.set_submodule(norm_path, nn.Identity())
+    left = [f"{plan.path} ({plan.reason})" for plan in plans if plan.action != FOLD]
+    if left:
+        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        warnings.warn(
+            f"fold_batch_norm: {len(plans) - len(left)} of {len(plans)} BatchNorms folded, left: "
+            f"{', '.join(left[:_SHOWN])}{more}; see bridge.plan_batch_norm",
+            stacklevel=2,
+        )
     return model
 
 
@@ -77,41 +91,6 @@ def bake_batch_norm(model: nn.Module) -> nn.Module:
             ):
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     return model
-
-
-def find_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Find the BatchNorms that alone read a foldable layer's output.
-
-    Args:
-        model: any module that torch.fx can trace with its layers as leaves.
-    Returns:
-        (layer path, BatchNorm path) pairs.
-    Raises:
-        ValueError: the model cannot be traced.
-    """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:
-        raise ValueError(f"the model cannot be traced, give the pairs: {error}") from error
-    modules = dict(model.named_modules())
-    nodes = [node for node in graph.nodes if node.op == "call_module"]
-    calls = [modules[str(node.target)] for node in nodes]
-    pairs = []
-    for node, norm in zip(nodes, calls, strict=True):
-        source = node.args[0] if node.args else None
-        if not isinstance(norm, _NORMS) or not isinstance(source, fx.Node):
-            continue
-        layer = modules.get(str(source.target)) if source.op == "call_module" else None
-        # A layer or BatchNorm that is called twice stands for two places; neither is folded.
-        once = len(source.users) == 1 and _times(calls, layer) == _times(calls, norm) == 1
-        if isinstance(layer, _FOLDABLE) and once:
-            pairs.append((str(source.target), str(node.target)))
-    return pairs
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, RangedModule) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Folded(nn.Module):
@@ -144,7 +123,31 @@ class _FoldedBias(_Folded):
         return (bias - norm.running_mean) * self.factor() + norm.bias  # type: ignore[operator]
 
 
-def _fold(layer: nn.Module, norm: nn.Module, *, trainable: bool) -> None:
+def _checked(model: nn.Module, pairs: Any) -> list[tuple[str, str]]:
+    """Return the pairs of a caller, who knows what reads what."""
+    chosen = [] if isinstance(pairs, str) else list(pairs)
+    flat = [path for pair in chosen for path in pair]
+    two = all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in chosen)
+    if not two or not all(isinstance(path, str) for path in flat) or isinstance(pairs, str):
+        raise TypeError(f"pairs must hold paths (layer, BatchNorm), got {pairs!r}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path in flat:
+        if path not in modules:
+            raise ValueError(f"pairs: the model has no module {path!r}")
+        if flat.count(path) > 1:
+            raise ValueError(f"pairs: {path!r} is there twice, and can be folded once")
+    held = held_elsewhere(model)
+    for layer_path, norm_path in chosen:
+        reason = refusal(model, layer_path, norm_path, held=held)
+        if reason:
+            raise ValueError(reason)
+    return [(layer, norm) for layer, norm in chosen]
+
+
+def _fold(layer: Any, norm: Any, *, trainable: bool) -> None:
+    if layer.bias is None:
+        zeros = torch.zeros(norm.num_features, device=layer.weight.device, dtype=layer.weight.dtype)
+        layer.bias = nn.Parameter(zeros, requires_grad=norm.bias.requires_grad)
     transposed, groups = isinstance(layer, _TRANSPOSED), getattr(layer, "groups", 1)
     weight = _FoldedWeight(norm, transposed=transposed, groups=groups)
     bias = _FoldedBias(norm)
@@ -153,24 +156,14 @@ def _fold(layer: nn.Module, norm: nn.Module, *, trainable: bool) -> None:
         parametrize.register_parametrization(layer, "bias", bias)
         return
     with torch.no_grad():
-        layer.weight = nn.Parameter(weight(layer.weight))
-        layer.bias = nn.Parameter(bias(layer.bias))
+        for name, folded in (("weight", weight), ("bias", bias)):
+            old = getattr(layer, name)
+            setattr(layer, name, nn.Parameter(folded(old), requires_grad=old.requires_grad))
 
 
-def _check(layer: nn.Module, norm: nn.Module, layer_path: str, norm_path: str) -> None:
-    if not isinstance(layer, _FOLDABLE) or not isinstance(norm, _NORMS):
-        raise ValueError(
-            f"{layer_path} and {norm_path} must be a convolution or linear layer and a BatchNorm, "
-            f"got {type(layer).__name__} and {type(norm).__name__}"
-        )
-    if norm.running_var is None or norm.weight is None:
-        raise ValueError(f"{norm_path}: needs running statistics and affine parameters to fold")
-    outputs = getattr(layer, "out_channels", None) or layer.out_features
-    if outputs != norm.num_features:
-        raise ValueError(
-            f"{layer_path} has {outputs} outputs, {norm_path} normalizes {norm.num_features}"
-        )
-
-
-def _times(calls: Iterable[nn.Module], module: nn.Module | None) -> int:
-    return sum(called is module for called in calls)
+def _remove(model: nn.Module, norm: nn.Module) -> None:
+    """Put an Identity under every name of a BatchNorm, in its mode."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is norm:
+                setattr(parent, name, nn.Identity().train(norm.training))

@@ -2,10 +2,14 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+
+from bridge.modules.ranges import RangedModule
 
 
 def call(model: nn.Module, batch: Any) -> Any:
@@ -19,6 +23,28 @@ def call(model: nn.Module, batch: Any) -> Any:
     """
     arguments, keywords = _arguments(batch)
     return model(*arguments, **keywords)
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Let a model run in eval mode without gradients, and leave it as it was.
+
+    Args:
+        model: any module.
+    """
+    modes = {module: module.training for module in model.modules()}
+    warned = {m: m._warned for m in modes if isinstance(m, RangedModule)}
+    model.eval()
+    for layer in warned:
+        layer._warned = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for layer, before in warned.items():
+            layer._warned = before
 
 
 def check_batches(batches: Any) -> Iterator[Any]:

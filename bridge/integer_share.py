@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from bridge.batches import call
+from bridge.batches import call, observing
 from bridge.plan import QUANTIZE, SKIP, UNSUPPORTED, LayerPlan
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
@@ -66,14 +66,8 @@ def _elements(module: Any) -> int:
 
 def _multiplications(model: nn.Module, plans: Sequence[LayerPlan], example: Any) -> tuple[int, int]:
     """Return the multiply-accumulates that will be in integers, and all that no rule skips."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            call(model, example)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with observing(model), FlopCounterMode(display=False) as counter:
+        call(model, example)
     root = type(model).__name__
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     work = {QUANTIZE: 0, SKIP: 0, UNSUPPORTED: 0}

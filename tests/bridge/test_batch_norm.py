@@ -1,5 +1,7 @@
 """Folding BatchNorm: the same function, the pairs that may be folded, and trained folds."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,10 +14,10 @@ from bridge import (
     calibrate,
     convert_qat_model,
     fold_batch_norm,
+    plan_batch_norm,
     prepare_qat,
     verify,
 )
-from bridge.batch_norm import find_pairs
 from tests.bridge.exporting import EXPORTERS, export
 from tests.bridge.layers import same_state, state
 
@@ -101,12 +103,37 @@ class Paths(nn.Module):
         return self.norm(self.quantized(x))
 
 
+PAIRS = [("stem.0", "stem.1"), ("quantized", "norm")]
+
+
+def pairs(model, **options):
+    plans = plan_batch_norm(model, **options)
+    return [(plan.layer, plan.path) for plan in plans if plan.action == "folded"]
+
+
+def left(model, **options):
+    return {p.path: p.reason for p in plan_batch_norm(model, **options) if p.action == "left"}
+
+
+@pytest.mark.parametrize("example", [None, torch.randn(2, 3, 4, 4)])
+def test_every_norm_that_is_left_has_a_reason(example):
+    assert left(Paths(), example=example) == {
+        "after": "the output of used_twice has other readers too",
+        "one": "called_twice is also called without it",
+        "two": "called_twice is also called without it",
+        "both": "it is called for several layers",
+        "activated": "what it reads is no output of a convolution or linear layer",
+        "first": "what it reads is no output of a convolution or linear layer",
+    }
+
+
 def test_pairs_are_found_where_folding_is_right():
     model = randomized(Paths())
-    assert find_pairs(model) == [("stem.0", "stem.1"), ("quantized", "norm")]
+    assert pairs(model) == pairs(model, example=torch.randn(2, 3, 4, 4)) == PAIRS
     x = torch.randn(2, 3, 4, 4)
     calibrate(model, [x])
-    folded = fold_batch_norm(model)
+    with pytest.warns(UserWarning, match=r"2 of 8 BatchNorms folded, left: after \(the output"):
+        folded = fold_batch_norm(model)
     left = [n for n, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert left == ["after", "one", "two", "both", "activated", "first"]
     assert type(folded.quantized) is Conv2dQAT
@@ -228,7 +255,7 @@ class Grouped(nn.Module):
 @pytest.mark.parametrize("order", ["fold first", "prepare first", "trainable"])
 def test_a_folded_network_is_exact(exporter, order, tmp_path):
     model, x = randomized(Grouped()), torch.randn(3, 3, 6, 6)
-    assert len(find_pairs(model)) == 3
+    assert len(pairs(model)) == 3
     if order == "fold first":
         quantized = prepare_qat(fold_batch_norm(model))
     else:
@@ -241,3 +268,203 @@ def test_a_folded_network_is_exact(exporter, order, tmp_path):
     assert [layer.name for layer in conversion.layers] == ["conv", "up", "fc"]
     assert verify(quantized, inter, conversion.fake_quant, conversion.deploy, x).exact
     assert type(quantized.fc) is LinearQAT
+
+
+def test_an_example_finds_what_cannot_be_traced():
+    model, x = randomized(Branching()).train(), torch.rand(2, 1, 5, 5)
+    before = state(model)
+    assert pairs(model, example=x) == [("conv", "norm")]
+    assert model.training
+    assert same_state(state(model), before)
+    assert left(model, example=-x) == {"norm": "it is not called"}
+    close(fold_batch_norm(model, example=(x,)).eval()(x), model.eval()(x))
+
+
+class Twice(nn.Module):
+    """One pair that is always called together, as in a siamese network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(input=self.conv(x)) - self.norm(self.conv(x + 1))
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_pair_that_is_called_twice_together(traced):
+    model, x = randomized(Twice()), torch.randn(2, 3, 4, 4)
+    folded = fold_batch_norm(model, example=None if traced else x)
+    assert type(folded.norm) is nn.Identity
+    close(folded(x), model(x))
+
+
+class Read(nn.Module):
+    """Reads what the layer gives in several ways beside its BatchNorm."""
+
+    def __init__(self, how, between=None) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.how, self.between = how, between
+
+    def forward(self, x: Tensor):
+        y = self.conv(x)
+        return self.how(self, y, self.norm(self.between(y) if self.between else y))
+
+
+class DropPath(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5 if self.training else x
+
+
+@pytest.mark.parametrize(
+    ("how", "between"),
+    [
+        (lambda _, y, z: (y, z), None),
+        (lambda _, y, z: {"a": [y], "b": z}, None),
+        (lambda _, y, z: z + y.mean(), None),
+        (lambda _, y, z: z.add_(y), None),
+        (lambda _, y, z: z + y[0], None),
+        (lambda _, y, z: z, nn.ReLU(inplace=True)),
+        (lambda _, y, z: z, nn.Dropout(0.5)),
+        (lambda _, y, z: z, DropPath()),
+    ],
+)
+def test_other_readers_of_the_output(how, between):
+    model, x = randomized(Read(how, between)), torch.randn(2, 3, 4, 4)
+    assert set(left(model, example=x)) == set(left(model)) == {"norm"}
+    with pytest.warns(UserWarning, match="0 of 1 BatchNorms folded, left: norm"):
+        folded = fold_batch_norm(model, example=x)
+    assert same_state(state(folded), state(model))
+
+
+class WithActivation(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+def pair(layer=None, norm=None):
+    return nn.Sequential(layer or nn.Conv2d(3, 4, 1), norm or nn.BatchNorm2d(4))
+
+
+def hooked(place, *, pre=False):
+    model = pair()
+    if pre:
+        model[place].register_forward_pre_hook(lambda m, a: (a[0] + 1,))
+    else:
+        model[place].register_forward_hook(lambda m, a, y: y + 1)
+    return model
+
+
+def patched(place):
+    model = pair()
+    model[place].forward = lambda x: x
+    return model
+
+
+def listed():
+    model = pair()
+    model.norms = [model[1]]
+    return model
+
+
+def tied():
+    model = nn.Sequential(*pair(nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 4, 1))
+    model[2].weight = model[0].weight
+    return model
+
+
+def started():
+    algorithm = {"weights_retrain_algo": "ulq_retrain"}
+    model = pair(Conv2dQAT(3, 4, 1, config={"retrain_weight_config": algorithm}))
+    calibrate(model, [torch.randn(2, 3, 4, 4)])
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pair(norm=WithActivation(4)), "1: WithActivation is a class of its own"),
+        (lambda: pair(Standardized(3, 4, 1)), "0: Standardized is a class of its own"),
+        (lambda: pair(nn.LazyConv2d(4, 1)), "0: LazyConv2d is a class of its own"),
+        (lambda: pair(norm=nn.LazyBatchNorm2d()), "1: LazyBatchNorm2d is a class of its own"),
+        (lambda: hooked(0), "0: it has hooks"),
+        (lambda: hooked(1), "1: it has hooks"),
+        (lambda: hooked(1, pre=True), "1: it has hooks"),
+        (lambda: patched(0), "0: forward is patched"),
+        (lambda: patched(1), "1: forward is patched"),
+        (lambda: pair(nn.utils.weight_norm(nn.Conv2d(3, 4, 1))), "0: its weight is no parameter"),
+        (
+            lambda: pair(nn.Conv2d(3, 4, 1).double()),
+            "0 is torch.float64 on cpu, 1 is torch.float32",
+        ),
+        (lambda: pair(nn.Conv2d(3, 4, 1, device="meta")), "0 is torch.float32 on meta"),
+        (listed, "1: it is also held in norms[0] (a plain list), where it would stay"),
+        (tied, "0: its weight is also that of 2"),
+        (started, "0: its trained weight scale is that of the weight as it is"),
+    ],
+)
+def test_what_does_more_is_refused(make, message):
+    model = make()
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        fold_batch_norm(model, pairs=[("0", "1")], inplace=True)
+    assert left(model)["1"].startswith(message)
+
+
+def test_axis_one_that_is_no_output():
+    model = randomized(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    x = torch.randn(2, 4, 3)
+    assert left(model, example=x) == {"1": "0 gives rank 3, whose axis 1 is not its outputs"}
+
+
+@pytest.mark.parametrize("given", ["0", ["01"], [("0",)], [(0, 1)]])
+def test_pairs_of_a_wrong_kind(given):
+    with pytest.raises((TypeError, ValueError), match=r"^pairs"):
+        fold_batch_norm(pair(), pairs=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([("0", "2")], r"^pairs: the model has no module '2'$"),
+        ([("0", "1"), ("0", "1")], r"^pairs: '0' is there twice"),
+    ],
+)
+def test_pairs_that_are_not_there(given, message):
+    with pytest.raises(ValueError, match=message):
+        fold_batch_norm(pair(), pairs=given)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("frozen", [(), ("0",), ("1",), ("0", "1")])
+def test_what_is_frozen_stays_frozen(bias, trainable, frozen):
+    model = randomized(pair(nn.Conv2d(3, 4, 1, bias=bias)))
+    for path in frozen:
+        model.get_submodule(path).requires_grad_(False)
+    folded = fold_batch_norm(model, trainable=trainable)
+    if trainable:
+        norm = folded[0].parametrizations.weight[0].norm
+        assert norm.weight.requires_grad == norm.bias.requires_grad == ("1" not in frozen)
+        bake_batch_norm(folded)
+    assert folded[0].weight.requires_grad == ("0" not in frozen)
+    assert folded[0].bias.requires_grad == (("0" if bias else "1") not in frozen)
+
+
+def test_a_norm_with_two_names_goes_under_both():
+    model = randomized(pair())
+    model.again = model[1]
+    model.forward = lambda x: model[1](model[0](x))
+    folded = fold_batch_norm(model, pairs=[("0", "1")])
+    assert type(folded[1]) is type(folded.again) is nn.Identity
+
+
+def test_a_synchronized_norm_is_one():
+    model, x = randomized(pair(norm=nn.SyncBatchNorm(4))), torch.randn(2, 3, 4, 4)
+    close(fold_batch_norm(model)(x), model(x))
