@@ -28,8 +28,14 @@ def refusal(layer: QuantizedLayer) -> str | None:
     Args:
         layer: as read.
     Returns:
-        the reason, for a matrix product with one weight scale a channel; None for others.
+        the reason, for an input with one scale a channel, for a weight with a zero point that
+        int8 does not hold, and for a matrix product with one weight scale a channel; None for
+        others.
     """
+    if layer.scale_x.size > 1:
+        return f"target 'ascend' takes one input scale a tensor, got {layer.scale_x.size}"
+    if layer.weight.dtype != np.int8:
+        return "target 'ascend' takes int8 weights without a zero point"
     if layer.op == "MatMul" and layer.scale_w.size > 1:
         return (
             f"target 'ascend' takes one weight scale a tensor for {layer.node.op_type}, "
@@ -115,7 +121,9 @@ def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer.
     """
-    x = reciprocal_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
+    x = reciprocal_input(
+        scribe, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x
+    )
     one = fitted(layer)
     sums = scribe.op(one.op, x, one.weight.astype(np.float32), **one.attributes)
     write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
@@ -128,7 +136,7 @@ def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
         scribe: writes the nodes.
         layer: the layer.
     """
-    x = ascend_input(scribe, layer.name, layer.x_q, layer.scale_x, layer.zero_point_x)
+    x = ascend_input(scribe, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x)
     if layer.op == "MatMul" and layer.bias is not None and layer.node.op_type == "Gemm":
         sums = scribe.op("Gemm", x, layer.weight, layer.bias)
     elif layer.op == "MatMul":

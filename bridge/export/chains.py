@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.byte_weights import byte_weight, has_zero_point
 from bridge.export.constants import Array, constant, reshaper, titled
-from bridge.export.integer_form import byte_weight
 from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
 from bridge.export.limits import BadLimitsError, limits
@@ -220,6 +220,8 @@ def follow(
 def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unchained:
     if layer.zero_point_x.dtype != np.uint8:
         raise NoChainError(f"its input is {layer.zero_point_x.dtype}, not uint8")
+    if not has_zero_point(layer.weight):
+        raise NoChainError("its channels have no zero point of the weight in common")
     moves, clamped, quantizers = follow(layer.output)
     scale, zero_point = _numbers(quantizers[0])
     low, high = clamped[0]

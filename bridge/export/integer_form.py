@@ -13,6 +13,7 @@ int8 is exact and the fastest, so there is a switch (`vnni`) for models that run
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.byte_weights import byte_weight, parts_of, unsigned_codes
 from bridge.export.constants import Array
 from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
@@ -34,12 +35,18 @@ def write_integer(scribe: Scribe, layer: QuantizedLayer) -> None:
     operator = as_convolution(layer)
     product = layer.op == "MatMul"
     # ConvInteger's weight is the left operand of its kernel, which has to be unsigned.
-    weight, zero_w = byte_weight(scribe, operator.weight, vnni=scribe.vnni and product)
-    op_type = "MatMulInteger" if product else "ConvInteger"
-    halves = [
-        scribe.op(op_type, x, weight, np.uint8(zero), zero_w, **operator.attributes)
-        for x, zero in _inputs(scribe, layer)
+    weights = [
+        byte_weight(scribe, part, vnni=scribe.vnni and product)
+        for part in parts_of(operator.weight)
     ]
+    op_type = "MatMulInteger" if product else "ConvInteger"
+    halves = []
+    for x, zero in _inputs(scribe, layer):
+        first, *more = (
+            scribe.op(op_type, x, weight, np.uint8(zero), zero_w, **operator.attributes)
+            for weight, zero_w in weights
+        )
+        halves.append(scribe.op("Add", first, *more) if more else first)
     sums = join_halves(scribe, *halves) if layer.wide else halves[0]
     write_tail(scribe, layer, write_interleaved(scribe, sums, operator.phases))
 
@@ -64,26 +71,4 @@ def unsigned_input(scribe: Scribe, x_q: ir.Value, zero: Array) -> tuple[ir.Value
     """
     if zero.dtype == np.uint8:
         return x_q, int(zero)
-    return _unsigned(scribe, x_q), int(zero) + _SHIFT
-
-
-def byte_weight(
-    scribe: Scribe, weight: Array, *, vnni: bool
-) -> tuple[ir.Value | Array, np.generic]:
-    """Write an int8 weight for a kernel whose activations are uint8.
-
-    Args:
-        scribe: writes the nodes.
-        weight: int8.
-        vnni: whether the kernel may get int8.
-    Returns:
-        the weight as uint8 or int8, and its zero point.
-    """
-    if vnni:
-        return weight, np.int8(0)
-    return _unsigned(scribe, weight), np.uint8(_SHIFT)
-
-
-def _unsigned(scribe: Scribe, integers: ir.Value | Array) -> ir.Value:
-    wide = scribe.op("Cast", integers, to=ir.DataType.INT32)
-    return scribe.op("Cast", scribe.op("Add", wide, np.int32(_SHIFT)), to=ir.DataType.UINT8)
+    return unsigned_codes(scribe, x_q), int(zero) + _SHIFT

@@ -26,10 +26,11 @@ class QuantizedLayer:
         node: the float operator.
         output: the value the layer produces.
         x_q: the quantized input, int8, uint8, int16 or uint16.
-        scale_x: float32 scalar.
+        scale_x: float32 scalar; (out,) where each channel of the input has its own.
         zero_point_x: scalar of x_q's dtype.
         weight_source: name of the value the weight comes from; layers that share it are tied.
-        weight: int8, as the operator takes it; (in, out) for MatMul.
+        weight: int8, as the operator takes it; (in, out) for MatMul. int16 within -255 to 255
+            where it was stored around a zero point that leaves int8.
         scale_w: float32 (out,) or (1,).
         bias: int32 (out,), or None.
         norm: the BatchNormalization that is folded into factor and shift, or None.
@@ -43,7 +44,7 @@ class QuantizedLayer:
     node: ir.Node
     output: ir.Value
     x_q: ir.Value
-    scale_x: np.float32
+    scale_x: Array
     zero_point_x: Array
     weight_source: str
     weight: Array

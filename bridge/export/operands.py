@@ -21,7 +21,7 @@ def operands_of(what: Quantized) -> tuple[Operand, ...]:
     """
     if isinstance(what, QuantizedProduct):
         return what.operands
-    return (Operand(what.x_q, what.scale_x, what.zero_point_x),)
+    return (Operand(what.x_q, np.float32(what.scale_x.max()), what.zero_point_x),)
 
 
 def accumulator_step(what: Quantized) -> Array:

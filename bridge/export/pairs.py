@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from bridge.export.constants import Array, called, constant, reshaper, titled
 
+_INT8 = np.iinfo(np.int8)
 _ACTIVATIONS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
 
 
@@ -26,6 +27,23 @@ def read_activation(node: ir.Node, index: int) -> tuple[ir.Value, np.float32, Ar
     Raises:
         NotQuantizedError: the input is not quantized in a form that can be converted.
     """
+    x_q, scale, zero_point = read_pair(node, index)
+    if scale.size != 1:
+        raise NotQuantizedError("its input is not quantized per tensor")
+    return x_q, np.float32(scale.item()), zero_point.reshape(())
+
+
+def read_pair(node: ir.Node, index: int) -> tuple[ir.Value, Array, Array]:
+    """Read the pair on an operator's input, which may have one scale a channel.
+
+    Args:
+        node: the operator.
+        index: which input.
+    Returns:
+        the quantized value, scales and zero points, one of each where all channels have the same.
+    Raises:
+        NotQuantizedError: the input is not quantized in a form that can be converted.
+    """
     value = node.inputs[index]
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
@@ -33,13 +51,20 @@ def read_activation(node: ir.Node, index: int) -> tuple[ir.Value, np.float32, Ar
     x_q = producer.inputs[0]
     scale, zero_point = read_parameters(producer)
     check_scale(producer, scale)
-    if x_q is None or scale.size != 1 or int_attribute(producer, "block_size", 0):
+    if x_q is None or int_attribute(producer, "block_size", 0) or _is_matrix(scale):
         raise NotQuantizedError("its input is not quantized per tensor")
     if constant(x_q) is not None:
         raise NotQuantizedError("its input is a constant")
     if zero_point.dtype not in _ACTIVATIONS:
         raise NotQuantizedError(f"its input is quantized to {zero_point.dtype}, not 8 or 16 bits")
-    return x_q, np.float32(scale.reshape(())), zero_point.reshape(())
+    scale, zero_point = scale.ravel(), zero_point.ravel()
+    if scale.size and (scale == scale[0]).all() and (zero_point == zero_point[0]).all():
+        return x_q, scale[:1], zero_point[:1]
+    return x_q, scale, zero_point
+
+
+def _is_matrix(scale: Array) -> bool:
+    return scale.ndim > 1 and scale.size > 1
 
 
 def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
@@ -48,7 +73,8 @@ def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
     Args:
         value: the operator's input.
     Returns:
-        the int8 weight and its scales, broadcast to the weight's shape.
+        the weight, counted from its zero point, and its scales, broadcast to the weight's shape:
+        int8, or int16 where that is beyond int8, within -255 to 255.
     Raises:
         NotQuantizedError: it is not quantized in a form that can be converted.
     """
@@ -57,16 +83,15 @@ def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
         raise NotQuantizedError("its weight is not quantized")
     integers, scale, zero_point = read_stored(producer)
     check_scale(producer, scale)
-    if zero_point.dtype == np.uint8 and (zero_point == 128).all():
-        integers, zero_point = (integers.astype(np.int16) - 128).astype(np.int8), zero_point * 0
-    if integers.dtype != np.int8:
-        raise NotQuantizedError(f"its weight is quantized to {integers.dtype}, not int8")
-    if (zero_point != 0).any():
-        raise NotQuantizedError("its weight has a zero point")
-    scales = np.broadcast_to(scale, integers.shape)
+    if integers.dtype not in (np.int8, np.uint8):
+        raise NotQuantizedError(f"its weight is quantized to {integers.dtype}, not 8 bits")
+    weight = integers.astype(np.int16) - zero_point
+    if weight.min(initial=0) >= _INT8.min and weight.max(initial=0) <= _INT8.max:
+        weight = weight.astype(np.int8)
+    scales = np.broadcast_to(scale, weight.shape)
     for move in moves:
-        integers, scales = move(integers), move(scales)
-    return integers, scales
+        weight, scales = move(weight), move(scales)
+    return weight, scales
 
 
 def dequantizer_of(

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.byte_weights import has_zero_point, zero_point_of
 from bridge.export.constants import Array, called, constant
 from bridge.export.errors import ConversionError
 from bridge.export.float_operator import fitted
@@ -84,7 +85,7 @@ def store_quantized_constants(graph: ir.Graph) -> None:
 
 
 def check_symmetric(graph: ir.Graph) -> None:
-    """Raise unless every activation is int8 or int16 with the zero point 0.
+    """Raise unless every activation is int8 or int16, every weight int8, with the zero point 0.
 
     Args:
         graph: of a finished model.
@@ -93,20 +94,22 @@ def check_symmetric(graph: ir.Graph) -> None:
     """
     found = []
     for node in graph:
-        if node.op_type != "QuantizeLinear":
+        stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+        if node.op_type != "QuantizeLinear" and not stored:
             continue
-        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.uint8)
+        default = np.zeros(1, np.int8 if stored else np.uint8)
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else default
         if zero is None or (zero.dtype.kind == "i" and not zero.any()):
             continue
-        pairs = [use.node for use in node.outputs[0].uses()]
+        pairs = [node] if stored else [use.node for use in node.outputs[0].uses()]
         readers = [use.node for pair in pairs for value in pair.outputs for use in value.uses()]
         names = [r.metadata_props[LAYER_KEY] for r in readers if LAYER_KEY in r.metadata_props]
         what = f"layer {names[0]!r}" if names else f"node {called(node)!r}"
         found.append(f"{what} ({zero.dtype} {zero.ravel()[0]})")
     if found:
         raise ConversionError(
-            f"inputs with zero points: {', '.join(found)}; a symmetric model needs layers trained "
-            "with retrain_data_config['asymmetric'] = False"
+            f"inputs or weights with zero points: {', '.join(found)}; a symmetric model needs "
+            "layers trained with retrain_data_config['asymmetric'] = False"
         )
 
 
@@ -141,18 +144,20 @@ def _input(layer: QuantizedLayer) -> ir.Value:
 
 
 def _weight(scribe: Scribe, layer: QuantizedLayer, weight: Array) -> ir.Value:
-    if layer.op != "ConvTranspose" or layer.scale_w.size == 1:
+    one_zero = has_zero_point(weight)
+    if layer.op != "ConvTranspose" or (layer.scale_w.size == 1 and one_zero):
         return _dequantized(scribe, weight, layer.scale_w, axis=int(layer.op == "MatMul"))
-    by_group = layer.scale_w.reshape(layer.groups, -1)
-    if (by_group == by_group[0]).all():
+    scale_w = np.broadcast_to(layer.scale_w, layer.groups * weight.shape[1])
+    by_group = scale_w.reshape(layer.groups, -1)
+    if (by_group == by_group[0]).all() and (one_zero or layer.groups == 1):
         return _dequantized(scribe, weight, by_group[0], axis=1)
     inputs, channels = weight.shape[0] // layer.groups, weight.shape[1]
-    if channels == 1:
-        return _dequantized(scribe, weight, np.repeat(layer.scale_w, inputs), axis=0)
+    if channels == 1 and one_zero:
+        return _dequantized(scribe, weight, np.repeat(scale_w, inputs), axis=0)
     split = weight.reshape(layer.groups, inputs, channels, *weight.shape[2:])
     rows = np.swapaxes(split, 1, 2)
     stored = rows.reshape(layer.groups * channels, inputs, *weight.shape[2:])
-    value = _dequantized(scribe, stored, layer.scale_w, axis=0)
+    value = _dequantized(scribe, stored, scale_w, axis=0)
     value = scribe.op("Reshape", value, np.array(rows.shape, np.int64))
     value = scribe.op("Transpose", value, perm=[0, 2, 1, *range(3, rows.ndim)])
     return scribe.op("Reshape", value, np.array(weight.shape, np.int64))
@@ -163,8 +168,23 @@ def _bias(scribe: Scribe, layer: QuantizedLayer, bias: Array) -> ir.Value:
 
 
 def _dequantized(scribe: Scribe, integers: Array, scale: Array, *, axis: int) -> ir.Value:
-    scale = scale.reshape(()) if scale.size == 1 else scale
     # ONNX gives int32 no zero point.
-    zeros = () if integers.dtype == np.int32 else (np.zeros(scale.shape, integers.dtype),)
+    zeros = [] if integers.dtype == np.int32 else [np.zeros(scale.shape, integers.dtype)]
+    if integers.dtype == np.int16:
+        integers, scale, zeros[0] = _bytes(integers, scale, axis)
+    if scale.size == 1:
+        scale, zeros = scale.reshape(()), [zero.reshape(()) for zero in zeros]
     on_axis: dict[str, Any] = {"axis": axis} if scale.size > 1 else {}
     return scribe.op("DequantizeLinear", integers, scale, *zeros, **on_axis)
+
+
+def _bytes(weight: Array, scale: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Write a weight that leaves int8 as uint8 around one zero point, or one a channel."""
+    if has_zero_point(weight):
+        zero = np.full(scale.shape, zero_point_of(weight), np.uint8)
+        return (weight + zero.ravel()[0]).astype(np.uint8), scale, zero
+    rows = np.moveaxis(weight, axis, 0)
+    zero = np.array([zero_point_of(row) for row in rows], np.uint8)
+    codes = rows + zero.reshape(-1, *(1,) * (rows.ndim - 1))
+    scale = np.broadcast_to(scale, zero.shape)
+    return np.ascontiguousarray(np.moveaxis(codes, 0, axis).astype(np.uint8)), scale, zero

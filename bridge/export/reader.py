@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.bias import INT32_MAX, integer_bias, read_bias
+from bridge.export.byte_weights import check_bytes
+from bridge.export.channel_scales import scale_of_outputs
 from bridge.export.constants import Array, constant, reshaper
 from bridge.export.layer import QuantizedLayer, channels_first
 from bridge.export.layer_names import UniqueNames, layer_name, tied_name
@@ -21,7 +23,7 @@ from bridge.export.norm import read_norm
 from bridge.export.pairs import (
     NotQuantizedError,
     int_attribute,
-    read_activation,
+    read_pair,
     read_weight,
 )
 
@@ -115,7 +117,7 @@ def _behind_pairs(value: ir.Value) -> ir.Value:
 
 
 def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLayer:
-    x_q, scale_x, zero_point_x = read_activation(node, 0)
+    x_q, scale_x, zero_point_x = read_pair(node, 0)
     weight, scales = read_weight(node.inputs[1])
     if not weight.size:
         raise NotQuantizedError(f"its weight has no elements, its shape is {weight.shape}")
@@ -128,8 +130,12 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
     if op == "MatMul" and weight.ndim != 2:
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
     _check_groups(weight, op, groups)
+    scale_x, zero_point_x = scale_of_outputs(
+        node, scale_x, zero_point_x, weight=weight, groups=groups
+    )
     scale_w = _per_channel(scales, op, groups)
     check_product(scale_x, scale_w)
+    check_bytes(weight, op, groups)
     output, bias = read_bias(node, len(channels_first(weight, op, groups)))
     last = node.op_type == "MatMul"
     norm = read_norm(output, channels_last=last) if fold_batch_norm else None
@@ -169,7 +175,7 @@ def _check_groups(weight: Array, op: str, groups: int) -> None:
         raise NotQuantizedError(f"a weight of shape {weight.shape} is no {op}'s in {groups} groups")
 
 
-def check_product(scale_x: np.float32, scale_w: Array) -> None:
+def check_product(scale_x: Array | np.float32, scale_w: Array) -> None:
     """Raise unless one step of the sums is a float32 above zero.
 
     Args:
@@ -182,9 +188,9 @@ def check_product(scale_x: np.float32, scale_w: Array) -> None:
         product = scale_x * scale_w
     bad = ~(np.isfinite(product) & (product > 0))
     if bad.any():
+        x, w = (np.broadcast_to(scale, product.shape)[bad][0] for scale in (scale_x, scale_w))
         raise NotQuantizedError(
-            "scale_x * scale_w must be positive and finite in float32, got "
-            f"{scale_x:.4g} * {scale_w[bad][0]:.4g}"
+            f"scale_x * scale_w must be positive and finite in float32, got {x:.4g} * {w:.4g}"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from bridge.export.byte_weights import zero_point_of
 from bridge.export.layer import QuantizedLayer, signed_zero
 
 
@@ -22,11 +23,13 @@ def record_text(layers: Iterable[QuantizedLayer]) -> str:
 
 
 def _record(layer: QuantizedLayer) -> str:
+    # As weights that int8 holds are stored as int8, without an offset.
+    offset = zero_point_of(layer.weight) - 128 if layer.weight.dtype != np.int8 else 0
     lines = [
-        f"scale_d: {_number(layer.scale_x)}",
+        *(f"scale_d: {_number(scale)}" for scale in np.unique(layer.scale_x)),
         f"offset_d: {signed_zero(layer.zero_point_x)}",
         *(f"scale_w: {_number(scale)}" for scale in layer.scale_w),
-        *("offset_w: 0" for _ in layer.scale_w),
+        *(f"offset_w: {offset}" for _ in layer.scale_w),
     ]
     body = "\n".join(f"    {line}" for line in lines)
     name = layer.name.replace("\\", "\\\\").replace('"', '\\"')

@@ -136,7 +136,8 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
     groups, (inputs, channels) = layer.groups, layer.weight.shape[:2]
     rows = layer.weight.reshape(groups, inputs // groups, channels, *layer.weight.shape[2:])
     weight = np.zeros(
-        (groups, channels, *strides, inputs // groups, *(axis.size for axis in axes)), np.int8
+        (groups, channels, *strides, inputs // groups, *(axis.size for axis in axes)),
+        layer.weight.dtype,
     )
     for kernel in product(*(range(len(axis.taps)) for axis in axes)):
         taps = [axis.taps[k] for axis, k in zip(axes, kernel, strict=True)]

@@ -74,7 +74,8 @@ class LayerSummary:
         op: operator in the inter model.
         form: what it became in the deploy model.
         bits: width of the input's integers.
-        scale_x: scale of the input, the first one of a product of two activations.
+        scale_x: scale of the input, the first one of a product of two activations; the largest
+            where each channel has its own.
         zero_point_x: zero point of that input, signed.
         channels: weight scales, 1 for one a tensor; 0 where there is no weight.
         bound: largest |accumulator| any input can cause, bias included; None if not known.
@@ -193,7 +194,7 @@ def summarize_layer(
         op=layer.node.op_type,
         form=form if layer.norm is None else f"{form}, BatchNorm folded",
         bits=8 * layer.zero_point_x.dtype.itemsize,
-        scale_x=float(layer.scale_x),
+        scale_x=float(layer.scale_x.max()),
         zero_point_x=signed_zero(layer.zero_point_x),
         channels=layer.scale_w.size,
         bound=layer.accumulator_bound,

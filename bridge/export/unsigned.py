@@ -31,7 +31,7 @@ def count_from_zero(graph: ir.Graph) -> None:
         zeros = [_signed_zero(one) for one in pair]
         if all(zero is not None for zero in zeros):
             for one, zero in zip(pair, zeros, strict=True):
-                _count(graph, one, int(zero) + _SHIFT)  # type: ignore[arg-type]
+                _count(graph, one, np.asarray(zero, np.int16) + _SHIFT)
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
 
 
@@ -55,12 +55,13 @@ def unsigned_numbers(node: ir.Node) -> tuple[np.float32, int] | None:
 
 
 def _signed_zero(node: ir.Node) -> Array | None:
-    """Return a node's zero point, None if it is not one int8 constant."""
+    """Return a node's zero point, or points, None if they are no int8 constant."""
     zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    known = zero is not None and zero.dtype == np.int8 and zero.size == 1
-    return zero.reshape(()) if known and zero is not None else None
+    if zero is None or zero.dtype != np.int8:
+        return None
+    return zero.reshape(()) if zero.size == 1 else zero
 
 
-def _count(graph: ir.Graph, node: ir.Node, zero_point: int) -> None:
+def _count(graph: ir.Graph, node: ir.Node, zero_point: Array) -> None:
     name = f"{node.outputs[0].name}_zero_point"
-    node.replace_input_with(2, add_initializer(graph, name, np.uint8(zero_point)))
+    node.replace_input_with(2, add_initializer(graph, name, zero_point.astype(np.uint8)))

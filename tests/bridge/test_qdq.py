@@ -437,7 +437,7 @@ def test_what_is_not_symmetric_is_refused_by_name(tmp_path, body, values, found)
     with pytest.raises(ConversionError) as error:
         convert(model(body, **values), tmp_path, symmetric=True)
     assert str(error.value) == (
-        f"inputs with zero points: {found}; a symmetric model needs layers trained with "
+        f"inputs or weights with zero points: {found}; a symmetric model needs layers trained with "
         "retrain_data_config['asymmetric'] = False"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["inter.onnx"]

@@ -24,7 +24,7 @@ from tests.bridge.graphs import (
     the_reason,
     with_inputs,
 )
-from tests.bridge.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS, UNSIGNED
+from tests.bridge.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -250,7 +250,7 @@ REASONS = {
     ),
     "input quantized along an axis": (
         MATMUL,
-        {"sx": np.full(3, 0.1, np.float32), "zx": np.zeros(3, np.int8)},
+        {"sx": np.float32([0.1, 0.1, 0.2]), "zx": np.zeros(3, np.int8)},
         "its input is not quantized per tensor",
     ),
     "int32 input": (
@@ -296,25 +296,20 @@ REASONS = {
         {},
         "its weight is not constant",
     ),
-    "weight with a zero point": (
-        MATMUL,
-        {"zw": np.array([0, 1], np.int8)},
-        "its weight has a zero point",
-    ),
-    "unsigned weight around another middle": (
-        MATMUL,
-        {"w": UNSIGNED, "zw": np.full(2, 127, np.uint8)},
-        "its weight is quantized to uint8, not int8",
+    "weight around zero points within a channel": (
+        MATMUL.replace("axis: int = 1", "axis = 0"),
+        {"sw": np.full(3, 0.01, np.float32), "zw": np.int8([100, -100, 0])},
+        "its weight's zero point varies within an output channel",
     ),
     "int16 weight": (
         MATMUL,
         {"w": INTEGERS.astype(np.int16), "zw": np.zeros(2, np.int16)},
-        "its weight is quantized to int16, not int8",
+        "its weight is quantized to int16, not 8 bits",
     ),
     "int4 weight": (
         MATMUL.replace("(w, sw, zw)", "(w, sw)"),
         {"w": int4(np.array([[1, -2], [3, -4], [5, -6]]))},
-        "its weight is quantized to int4, not int8",
+        "its weight is quantized to int4, not 8 bits",
     ),
     "weight in blocks": (
         X + "wd = DequantizeLinear <axis = 0, block_size = 3> (w, sw, zw) y = MatMul (xd, wd)",

@@ -1,0 +1,96 @@
+"""bridge.export.channel_scales: inputs with one scale a channel, in front of a depthwise layer."""
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.bridge.foreign import converted_right
+from tests.bridge.graphs import W, model, the_reason
+
+RNG = np.random.default_rng(2)
+X = (
+    "xq = QuantizeLinear <axis: int = {axis}> (x, sx, zx) "
+    "[dequantize_x] xd = DequantizeLinear <axis: int = {axis}> (xq, sx, zx) "
+)
+DEPTHWISE = "[conv] y = Conv <group = {groups}, pads = [1, 1, 1, 1]> (xd, wd, b)"
+SCALES = np.float32([0.05, 0.01, 0.2, 0.0125])
+IMAGE = {"inputs": "float[2, 4, 6, 6] x", "outputs": "float[A, B, C, D] y"}
+
+
+def layer(
+    last: str = DEPTHWISE, *, groups: int = 4, outputs: int = 4, axis: int = 1, **arrays: object
+) -> onnx.ModelProto:
+    weight = RNG.integers(-128, 128, (outputs, 4 // groups, 3, 3)).astype(np.int8)
+    given = {
+        "sx": SCALES,
+        "zx": np.zeros(4, np.uint8),
+        "w": weight,
+        "sw": np.linspace(0.01, 0.02, outputs).astype(np.float32),
+        "zw": np.zeros(outputs, np.int8),
+        "b": RNG.normal(size=outputs).astype(np.float32),
+    }
+    body = X.format(axis=axis) + W.replace("= 1", "= 0") + last.format(groups=groups)
+    return model(body, **(IMAGE | given | arrays))
+
+
+def batch() -> np.ndarray:
+    return np.abs(RNG.normal(0.0, 3.0, (2, 4, 6, 6))).astype(np.float32)
+
+
+CASES = {
+    "depthwise": layer(),
+    "axis -3": layer(axis=-3),
+    "two outputs a channel": layer(outputs=8),
+    "signed": layer(zx=np.zeros(4, np.int8)),
+    "around a zero point": layer(zx=np.full(4, 100, np.uint8)),
+    "one scale of the weight": layer(sw=np.float32(0.01), zw=np.int8(0)),
+    "groups of one scale each": layer(groups=2, sx=SCALES[[0, 0, 1, 1]]),
+    "the same scales": layer(groups=1, sx=SCALES[[0, 0, 0, 0]]),
+    "16 bits": layer(zx=np.zeros(4, np.int16)),
+    "transposed": layer(
+        "[conv] y = ConvTranspose <group = 4, strides = [2, 2]> (xd, wd, b)",
+        sw=np.float32(0.01),
+        zw=np.int8(0),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_layer_is_quantized(tmp_path, case):
+    proto = CASES[case]
+    if case == "16 bits":
+        proto.opset_import[0].version, proto.ir_version = 21, 10
+    done = converted_right(proto, tmp_path, batch(), error=2e-2)
+    assert not done.left_in_float
+    assert [one.name for one in done.layers] == ["conv"]
+
+
+def test_a_depthwise_layer_is_a_chain(tmp_path):
+    last = DEPTHWISE.replace("y =", "c =") + (
+        " r = Relu (c) rq = QuantizeLinear (r, sr, zr) y = DequantizeLinear (rq, sr, zr)"
+    )
+    proto = layer(last, sr=np.float32(0.1), zr=np.uint8(0))
+    done = converted_right(proto, tmp_path, batch(), error=0.11)
+    assert [one.form for one in done.layers] == ["QLinearConv"]
+
+
+REASONS = {
+    "one group": (
+        layer(groups=1),
+        "its input has one scale a channel, and its sums go over channels of several scales",
+    ),
+    "zero points that differ": (
+        layer(zx=np.uint8([0, 0, 3, 0])),
+        "the zero points of its input differ from channel to channel",
+    ),
+    "another axis": (
+        layer(axis=0, inputs="float[4, 4, 6, 6] x"),
+        "its input is not quantized per tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_why_it_stays_in_float(tmp_path, case):
+    proto, reason = REASONS[case]
+    assert the_reason(proto, tmp_path) == reason
