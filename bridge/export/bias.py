@@ -52,26 +52,35 @@ def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
     return output, None
 
 
-def integer_bias(bias: Array, rescale: Array) -> Array:
+def integer_bias(
+    bias: Array | None, rescale: Array, correction: Array | None = None
+) -> Array | None:
     """Round a bias to the steps of the accumulator.
 
     Args:
-        bias: floats (channels,).
+        bias: floats (channels,), None without one.
         rescale: float32 (channels,) or (1,), scale_x * scale_w.
+        correction: int64 (channels,) to add, None without one.
     Returns:
-        int32 (channels,).
+        int32 (channels,), None where there is nothing to add to the sums.
     Raises:
         NotQuantizedError: a step count is not within int32.
     """
+    if bias is None:
+        return None if correction is None else _int32(correction.astype(np.float64))
     with np.errstate(over="ignore"):
         rounded = np.rint(bias.astype(np.promote_types(bias.dtype, np.float32)) / rescale)
-    worst = np.abs(rounded).max(initial=0.0)
+    return _int32(rounded if correction is None else rounded.astype(np.float64) + correction)
+
+
+def _int32(steps: Array) -> Array:
+    worst = np.abs(steps).max(initial=0.0)
     if not worst <= INT32_MAX:  # NaN too
         raise NotQuantizedError(
             f"its bias / (scale_x * scale_w) must fit int32, got up to {worst:.4g}; "
             "the scale of a channel is too small for its bias"
         )
-    return rounded.astype(np.int64).clip(-INT32_MAX, INT32_MAX).astype(np.int32)
+    return steps.astype(np.int64).clip(-INT32_MAX, INT32_MAX).astype(np.int32)
 
 
 def _constant_floats(value: ir.Value | None) -> Array | None:

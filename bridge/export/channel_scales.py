@@ -3,20 +3,26 @@
     y[c] = sum over k of (q_x - zero_point)[k] scale_x[group of c] * q_w scale_w[c] + bias[c]
          = float32(acc[c]) * (scale_x[group of c] * scale_w[c])
 
-A depthwise convolution has one channel a group; NNCF quantizes its input so.
+A depthwise convolution has one channel a group; NNCF quantizes its input so. Where the zero points
+differ too, one of them is taken for all, and the bias corrects the sums:
+
+    sum (q_x - zero_point[k]) q_w = sum (q_x - zero) q_w - sum (zero_point[k] - zero) q_w
+
+Padding, which is the zero point of its channel, is written before the quantizer then.
 """
 
 import numpy as np
 import onnx_ir as ir
 
 from bridge.export.constants import Array
-from bridge.export.pairs import NotQuantizedError, int_attribute
+from bridge.export.pairs import NotQuantizedError, int_attribute, read_parameters
+from bridge.export.scribe import add_initializer
 
 
 def scale_of_outputs(
     node: ir.Node, scale: Array, zero_point: Array, *, weight: Array, groups: int
-) -> tuple[Array, Array]:
-    """Return the scale of the input that each output channel sums over.
+) -> tuple[Array, Array, Array | None]:
+    """Return the scale of the input that each output channel sums over, and its zero point.
 
     Args:
         node: the layer's operator.
@@ -25,12 +31,14 @@ def scale_of_outputs(
         weight: in the operator's own layout.
         groups: of a convolution.
     Returns:
-        scale, a float32 scalar or (out,), and the zero point, a scalar.
+        scale, a float32 scalar or (out,); the zero point, a scalar; and int64 (out,) to add to the
+        sums, None where the zero points are the same.
     Raises:
-        NotQuantizedError: one sum takes channels of several scales, or the zero points differ.
+        NotQuantizedError: one sum takes channels of several scales, or the zero points differ and
+            the operator pads.
     """
     if scale.size == 1:
-        return scale.reshape(()), zero_point.reshape(())
+        return scale.reshape(()), zero_point.reshape(()), None
     pair = node.inputs[0].producer() if node.inputs[0] is not None else None
     axis = 1 if pair is None else int_attribute(pair, "axis", 1)
     transposed = node.op_type == "ConvTranspose"
@@ -44,7 +52,81 @@ def scale_of_outputs(
         raise NotQuantizedError(
             "its input has one scale a channel, and its sums go over channels of several scales"
         )
-    if (zero_point != zero_point[0]).any():
-        raise NotQuantizedError("the zero points of its input differ from channel to channel")
     per_group = weight.shape[outputs] // (1 if transposed else groups)
-    return np.repeat(by_group[:, 0], per_group), zero_point[:1].reshape(())
+    scale_x, zero = np.repeat(by_group[:, 0], per_group), zero_point[len(zero_point) // 2]
+    if (zero_point == zero).all():
+        return scale_x, zero, None
+    if transposed or _pads(node):
+        raise NotQuantizedError("the zero points of its input differ from channel to channel")
+    apart = (zero_point.astype(np.int64) - int(zero)).reshape(groups, 1, -1)
+    taps = weight.astype(np.int64).reshape(groups, per_group, weight.shape[1], -1).sum(axis=-1)
+    return scale_x, zero, -(taps * apart).sum(axis=-1).ravel()
+
+
+def pad_before_pairs(graph: ir.Graph) -> None:
+    """Write the padding of convolutions whose channels have several zero points as a Pad.
+
+    x -> Q -> DQ -> Conv <pads> = x -> Pad -> Q -> DQ -> Conv
+
+    Args:
+        graph: the main graph of a QDQ model; it is changed, and its subgraphs are.
+    """
+    for node in list(ir.traversal.RecursiveGraphIterator(graph)):
+        if node.op_type != "Conv" or not _pads(node) or not isinstance(node.graph, ir.Graph):
+            continue
+        dequantize = node.inputs[0].producer() if node.inputs[0] is not None else None
+        pads = node.attributes.get("pads")
+        if dequantize is None or dequantize.op_type != "DequantizeLinear" or pads is None:
+            continue
+        quantize = dequantize.inputs[0].producer() if dequantize.inputs[0] is not None else None
+        if quantize is None or not _differ(quantize, dequantize):
+            continue
+        _pad(node.graph, node, (quantize, dequantize), list(pads.as_ints()))
+
+
+def _differ(quantize: ir.Node, dequantize: ir.Node) -> bool:
+    """Whether two nodes are a pair whose zero points differ from channel to channel."""
+    if quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
+        return False
+    try:
+        scale, zero_point = read_parameters(dequantize)
+        first, zero = read_parameters(quantize)
+    except NotQuantizedError:
+        return False
+    alike = np.array_equal(scale, first) and np.array_equal(zero_point, zero)
+    axes = {int_attribute(one, "axis", 1) for one in (quantize, dequantize)}
+    return alike and len(axes) == 1 and bool((zero_point != zero_point.ravel()[:1]).any())
+
+
+def _pad(graph: ir.Graph, node: ir.Node, pair: tuple[ir.Node, ir.Node], pads: list[int]) -> None:
+    half, name = len(pads) // 2, node.name or node.outputs[0].name
+    sizes = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
+    padding = ir.node(
+        "Pad",
+        [pair[0].inputs[0], add_initializer(graph, f"{name}_pads", sizes)],
+        name=f"{name}/pad",
+    )
+    graph.insert_before(node, padding)
+    value = padding.outputs[0]
+    value.name, value.type = f"{name}/padded", ir.TensorType(ir.DataType.FLOAT)
+    for one in pair:
+        attributes = {key: attribute.value for key, attribute in one.attributes.items()}
+        copied = ir.node(
+            one.op_type, [value, *one.inputs[1:]], attributes, name=f"{name}/{one.op_type}"
+        )
+        copied.outputs[0].name = f"{name}/{one.op_type}_output"
+        copied.outputs[0].type = one.outputs[0].type
+        graph.insert_before(node, copied)
+        value = copied.outputs[0]
+    node.replace_input_with(0, value)
+    node.attributes["pads"] = ir.AttrInt64s("pads", [0] * len(pads))
+    for one in pair[::-1]:
+        if one.graph is not None and not any(v.uses() or v.is_graph_output() for v in one.outputs):
+            one.graph.remove(one, safe=True)
+
+
+def _pads(node: ir.Node) -> bool:
+    """Whether a convolution adds anything around its input."""
+    pads, auto = node.attributes.get("pads"), node.attributes.get("auto_pad")
+    same = auto is not None and auto.as_string() not in ("NOTSET", "VALID")
+    return same or (pads is not None and any(pads.as_ints()))

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from bridge.export.channel_scales import pad_before_pairs
 from bridge.export.constants import array_of
 from bridge.export.data_movement import quantize_after_movement
 from bridge.export.destinations import data_file
@@ -54,6 +55,7 @@ def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
             if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
                 array_of(tensor, value.name)
     quantize_after_movement(model.graph)
+    pad_before_pairs(model.graph)
     return model
 
 

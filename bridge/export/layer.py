@@ -32,7 +32,9 @@ class QuantizedLayer:
         weight: int8, as the operator takes it; (in, out) for MatMul. int16 within -255 to 255
             where it was stored around a zero point that leaves int8.
         scale_w: float32 (out,) or (1,).
-        bias: int32 (out,), or None.
+        bias: int32 (out,), or None; with the correction.
+        correction: int64 (out,), what the bias holds because the input's channels have zero points
+            of their own, or None (bridge.export.channel_scales).
         norm: the BatchNormalization that is folded into factor and shift, or None.
         moved: float32, the rescale to use instead of the product, or None (bridge.export.chains).
         attributes: the operator's own (strides, pads, group, ...).
@@ -51,6 +53,7 @@ class QuantizedLayer:
     scale_w: Array
     bias: Array | None
     norm: Norm | None
+    correction: Array | None = None
     moved: Array | None = None
     attributes: dict[str, Any]
     groups: int

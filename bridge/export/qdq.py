@@ -54,12 +54,15 @@ def write_qdq(scribe: Scribe, layer: QuantizedLayer) -> None:
     one = fitted(layer)
     x, weight, attributes = _input(layer), _weight(scribe, layer, one.weight), one.attributes
     op_type = layer.node.op_type
-    if layer.bias is None:
+    bias = layer.bias
+    if bias is not None and layer.correction is not None:
+        bias = (bias - layer.correction).astype(np.int32)  # the pair has its zero points
+    if bias is None:
         y = scribe.op(op_type, x, weight, **attributes)
     elif op_type == "MatMul":
-        y = scribe.op("Add", scribe.op("MatMul", x, weight), _bias(scribe, layer, layer.bias))
+        y = scribe.op("Add", scribe.op("MatMul", x, weight), _bias(scribe, layer, bias))
     else:
-        y = scribe.op(op_type, x, weight, _bias(scribe, layer, layer.bias), **attributes)
+        y = scribe.op(op_type, x, weight, _bias(scribe, layer, bias), **attributes)
     scribe.replace_output(y)
 
 

@@ -130,7 +130,7 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
     if op == "MatMul" and weight.ndim != 2:
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
     _check_groups(weight, op, groups)
-    scale_x, zero_point_x = scale_of_outputs(
+    scale_x, zero_point_x, correction = scale_of_outputs(
         node, scale_x, zero_point_x, weight=weight, groups=groups
     )
     scale_w = _per_channel(scales, op, groups)
@@ -150,7 +150,8 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         weight_source=_behind_pairs(node.inputs[1]).name or "" if node.inputs[1] else "",
         weight=np.ascontiguousarray(weight),
         scale_w=scale_w,
-        bias=None if bias is None else integer_bias(bias, scale_x * scale_w),
+        bias=integer_bias(bias, scale_x * scale_w, correction),
+        correction=correction,
         norm=norm,
         attributes={} if op == "MatMul" else {k: a.value for k, a in node.attributes.items()},
         groups=groups,

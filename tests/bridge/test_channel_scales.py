@@ -4,8 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
+from bridge import convert_qat_model
+from property_tests.bridge.equality import outputs_at
 from tests.bridge.foreign import converted_right
-from tests.bridge.graphs import W, model, the_reason
+from tests.bridge.graphs import W, model, save, the_reason
 
 RNG = np.random.default_rng(2)
 X = (
@@ -34,9 +36,10 @@ def layer(
 
 
 def batch() -> np.ndarray:
-    return np.abs(RNG.normal(0.0, 3.0, (2, 4, 6, 6))).astype(np.float32)
+    return RNG.normal(0.0, 3.0, (2, 4, 6, 6)).astype(np.float32)
 
 
+APART = {"zx": np.uint8([0, 255, 3, 128])}
 CASES = {
     "depthwise": layer(),
     "axis -3": layer(axis=-3),
@@ -45,6 +48,18 @@ CASES = {
     "around a zero point": layer(zx=np.full(4, 100, np.uint8)),
     "one scale of the weight": layer(sw=np.float32(0.01), zw=np.int8(0)),
     "groups of one scale each": layer(groups=2, sx=SCALES[[0, 0, 1, 1]]),
+    "zero points that differ": layer(**APART),
+    "signed zero points that differ": layer(zx=np.int8([-128, 5, 127, 0])),
+    "zero points that differ, without a bias": layer(DEPTHWISE.replace(", b)", ")"), **APART),
+    "zero points that differ, without padding": layer(
+        DEPTHWISE.replace(", pads = [1, 1, 1, 1]", ""), **APART
+    ),
+    "zero points that differ, uneven padding": layer(
+        DEPTHWISE.replace("1, 1, 1, 1", "0, 2, 1, 0"), **APART
+    ),
+    "one scale but zero points that differ, one group": layer(
+        groups=1, sx=np.full(4, 0.05, np.float32), **APART
+    ),
     "the same scales": layer(groups=1, sx=SCALES[[0, 0, 0, 0]]),
     "16 bits": layer(zx=np.zeros(4, np.int16)),
     "transposed": layer(
@@ -65,6 +80,20 @@ def test_the_layer_is_quantized(tmp_path, case):
     assert [one.name for one in done.layers] == ["conv"]
 
 
+@pytest.mark.parametrize("case", ["depthwise", "zero points that differ", "signed"])
+def test_the_portable_form_reads_back(tmp_path, case):
+    source = save(CASES[case], tmp_path)
+    done = convert_qat_model(source, tmp_path / "net", target="qdq")
+    again = convert_qat_model(done.deploy, tmp_path / "again", target="qdq")
+    x = batch()
+    first, second, portable = (
+        outputs_at(path.read_bytes(), x, "DISABLE_ALL")[0]
+        for path in (done.fake_quant, again.fake_quant, done.deploy)
+    )
+    assert first.tobytes() == second.tobytes()
+    assert np.abs(portable - first).max() < 1e-3
+
+
 def test_a_depthwise_layer_is_a_chain(tmp_path):
     last = DEPTHWISE.replace("y =", "c =") + (
         " r = Relu (c) rq = QuantizeLinear (r, sr, zr) y = DequantizeLinear (rq, sr, zr)"
@@ -79,8 +108,17 @@ REASONS = {
         layer(groups=1),
         "its input has one scale a channel, and its sums go over channels of several scales",
     ),
-    "zero points that differ": (
-        layer(zx=np.uint8([0, 0, 3, 0])),
+    "zero points that differ, and padding by the size of the input": (
+        layer(DEPTHWISE.replace("pads = [1, 1, 1, 1]", 'auto_pad = "SAME_UPPER"'), **APART),
+        "the zero points of its input differ from channel to channel",
+    ),
+    "zero points that differ, transposed": (
+        layer(
+            "[conv] y = ConvTranspose <group = 4> (xd, wd, b)",
+            sw=np.float32(0.01),
+            zw=np.int8(0),
+            **APART,
+        ),
         "the zero points of its input differ from channel to channel",
     ),
     "another axis": (

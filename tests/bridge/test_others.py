@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from bridge import ascend_twin, convert_qat_model
+from bridge import ascend_twin, convert_qat_model, explain
 from bridge.export.runtime import run_model
 from tests.bridge.graphs import same_bits
 from tests.bridge.others import make
@@ -15,6 +15,11 @@ from tests.bridge.others import make
 FOLDER = Path(make.__file__).parent
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
 
+MOBILE = [
+    *("net.0", "net.2.body.0", "net.2.body.2", "net.2.body.4"),
+    *("net.3.body.0", "net.3.body.2", "net.3.body.4", "fc"),
+]
+BLOCKS = ["stem", "b1.conv1", "b1.conv2", "b2.conv1", "b2.conv2", "b2.down", "fc"]
 ALL_FOUR = ["conv", "up", "rows", "head"]
 # XNNPACK's quantizer scales a transposed convolution's weight along its inputs.
 ALONG_INPUTS = "its weight scale varies within an output channel"
@@ -27,6 +32,19 @@ FOUND = {
     "ort_residual": (["first", "second", "head"], {}),
     "pt2e": (["conv", "node_MatMul_25", "head"], {"up": ALONG_INPUTS}),
     "brevitas": (["1", "3", "6"], {}),
+    "brevitas_mobile": (
+        ["net.0", "body.0", "body.2", "body.4", "body.0_1", "body.2_1", "body.4_1", "fc"],
+        {},
+    ),
+    "brevitas_blocks": (["stem", "conv1", "conv2", "conv1_1", "conv2_1", "down", "fc"], {}),
+    "nncf_mobile": (MOBILE, {}),
+    "nncf_mobile_mixed": (MOBILE, {}),
+    "nncf_blocks": (BLOCKS, {}),
+    "quark_mobile": (MOBILE, {}),
+    "quark_blocks": (
+        ["stem", "b1.conv1", "b1.conv2", "b2.conv1", "b2.down", "b2.conv2", "fc"],
+        {},
+    ),
     "aimet": (ALL_FOUR, {}),
     "aimet_residual": (["first", "second", "head"], {}),
 }
@@ -43,9 +61,10 @@ def run(path, x, level="DISABLE_ALL"):
     return np.concatenate([session.run(None, {name: one})[0] for one in x])
 
 
-def data():
+def data(name=""):
     """Inputs, enough of them that codes next to ties occur."""
-    return np.random.default_rng(1).normal(size=(40, *make.SHAPE)).astype(np.float32)
+    shape = make.LARGE if name.endswith(("mobile", "mixed", "blocks")) else make.SHAPE
+    return np.random.default_rng(1).normal(size=(40, *shape)).astype(np.float32)
 
 
 def test_every_file_has_a_maker_and_a_test():
@@ -63,12 +82,19 @@ def test_what_is_read(tmp_path, name):
 @pytest.mark.parametrize("name", FOUND)
 def test_deploy_equals_fake_quant_at_every_level(tmp_path, name):
     done = convert_qat_model(FOLDER / f"{name}.onnx", tmp_path / "net")
-    x = data()
+    x = data(name)
     expected = run(done.fake_quant, x)
     assert len(np.unique(expected)) > 10
     for level in LEVELS:
         assert same_bits(run(done.fake_quant, x, level), expected), level
         assert same_bits(run(done.deploy, x, level), expected), level
+
+
+# In the other networks channels are so few that integer-valued floats are faster.
+@pytest.mark.parametrize("name", [n for n in FOUND if n.endswith(("mobile", "mixed", "blocks"))])
+def test_the_share_that_is_computed_in_int8(tmp_path, name):
+    done = convert_qat_model(FOLDER / f"{name}.onnx", tmp_path / "net")
+    assert explain(done).int8_share > 0.9
 
 
 # Float biases are rounded to the accumulator's steps when they are read, so such files are others.
@@ -91,7 +117,7 @@ def test_the_portable_form_of_them(tmp_path, name):
     done = convert_qat_model(FOLDER / f"{name}.onnx", tmp_path / "net", target="qdq")
     again = convert_qat_model(done.deploy, tmp_path / "again", target="qdq")
     assert [layer.name for layer in again.layers] == FOUND[name][0]
-    x = data()
+    x = data(name)
     expected = run(done.fake_quant, x)
     assert same_bits(run(again.fake_quant, x), expected)
     error = np.abs(run(done.deploy, x) - expected).max()
