@@ -30,7 +30,6 @@ from bridge.export.qdq import check_symmetric
 from bridge.export.reader import FloatOperator, Refusal, named_operators, read_layers
 from bridge.export.record import record_text
 from bridge.export.scribe import Scribe
-from bridge.export.stored_weights import write_float_inputs, write_stored_weights
 from bridge.export.summary import (
     Conversion,
     LayerSummary,
@@ -218,12 +217,12 @@ def convert_model(
     _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)
     # Backwards: what reads a chain's codes is written before the chain takes their place.
     for product in products:
-        how.product(Scribe(deploy.graph, product), product)
+        how.product(Scribe(product), product)
         summaries.append(summarize_product(product, how.product_form, how.product_arithmetic))
     for layer in reversed(layers):
         choice = choices[layer.name]
         summaries.append(summarize_layer(layer, choice, proofs.get(layer.name)))
-        choice.form.write(Scribe(deploy.graph, layer, vnni=vnni), layer)
+        choice.form.write(Scribe(layer, vnni=vnni), layer)
     _finish(fake, deploy, how)
     summaries.sort(key=lambda summary: order[summary.name])
     if fast is not None:
@@ -248,21 +247,29 @@ def _finish(fake: ir.Model, deploy: ir.Model, how: Target) -> None:
     for model in (fake, deploy):
         passes.RemoveUnusedNodesPass()(model)
         _lower_ir_version(model)
-    write_stored_weights(fake.graph, keep_integers=False)
-    write_float_inputs(fake.graph)
+    how.store_fake(fake.graph)
     how.store(deploy.graph)
     for model in (fake, deploy):
         fit_transposed(model.graph)
-        passes.RemoveUnusedNodesPass()(model)
+        _remove_unused(model)
         # Layers that share a weight share its initializer.
         passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT)(model)
     how.finish_fake(fake.graph)
     how.finish(deploy.graph)
     for model in (fake, deploy):
-        passes.RemoveUnusedNodesPass()(model)
+        _remove_unused(model)
         # A value of the file may have the name of a written one.
         passes.NameFixPass()(model)
         _drop_traces(model.graph)
+
+
+def _remove_unused(model: ir.Model) -> None:
+    """Remove what nothing reads, and move the initializers of inner graphs to the main one.
+
+    No pass looks for unused initializers, or for equal ones, in a branch or a loop's body.
+    """
+    passes.LiftSubgraphInitializersToMainGraphPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def _make_fast(source: ir.Model, data: Iterable[Any], *, fold_batch_norm: bool) -> Fast:
@@ -288,9 +295,9 @@ def _write_fake(
     for layer in layers:
         chain = chains.get(layer.name)
         same = layer if chain is None else replace(layer, moved=chain.rescale)
-        how.fake(Scribe(graph, layer), same)
+        how.fake(Scribe(layer), same)
     for product in products:
-        how.fake_product(Scribe(graph, product), product)
+        how.fake_product(Scribe(product), product)
 
 
 def read_quantized(
@@ -299,7 +306,7 @@ def read_quantized(
     """Find everything quantized in a graph.
 
     Args:
-        graph: the main graph of a QDQ model.
+        graph: the main graph of a QDQ model; those inside it are read too.
         fold_batch_norm: as convert_qat_model's.
         refusal: as read_layers'.
     Returns:

@@ -53,9 +53,10 @@ def make_fast(model: ir.Model, layers: Iterable[Written], data: Iterable[Any]) -
     Raises:
         ValueError: there is no data, or it does not fit the model.
     """
-    layers = list(layers)
-    results = {layer.name: rounding_place(layer.output, past_pools=True) for layer in layers}
-    rounded = requantize(model, layers, data)
+    # What runs in a branch or a loop is converted as in mode "exact": data may not reach it.
+    outer = [layer for layer in layers if layer.node.graph is model.graph]
+    results = {layer.name: rounding_place(layer.output, past_pools=True) for layer in outer}
+    rounded = requantize(model, outer, data)
     operators = dict(named_operators(model.graph))
     fake, deploy = model.clone(), model.clone()
     found = read_elementwise(model.graph, taken=operators)
@@ -66,7 +67,7 @@ def make_fast(model: ir.Model, layers: Iterable[Written], data: Iterable[Any]) -
     for made, write in ((fake, write_fake_elementwise), (deploy, write_integer_elementwise)):
         # Backwards: what reads the codes of a sum is written before others take their place.
         for one in reversed(read_elementwise(made.graph, taken=operators)):
-            write(Scribe(made.graph, one), one)
+            write(Scribe(one), one)
     if any(one.form != FLOAT for one in found):
         deploy.opset_imports[MICROSOFT] = 1
     places = {node: i for i, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph))}

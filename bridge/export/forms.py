@@ -85,7 +85,8 @@ class Target:
         product: writes one of the deploy model.
         product_form: what a product becomes there.
         product_arithmetic: what multiplies in it.
-        store: writes the quantized operands of operators left in float in the deploy model.
+        store_fake: writes the quantized operands of operators left in float in fake-quant.
+        store: writes those in the deploy model.
         folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
         check: refuses models that the target cannot hold.
         refusal: says why a layer stays in float for the target's sake, None for others.
@@ -101,6 +102,7 @@ class Target:
     product: ProductWriter
     product_form: str
     product_arithmetic: str
+    store_fake: Callable[[ir.Graph], None]
     store: Callable[[ir.Graph], None]
     folds_batch_norm: bool
     check: Callable[[Sequence[QuantizedLayer]], None]
@@ -205,6 +207,20 @@ def _store_integers(graph: ir.Graph) -> None:
     write_float_inputs(graph)
 
 
+def _store_floats(graph: ir.Graph) -> None:
+    write_stored_weights(graph, keep_integers=False)
+
+
+def _finish_ascend_fake(graph: ir.Graph) -> None:
+    rewrite_remaining_fake_pairs(graph)
+    write_float_inputs(graph)
+
+
+def _finish_ascend(graph: ir.Graph) -> None:
+    rewrite_remaining_pairs(graph)
+    write_float_inputs(graph)
+
+
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         fake=write_fake,
@@ -215,6 +231,7 @@ TARGETS: Mapping[str, Target] = {
         product=write_integer_product,
         product_form="MatMulInteger",
         product_arithmetic=INT8,
+        store_fake=_store_integers,
         store=_store_integers,
         folds_batch_norm=True,
         check=lambda layers: None,  # noqa: ARG005
@@ -231,6 +248,7 @@ TARGETS: Mapping[str, Target] = {
         product=lambda scribe, product: None,  # noqa: ARG005
         product_form=_QDQ.name,
         product_arithmetic=_QDQ.arithmetic,
+        store_fake=_store_integers,
         store=store_quantized_constants,
         folds_batch_norm=False,
         check=lambda layers: None,  # noqa: ARG005
@@ -247,11 +265,12 @@ TARGETS: Mapping[str, Target] = {
         product=write_ascend_product,
         product_form=_ASCEND.name,
         product_arithmetic=_ASCEND.arithmetic,
-        store=partial(write_stored_weights, keep_integers=False),
+        store_fake=_store_floats,
+        store=_store_floats,
         folds_batch_norm=True,
         check=ascend.check_layers,
         refusal=ascend.refusal,
-        finish_fake=rewrite_remaining_fake_pairs,
-        finish=rewrite_remaining_pairs,
+        finish_fake=_finish_ascend_fake,
+        finish=_finish_ascend,
     ),
 }

@@ -29,15 +29,16 @@ class Written(Protocol):
 class Scribe:
     """Writes the nodes of one layer just before its operator, named after the layer.
 
+    The nodes stand in the operator's own graph, which may be the body of an If, Loop or Scan.
+
     Args:
-        graph: the layer's.
         layer: the layer, or product.
         vnni: write weights as int8, for processors that sum uint8 x int8 in 32 bits.
     """
 
-    def __init__(self, graph: ir.Graph, layer: Written, *, vnni: bool = False) -> None:
+    def __init__(self, layer: Written, *, vnni: bool = False) -> None:
         self.vnni = vnni
-        self._graph = graph
+        self._graph = graph_of(layer.node)
         self._layer = layer
         self._count = 0
 
@@ -100,6 +101,21 @@ class Scribe:
         return add_initializer(
             self._graph, f"{user}_constant_{len(self._graph.initializers)}", array
         )
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """Return the graph that a node stands in: the main one, or a body of If, Loop or Scan.
+
+    Args:
+        node: a node of a model without functions.
+    Returns:
+        its graph.
+    Raises:
+        ValueError: it is in no graph.
+    """
+    if not isinstance(node.graph, ir.Graph):
+        raise ValueError(f"node {node.name!r} ({node.op_type}) is in no graph")
+    return node.graph
 
 
 def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir.Value:

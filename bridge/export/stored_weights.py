@@ -4,85 +4,96 @@ ONNX Runtime fuses DequantizeLinear(constant) -> MatMul into kernels that round 
 too, quantizes the float weight of a convolution between pairs, and computes sums, products and
 averages between pairs on integers with other roundings. So no DequantizeLinear may stand before
 such an operator in a model whose bits are promised.
+
+Both models get the same nodes: what is computed when a model runs, and what when it is loaded,
+decides which kernel the operator gets, and kernels sum in orders of their own.
 """
 
-import numpy as np
 import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.constants import Array, constant
+from bridge.export.dequantization import Dequantization, read_dequantization
 from bridge.export.layer_names import LAYER_KEY
 from bridge.export.pairs import NotQuantizedError, read_stored
-from bridge.export.scribe import add_initializer
-
-_INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32)
+from bridge.export.scribe import add_initializer, graph_of
 
 
 def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
     """Replace the DequantizeLinear of every constant by what it computes.
 
     Args:
-        graph: after all layers were written and unused nodes removed; its subgraphs count.
+        graph: after all layers were written and unused nodes removed; those inside it count.
         keep_integers: write (float32(integers) - zero point) * scale as nodes, which leaves the
             integers in the file; otherwise write the floats.
     """
-    for node in list(ir.traversal.RecursiveGraphIterator(graph)):
-        owner = node.graph
-        if node.op_type != "DequantizeLinear" or node.outputs[0].is_graph_output():
-            continue
-        if not isinstance(owner, ir.Graph):
-            continue  # a function's body
-        try:
-            integers, scale, zero_point = read_stored(node)
-        except NotQuantizedError:
-            continue  # it is not, or not rightly, quantized; no layer has read it
-        if integers.dtype not in _INTEGERS:
-            continue
+    for node in list(RecursiveGraphIterator(graph)):
+        one = read_dequantization(node)
+        codes = None if one is None else _stored_codes(one)
+        if one is None or codes is None or not (one.scale > 0).all():
+            continue  # an activation, or not rightly quantized; no layer has read it
         name = node.outputs[0].name or ""
-        if keep_integers:
-            stored = add_initializer(owner, f"{name}_integers", integers)
-            value = _write_nodes(owner, node, stored, scale, zero_point)
+        # Blocks that end early have a scale an element.
+        if keep_integers and (one.scale.size < codes.size or codes.size == 1):
+            value = one.write(add_initializer(graph_of(node), f"{name}_integers", codes))
         else:
-            centered = integers.astype(np.float32) - zero_point.astype(np.float32)
-            value = add_initializer(owner, f"{name}_value", centered * scale)
-        ir.convenience.replace_all_uses_with(node.outputs[0], value)
-        owner.remove(node, safe=True)
+            value = add_initializer(graph_of(node), f"{name}_value", one.values(codes))
+        _redirect(graph, node.outputs[0], value)
 
 
 def write_float_inputs(graph: ir.Graph) -> None:
     """Write the dequantized inputs of operators that stay in float in plain arithmetic.
 
-    (float32(x_q) - zero point) * scale has the bits of DequantizeLinear.
+    What cannot be written so, as the scale is not constant, gets a Max of one operand behind it,
+    which hands on what it gets and which no runtime fuses.
 
     Args:
-        graph: after all layers and stored weights were written.
+        graph: after all layers and stored weights were written; those inside it count.
     """
-    for node in list(graph):
-        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+    for node in list(RecursiveGraphIterator(graph)):
+        if node.op_type != "DequantizeLinear":
             continue
-        uses = node.outputs[0].uses()
-        readers = [use for use in uses if LAYER_KEY not in use.node.metadata_props]
-        scale = constant(node.inputs[1])
-        zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros((), np.int8)
-        if not readers or scale is None or zero_point is None or scale.size != 1:
+        readers = [use.node for use in node.outputs[0].uses()]
+        inner = node.outputs[0].is_graph_output() and node.graph is not graph
+        if not inner and all(LAYER_KEY in reader.metadata_props for reader in readers):
             continue
-        value = _write_nodes(graph, node, node.inputs[0], scale, zero_point)
-        for use in readers:
-            use.node.replace_input_with(use.idx, value)
+        one = read_dequantization(node)
+        plain = one is not None and constant(one.codes) is None
+        value = one.write(one.codes) if one is not None and plain else _fenced(node)
+        _redirect(graph, node.outputs[0], value)
 
 
-def _write_nodes(
-    graph: ir.Graph, before: ir.Node, stored: ir.Value, scale: Array, zero_point: Array
-) -> ir.Value:
-    name = before.outputs[0].name or ""
+def _stored_codes(one: Dequantization) -> Array | None:
+    """Return the codes that a node dequantizes, None if they are not constant."""
+    stored = constant(one.codes)
+    if stored is not None:
+        return stored
+    try:
+        return read_stored(one.node)[0]
+    except NotQuantizedError:
+        return None
 
-    def op(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes, name=f"{name}/{op_type}")
-        node.outputs[0].name = f"{name}/{op_type}_output"
-        graph.insert_before(before, node)
-        return node.outputs[0]
 
-    value = op("Cast", stored, to=ir.DataType.FLOAT)
-    if zero_point.any():
-        zero = add_initializer(graph, f"{name}_zero_point", zero_point.astype(np.float32))
-        value = op("Sub", value, zero)
-    return op("Mul", value, add_initializer(graph, f"{name}_scale", scale))
+def _fenced(node: ir.Node) -> ir.Value:
+    made = node.outputs[0]
+    kept = ir.node("Max", [made], name=f"{made.name}/kept")
+    kept.outputs[0].name = f"{kept.name}_output"
+    kept.outputs[0].shape, kept.outputs[0].type = made.shape, made.type
+    graph_of(node).insert_after(node, kept)
+    return kept.outputs[0]
+
+
+def _redirect(main: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let what reads a value, but for layers, which are written, read another.
+
+    So does an output of a branch or a loop: a runtime may put the branch into the main graph.
+    """
+    for use in list(old.uses()):
+        if LAYER_KEY not in use.node.metadata_props and use.node is not new.producer():
+            use.node.replace_input_with(use.idx, new)
+    owner = old.graph
+    if owner is None or owner is main:
+        return
+    for i, output in enumerate(owner.outputs):
+        if output is old:
+            owner.outputs[i] = new

@@ -98,7 +98,7 @@ def tune_choices(
     for layer in layers:
         chain, size = chains.get(layer.name), sizes.get(layer.x_q.name or "")
         names = [form.name for form in ort_candidates(layer, chain)]
-        if size is None or len(names) < 2:
+        if size is None or len(names) < 2 or layer.node.graph is not model.graph:
             continue
         key = _key(layer, chain, size)
         if key not in measured:
@@ -186,7 +186,7 @@ class _Bench:
             moves, _, quantizers = follow(layer.output)
             chain = replace(chain, moves=moves, quantizers=quantizers)
         (form,) = (form for form in ort_candidates(layer, chain) if form.name == name)
-        form.write(Scribe(graph, layer, vnni=self.vnni), layer)
+        form.write(Scribe(layer, vnni=self.vnni), layer)
         model = ir.Model(graph, ir_version=self.model.ir_version or 8)
         passes.RemoveUnusedNodesPass()(model)
         return model

@@ -29,12 +29,17 @@ def twin(done):
     return path
 
 
-def run(path, x, level="ENABLE_ALL"):
+def run_all(path, x, level="ENABLE_ALL"):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(str(path), options)
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
+    feeds = x if isinstance(x, dict) else {session.get_inputs()[0].name: x}
+    return session.run(None, feeds)
+
+
+def run(path, x, level="ENABLE_ALL"):
+    return run_all(path, x, level)[0]
 
 
 def assert_the_same(done, x):
@@ -186,3 +191,68 @@ def test_a_model_that_is_not_in_the_dialect(tmp_path):
         ascend_twin(path, tmp_path / "twin.onnx")
     with pytest.raises(FileNotFoundError, match="no ONNX model at"):
         ascend_twin(tmp_path / "none.onnx", tmp_path / "twin.onnx")
+
+
+SCALE = np.float32(0.3)
+HALVES = ((np.arange(-200, 200) + 0.5) * float(SCALE)).astype(np.float32)
+TIES = HALVES[np.rint(HALVES / SCALE) != np.rint(HALVES * (np.float32(1) / SCALE))]
+MIDDLE = "r = Relu (xd) rq = QuantizeLinear (r, sv, zx) rd = DequantizeLinear (rq, sv, zx) "
+LAST = W + "[fc] y = MatMul (rd, wd) "
+BRANCH = (
+    "lo = Constant <value = float {{0.0}}> () top = ReduceMax <keepdims = 0> (x) "
+    "c = Greater (top, lo) y = If (c) <then_branch = t () => (float[N, 2] a) {{ {} }}, "
+    "else_branch = e () => (float[N, 2] b) {{ b = Slice (x, from, to, from) }}> "
+)
+INNER = LAST.replace("y =", "a =")
+AROUND = {
+    "a float operator": (X + MIDDLE + LAST, ""),
+    "several of each": (
+        X + MIDDLE + LAST + "xe = DequantizeLinear (xq, sx, zx) z = Abs (xe) u = Neg (xd)",
+        ", float[N, 3] z, float[N, 3] u",
+    ),
+    "a float operator and a layer": (
+        X + LAST.replace("rd", "xd") + "z = Neg (xd)",
+        ", float[N, 3] z",
+    ),
+    "codes that are an output": (X + MIDDLE + LAST, ", {0}[N, 3] xq, {0}[N, 3] rq"),
+    "floats that are an output": (X + MIDDLE + LAST, ", float[N, 3] xd"),
+    "around a branch": (X + BRANCH.format(MIDDLE + INNER) + "z = Neg (xd)", ", float[N, 3] z"),
+    "in a branch": (BRANCH.format(X + MIDDLE + INNER), ""),
+    "on both sides of a branch": (
+        "xq = QuantizeLinear (x, sx, zx) "
+        + BRANCH.format("xd = DequantizeLinear (xq, sx, zx) " + MIDDLE + INNER),
+        "",
+    ),
+    "an axis": (
+        X.replace("Linear", "Linear <axis = 1>") + MIDDLE.replace("zx", "zv") + LAST,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("zero", [np.int8(0), np.int8(-7), np.uint8(131)])
+@pytest.mark.parametrize("name", AROUND)
+def test_a_pair_rounds_as_the_device_does(tmp_path, name, zero):
+    """Fake-quant multiplies by the reciprocal wherever the deploy model does."""
+    body, outputs = AROUND[name]
+    scale = np.array([0.3, 0.07, 0.3], np.float32) if name == "an axis" else SCALE
+    numbers = {"sx": scale, "zx": np.full(scale.shape, zero)}
+    proto = model(
+        body,
+        outputs="float[N, 2] y" + outputs.format(zero.dtype),
+        opset=21,
+        **numbers,
+        **PER_TENSOR,
+        sv=np.float32(0.11),
+        zv=np.int8(3),
+        **{"from": np.int64([0, 1]), "to": np.int64([9, 3])},
+    )
+    done = convert(proto, tmp_path)
+    x = np.resize(TIES, (9, 3))
+    expected = run_model(done.deploy, [x])
+    path = twin(done)
+    for level in LEVELS:
+        for other in (done.fake_quant, path):
+            found = run_all(other, x, level)
+            for value, (output, wanted) in zip(found, expected.items(), strict=True):
+                assert same_bits(value, wanted), (output, level, other)

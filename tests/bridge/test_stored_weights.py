@@ -3,13 +3,16 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
-from bridge import convert_qat_model
+from bridge import ascend_twin, convert_qat_model
 from bridge.export.runtime import run_model
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, batch, model, same_bits, save
+from tests.bridge.test_ascend_twin import LEVELS, run_all
 
 WEIGHT = np.random.default_rng(1).normal(0.0, 1.0, (2, 40)).astype(np.float32)
 SCALES = np.linspace(0.01, 0.05, 40).astype(np.float32)
+ONE_SCALE = {"sw": np.float32(0.01), "zw": np.int8(0)}
 STORED = " vd = DequantizeLinear <axis: int = 1> (v, sv, zv) [float] z = MatMul (y, vd)"
 DRAWN = " vq = QuantizeLinear <axis: int = 1> (v, sv, zv)" + STORED.replace("(v,", "(vq,")
 
@@ -97,3 +100,91 @@ def test_no_dequantized_value_is_read_by_a_float_operator(tmp_path):
         zero = -7 if dequantized["mq"].dtype == np.int8 else 121
         integers = dequantized["mq"].astype(np.float32) - np.float32(zero)
         assert same_bits(dequantized[add.input[0]], integers * np.float32(0.3))
+
+
+KINDS = {
+    name: getattr(TensorProto, name.upper())
+    for name in ("int4", "uint4", "int8", "uint8", "int16", "uint16", "float8e4m3fn", "float8e5m2")
+}
+WAYS = {"tensor": "", "axis": "<axis = 1>", "blocks": "<axis = 1, block_size = 2>"}
+OPERATORS = {
+    "MatMul": ("z = MatMul (f, kd)", (64, 48), (1, 64), 2),
+    "Gemm": ("z = Gemm <transB = 1> (f, kd)", (48, 64), (1, 64), 2),
+    "Conv": ("z = Conv (f, kd)", (8, 6, 3, 3), (2, 6, 7, 7), 4),
+    "ConvTranspose": ("z = ConvTranspose (f, kd)", (6, 8, 3, 3), (2, 6, 7, 7), 4),
+    "Gather": ("i = Cast <to = 7> (f) e = Gather (kd, i) z = Add (e, e)", (9, 8), (3, 4), 3),
+    "Einsum": ('z = Einsum <equation = "nk, km -> nm"> (f, kd)', (64, 48), (5, 64), 2),
+    "LSTM": ("z = LSTM <hidden_size = 3> (f, kd, r)", (1, 12, 8), (3, 2, 8), 4),
+    "GRU": ("z = GRU <hidden_size = 4> (f, kd, r)", (1, 12, 8), (3, 2, 8), 4),
+}
+
+
+def float_operator(name, kind, way):
+    """A layer, and an operator on f whose weight is stored so; and what f is."""
+    rng = np.random.default_rng(3)
+    operator, shape, given, rank = OPERATORS[name]
+    size = {"tensor": (), "axis": shape[1:2], "blocks": (shape[0], shape[1] // 2, *shape[2:])}
+    how = WAYS[way]
+    if name == "MatMul" and way == "blocks":  # as MatMulNBits takes them
+        size[way], how = (4, 48), "<axis = 0, block_size = 16>"
+    if kind.startswith("float8"):
+        values, zeros = rng.standard_normal(shape), np.zeros(size[way])
+    else:
+        low, high = (0, 16) if kind.startswith("u") else (-8, 8)
+        values, zeros = rng.integers(low, high, shape), rng.integers(0, 8, size[way])
+    proto = model(
+        GEMM + f" kd = DequantizeLinear {how} (k, sk, zk) [float] " + operator,
+        inputs=f"float[N, 3] x, float[{', '.join(map(str, given))}] f",
+        outputs=f"float[N, 2] y, float[{', '.join('ABCD'[:rank])}] z",
+        opset=21,
+        b=BIAS,
+        k=onnx.helper.make_tensor("k", KINDS[kind], shape, np.ravel(values)),
+        zk=onnx.helper.make_tensor("zk", KINDS[kind], size[way], np.ravel(zeros)),
+        r=rng.standard_normal((1, 12, 3 if name == "LSTM" else 4)).astype(np.float32),
+        **ONE_SCALE,
+        sk=(rng.random(size[way]) * 0.05 + 0.01).astype(np.float32),
+    )
+    floats = rng.integers(0, 9, given) if name == "Gather" else rng.standard_normal(given)
+    return proto, {"x": batch(), "f": floats.astype(np.float32)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("name", "target"), [*((name, "ort") for name in OPERATORS), ("MatMul", "ascend")]
+)
+def test_both_models_have_the_same_bits_at_every_level(tmp_path, name, way, target):
+    """They compute the weight at the same time, when loaded or when run, so they sum alike."""
+    for kind in KINDS if name == "MatMul" else ("int4", "uint8", "float8e5m2"):
+        proto, feeds = float_operator(name, kind, way)
+        done = convert_qat_model(save(proto, tmp_path), tmp_path / kind, target=target)
+        deploy = done.deploy
+        if target == "ascend":
+            deploy = ascend_twin(deploy, tmp_path / "twin.onnx")
+        (_, wanted) = run_all(done.source, feeds, "DISABLE_ALL")
+        for level in LEVELS:
+            (_, fake), (_, found) = (
+                run_all(path, feeds, level) for path in (done.fake_quant, deploy)
+            )
+            assert same_bits(fake, found), (kind, level)
+            assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max(), (kind, level)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_deploy_stores_what_the_file_stores(tmp_path, kind):
+    proto, _ = float_operator("MatMul", kind, "blocks")
+    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    stored = [v for v in onnx.load(done.deploy).graph.initializer if np.prod(v.dims) == 64 * 48]
+    assert [v.data_type for v in stored] == [KINDS[kind]]
+
+
+def test_blocks_that_end_early(tmp_path):
+    proto, feeds = float_operator("MatMul", "int8", "blocks")
+    (node,) = (n for n in proto.graph.node if n.output[0] == "kd")
+    (size,) = (a for a in node.attribute if a.name == "block_size")
+    size.i = 20  # of 64
+    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    _, wanted = run_all(done.source, feeds, "DISABLE_ALL")
+    for level in LEVELS:
+        _, fake = run_all(done.fake_quant, feeds, level)
+        assert same_bits(run_all(done.deploy, feeds, level)[1], fake), level
+        assert np.abs(fake - wanted).max() < 1e-5 * np.abs(wanted).max(), level
