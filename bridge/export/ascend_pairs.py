@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.ascend import check_pair
 from bridge.export.constants import called
 from bridge.export.errors import ConversionError
 from bridge.export.layer import signed_zero
 from bridge.export.pairs import NotQuantizedError, read_parameters
-from bridge.export.scribe import add_initializer
+from bridge.export.scribe import add_initializer, graph_of
 
 _Writer = Callable[[ir.Graph, ir.Value, np.float32, int], list[ir.Node]]
 
 
 def rewrite_remaining_pairs(graph: ir.Graph) -> None:
     """Write what is left of Q/DQ pairs around float operators in the dialect.
+
+    A pair keeps its QuantizeLinear where its codes are read elsewhere too, as by a graph output.
 
     Args:
         graph: after all layers and stored weights were written and unused nodes removed.
@@ -44,6 +47,7 @@ def rewrite_remaining_fake_pairs(graph: ir.Graph) -> None:
 
 def _rewrite(graph: ir.Graph, write: _Writer) -> None:
     for quantize, dequantize in list(_pairs(graph)):
+        owner = graph_of(dequantize)
         name = called(dequantize)
         try:
             scale, zero_point = read_parameters(dequantize)
@@ -60,15 +64,16 @@ def _rewrite(graph: ir.Graph, write: _Writer) -> None:
         x = quantize.inputs[0]
         if x is None:
             raise ConversionError(f"node {called(quantize)!r} has no input")
-        nodes = write(graph, x, number, signed_zero(zero_point))
+        nodes = write(owner, x, number, signed_zero(zero_point))
         for i, node in enumerate(nodes):
-            node.name = f"{dequantize.name}_ascend_{i}"
-        graph.insert_before(dequantize, nodes)
-        _replace(graph, dequantize, nodes[-1])
+            # A graph would name values by their count in it, as graphs inside and around it do.
+            node.name = node.outputs[0].name = f"{name}/ascend_{i}"
+        owner.insert_before(dequantize, nodes)
+        _replace(owner, dequantize, nodes[-1])
 
 
 def _pairs(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
-    for node in graph:
+    for node in RecursiveGraphIterator(graph):
         if node.op_type == "DequantizeLinear" and node.inputs[0] is not None:
             quantize = node.inputs[0].producer()
             if quantize is not None and quantize.op_type == "QuantizeLinear":

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.ascend_functions import DOMAIN, ascend_functions
 from bridge.export.constants import called, constant
@@ -17,7 +19,7 @@ from bridge.export.destinations import check_other_file, data_file, external_fil
 from bridge.export.errors import ConversionError
 from bridge.export.files import load_model, write_models
 from bridge.export.float_operator import fit_by_taps
-from bridge.export.scribe import add_initializer
+from bridge.export.scribe import add_initializer, graph_of
 
 _DIALECT = ("AscendQuant", "AscendDequant", "AscendAntiQuant")
 _SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -31,6 +33,7 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
     Every node of the dialect, and every operator on its integers, is in the domain
     "qatfunc.ascend", whose functions are in the file. An operator there has an attribute `offset`,
     that of the AscendQuant before it; weights, biases and the scales' uint64 are the file's own.
+    Where the dialect is in a branch or a loop, the twin has what the functions compute instead.
 
     Args:
         deploy_file: what convert_qat_model(..., target="ascend") wrote.
@@ -46,7 +49,8 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
     model = load_model(path)
     for written in (saved, data_file(saved)):
         check_other_file("save_file", written, [path, *external_files(model)])
-    if not any(node.op_type in _DIALECT and _standard(node) for node in model.graph):
+    nodes = RecursiveGraphIterator(model.graph)
+    if not any(node.op_type in _DIALECT and _standard(node) for node in nodes):
         raise ConversionError(f"{path} has no AscendQuant, which target 'ascend' writes")
     write_models({saved: twin_of(model)})
     return saved
@@ -64,14 +68,14 @@ def twin_of(model: ir.Model) -> ir.Model:
     """
     twin = model.clone()
     functions = {f.name: f for f in ascend_functions(twin.opset_imports[""])}
-    for node in list(twin.graph):
+    for node in list(RecursiveGraphIterator(twin.graph)):
         if not _standard(node):
             continue
         if node.op_type in _DIALECT:
             _check_values(node)
             node.domain = DOMAIN
         elif node.op_type in _SUMS and _offset(node, 0) is not None:
-            _move(twin.graph, node)
+            _move(graph_of(node), node)
         else:
             continue
         _check_names(node, functions[node.op_type])
@@ -79,6 +83,11 @@ def twin_of(model: ir.Model) -> ir.Model:
         twin.functions[function.identifier()] = function
     twin.opset_imports[DOMAIN] = _VERSION
     twin.ir_version = max(twin.ir_version or 0, _IR_VERSION_OF_FUNCTIONS)
+    nodes = RecursiveGraphIterator(twin.graph)
+    if any(node.domain == DOMAIN and node.graph is not twin.graph for node in nodes):
+        # ONNX Runtime names what it inlines alike in nested graphs, and confuses them then.
+        passes.InlinePass()(twin)
+        del twin.opset_imports[DOMAIN]
     return twin
 
 

@@ -190,7 +190,10 @@ def follow(
     while True:
         users = [use.node for use in value.uses()]
         if value.is_graph_output():
-            raise NoChainError(f"{value.name!r} is an output of the model")
+            # Of all graphs only the main one states its opset.
+            main = value.graph is None or value.graph.opset_imports
+            whose = "the model" if main else "a branch or a loop"
+            raise NoChainError(f"{value.name!r} is an output of {whose}")
         if not users:
             raise NoChainError(f"nothing reads {value.name!r}")
         others = [node for node in users if node.op_type != "QuantizeLinear"]
@@ -200,6 +203,9 @@ def follow(
         node = others[0]
         if len(users) > 1:
             raise NoChainError(f"{titled(node)} and others read {value.name!r}")
+        if node.graph is not value.graph:
+            # It may not run, or run many times, and fail where it should not run.
+            raise NoChainError(f"{titled(node)} is in a branch or a loop")
         try:
             ends = limits(node)
         except BadLimitsError as reason:

@@ -6,37 +6,41 @@ What ends in a Concat then ends in a quantizer, so that it can be a chain (bridg
 """
 
 import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.constants import constant
+from bridge.export.scribe import graph_of
 
 
 def quantize_before_concat(graph: ir.Graph) -> None:
     """Move quantizers of one scale that alone read a Concat to its inputs.
 
     Args:
-        graph: the main graph of a QDQ model.
+        graph: the main graph of a QDQ model; those inside it count.
     """
-    for node in list(graph):
+    for node in list(RecursiveGraphIterator(graph)):
         joint = _joint(node)
         if joint is None:
             continue
         codes = node.outputs[0]
         for i, value in enumerate(joint.inputs):
             part = _quantized(node, value, i)
-            graph.insert_before(joint, part)
+            graph_of(joint).insert_before(joint, part)
             joint.replace_input_with(i, part.outputs[0])
         joined, name = joint.outputs[0], codes.name
         ir.convenience.replace_all_uses_with(codes, joined)
-        graph.remove(node, safe=True)
+        graph_of(node).remove(node, safe=True)
         # The name of the floats must not stand for codes.
-        joined.name, joined.type = name, codes.type
+        joined.name, joined.type = name, part.outputs[0].type
 
 
 def _quantized(node: ir.Node, value: ir.Value | None, index: int) -> ir.Node:
     """Return a quantizer like a node for one of the values that its Concat joins."""
     codes = node.outputs[0]
     shape = None if value is None else value.shape
-    output = ir.Value(name=f"{codes.name}/{index}", shape=shape, type=codes.type)
+    zero = constant(node.inputs[2])
+    made = codes.type if zero is None else ir.TensorType(ir.DataType.from_numpy(zero.dtype))
+    output = ir.Value(name=f"{codes.name}/{index}", shape=shape, type=made)
     attributes = {key: attribute.value for key, attribute in node.attributes.items()}
     inputs, name = [value, *node.inputs[1:]], f"{node.name}/{index}"
     return ir.node("QuantizeLinear", inputs, attributes, name=name, outputs=[output])

@@ -6,8 +6,10 @@ operand, which hands on what it gets, keeps them apart.
 """
 
 import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.constants import reshaper
+from bridge.export.scribe import graph_of
 
 
 def keep_pools_in_float(graph: ir.Graph) -> None:
@@ -16,7 +18,7 @@ def keep_pools_in_float(graph: ir.Graph) -> None:
     Args:
         graph: of a deploy model; it is changed.
     """
-    for node in list(graph):
+    for node in list(RecursiveGraphIterator(graph)):
         # One with places of the maxima finds others among codes; fake-quant's are moved, too.
         if node.op_type != "MaxPool" or len(node.outputs) > 1:
             continue
@@ -26,7 +28,7 @@ def keep_pools_in_float(graph: ir.Graph) -> None:
             kept = ir.node("Max", [value], name=f"{node.name}/in_float")
             kept.outputs[0].name = f"{value.name}/in_float"
             kept.outputs[0].shape, kept.outputs[0].type = value.shape, value.type
-            graph.insert_after(node, kept)
+            graph_of(node).insert_after(node, kept)
             for user in users:
                 user.node.replace_input_with(user.idx, kept.outputs[0])
 

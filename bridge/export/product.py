@@ -91,7 +91,7 @@ def read_products(
     """Find the products of two quantized activations in a graph.
 
     Args:
-        graph: the main graph of a QDQ model.
+        graph: the main graph of a QDQ model; those inside it are read too.
         layers: operators that are layers; a weight of one scale looks like an activation.
     Returns:
         the products, in topological order; and by name why others of two activations are none.
@@ -99,7 +99,7 @@ def read_products(
     products, reasons = [], {}
     taken = set(layers)
     for name, node in named_operators(graph):
-        if node.op_type != "MatMul" or node.graph is not graph or node in taken:
+        if node.op_type != "MatMul" or node in taken:
             continue
         try:
             products.append(_read(node, name))

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.byte_weights import has_zero_point, zero_point_of
 from bridge.export.constants import Array, called, constant
@@ -41,7 +42,7 @@ from bridge.export.float_operator import fitted
 from bridge.export.layer import QuantizedLayer
 from bridge.export.layer_names import LAYER_KEY
 from bridge.export.pairs import NotQuantizedError, read_stored
-from bridge.export.scribe import Scribe, add_initializer
+from bridge.export.scribe import Scribe, add_initializer, graph_of
 
 
 def write_qdq(scribe: Scribe, layer: QuantizedLayer) -> None:
@@ -73,7 +74,7 @@ def store_quantized_constants(graph: ir.Graph) -> None:
         graph: after all layers were written and unused nodes removed; what is left are constants
             of operators that stay in float.
     """
-    for node in list(graph):
+    for node in list(RecursiveGraphIterator(graph)):
         if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
             continue
         quantize = node.inputs[0].producer()
@@ -83,7 +84,7 @@ def store_quantized_constants(graph: ir.Graph) -> None:
             integers, _, _ = read_stored(node)
         except NotQuantizedError:
             continue  # an activation, or not rightly quantized; no layer has read it
-        stored = add_initializer(graph, f"{node.inputs[0].name}_integers", integers)
+        stored = add_initializer(graph_of(node), f"{node.inputs[0].name}_integers", integers)
         node.replace_input_with(0, stored)
 
 
@@ -96,7 +97,7 @@ def check_symmetric(graph: ir.Graph) -> None:
         ConversionError: names the layers that read others, or the nodes where no layer does.
     """
     found = []
-    for node in graph:
+    for node in RecursiveGraphIterator(graph):
         stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
         if node.op_type != "QuantizeLinear" and not stored:
             continue
@@ -126,7 +127,7 @@ def separate_zero_points(graph: ir.Graph) -> None:
         graph: the finished graph.
     """
     taken: set[ir.Value] = set()
-    for node in graph:
+    for node in RecursiveGraphIterator(graph):
         if node.op_type != "DequantizeLinear" or constant(node.inputs[0]) is None:
             continue
         shared = node.inputs[2] if len(node.inputs) > 2 else None

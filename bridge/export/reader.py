@@ -49,7 +49,7 @@ def read_layers(
     """Find the quantized layers of a graph.
 
     Args:
-        graph: the main graph of a QDQ model.
+        graph: the main graph of a QDQ model; those inside it are read too.
         fold_batch_norm: take a BatchNormalization behind a layer as a part of it.
         refusal: which layers stay in float for the target's sake.
     Returns:
@@ -61,8 +61,6 @@ def read_layers(
     floats: list[FloatOperator] = []
     for name, node in named_operators(graph):
         try:
-            if node.graph is not graph:
-                raise NotQuantizedError("it is inside the subgraph of a control-flow operator")
             layer = _read_layer(node, name, fold_batch_norm)
             refused = refusal(layer)
             if refused is not None:

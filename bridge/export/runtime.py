@@ -1,7 +1,7 @@
 """Running converted models: ONNX Runtime, and the reference evaluator for the Ascend dialect."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     )
     wanted = [value.name for value in model.graph.output]
     feeds = dict(zip(names, inputs, strict=True))
-    if any(n.op_type.startswith("Ascend") and not n.domain for n in model.graph.node):
+    if any(n.op_type.startswith("Ascend") and not n.domain for n in _nodes(model.graph)):
         onnx.load_external_data_for_model(model, str(path.parent))
         results = ReferenceEvaluator(model, new_ops=ASCEND_OPERATORS).run(None, feeds)
     else:
@@ -93,6 +93,15 @@ def sums_int8_exactly() -> bool:
         helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
     )
     return bool((session.run(None, {"x": x})[0] == depth * 255 * 127).all())
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Iterate over the nodes of a graph and of those inside it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _session(model: onnx.ModelProto, path: Path) -> onnxruntime.InferenceSession:

@@ -6,9 +6,10 @@ it takes.
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.constants import Array, constant
-from bridge.export.scribe import add_initializer
+from bridge.export.scribe import add_initializer, graph_of
 
 _SHIFT = 128
 
@@ -17,9 +18,9 @@ def count_from_zero(graph: ir.Graph) -> None:
     """Let int8 quantizers that only DequantizeLinear nodes read write uint8 codes.
 
     Args:
-        graph: the main graph of a QDQ model.
+        graph: the main graph of a QDQ model; those inside it count.
     """
-    for node in list(graph):
+    for node in list(RecursiveGraphIterator(graph)):
         if node.op_type != "QuantizeLinear" or constant(node.inputs[0]) is not None:
             continue
         readers = [use.node for use in node.outputs[0].uses()]
@@ -31,7 +32,7 @@ def count_from_zero(graph: ir.Graph) -> None:
         zeros = [_signed_zero(one) for one in pair]
         if all(zero is not None for zero in zeros):
             for one, zero in zip(pair, zeros, strict=True):
-                _count(graph, one, np.asarray(zero, np.int16) + _SHIFT)
+                _count(one, np.asarray(zero, np.int16) + _SHIFT)
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
 
 
@@ -62,6 +63,6 @@ def _signed_zero(node: ir.Node) -> Array | None:
     return zero.reshape(()) if zero.size == 1 else zero
 
 
-def _count(graph: ir.Graph, node: ir.Node, zero_point: Array) -> None:
+def _count(node: ir.Node, zero_point: Array) -> None:
     name = f"{node.outputs[0].name}_zero_point"
-    node.replace_input_with(2, add_initializer(graph, name, zero_point.astype(np.uint8)))
+    node.replace_input_with(2, add_initializer(graph_of(node), name, zero_point.astype(np.uint8)))

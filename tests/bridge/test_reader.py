@@ -221,13 +221,12 @@ IF = (
 )
 
 
-def test_an_operator_inside_a_subgraph_stays_in_float(tmp_path):
+def test_an_operator_inside_a_subgraph_is_a_layer(tmp_path):
     inner = "[inner] a = MatMul (xd, wd)"
     body = X + W + "[outer] m = MatMul (xd, wd) " + IF.format(then=inner)
     layers, floats = read(model(body), tmp_path)
-    assert [layer.name for layer in layers] == ["outer"]
-    assert [(f.name, f.op) for f in floats] == [("inner", "MatMul")]
-    assert floats[0].reason == "it is inside the subgraph of a control-flow operator"
+    assert [layer.name for layer in layers] == ["outer", "inner"]
+    assert not floats
 
 
 def test_other_domains_are_not_looked_at(tmp_path):
