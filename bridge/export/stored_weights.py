@@ -30,7 +30,7 @@ def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
     for node in list(RecursiveGraphIterator(graph)):
         one = read_dequantization(node)
         codes = None if one is None else _stored_codes(one)
-        if one is None or codes is None or not (one.scale > 0).all():
+        if one is None or codes is None:
             continue  # an activation, or not rightly quantized; no layer has read it
         name = node.outputs[0].name or ""
         # Blocks that end early have a scale an element.
