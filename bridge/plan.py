@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 
-from rich.table import Table
 from torch import nn
 
 from bridge.arguments import check_model
 from bridge.config import read_config
 from bridge.eligibility import candidates, has_operator, refusal
+from bridge.layout import Listing
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 from bridge.products import advice, own_products
@@ -69,21 +69,20 @@ def plan_qat(
     return tuple(plans + _left_out(model, rules, held))
 
 
-def plan_table(plans: Sequence[LayerPlan]) -> Table:
+def plan_table(plans: Sequence[LayerPlan]) -> Listing:
     """Lay out a plan.
 
     Args:
         plans: from plan_qat.
     Returns:
-        a table for rich.print.
+        a listing for print or rich.print.
     """
     quantized = sum(plan.action == QUANTIZE for plan in plans)
-    table = Table(title=f"{quantized} of {len(plans)} layers to be quantized")
-    for column in ("layer", "class", "what happens", "why"):
-        table.add_column(column)
-    for plan in plans:
-        table.add_row(plan.path, plan.kind, plan.action, plan.reason)
-    return table
+    return Listing(
+        title=f"{quantized} of {len(plans)} layers to be quantized",
+        columns=["layer", "class", "what happens", "why"],
+        rows=[[plan.path or "(the model)", plan.kind, plan.action, plan.reason] for plan in plans],
+    )
 
 
 def _plan(model: nn.Module, path: str, module: nn.Module, rules: Rules) -> LayerPlan:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from bridge.arguments import check_flags, check_model
@@ -58,7 +57,7 @@ def prepare_qat(
     check_flags("prepare_qat", inplace=inplace, dry_run=dry_run)
     if dry_run:
         plans = plan_qat(model, config, include=include, skip=skip, layers=layers)
-        Console().print(plan_table(plans))
+        print(plan_table(plans))
         return model
     model = model if inplace else copy.deepcopy(model)
     plans = plan_qat(model, config, include=include, skip=skip, layers=layers)

@@ -1,71 +1,68 @@
 """Tables of what a conversion did, why, and of what a verification saw."""
 
-from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
-
 from bridge.export.differences import Difference
 from bridge.export.explain import Explanation, LayerExplanation
 from bridge.export.requantize import Rounding
 from bridge.export.summary import Conversion
 from bridge.export.verify import Verification
+from bridge.layout import Listing
 
 _EXACT_FLOAT32 = 1 << 24
 
 
-def conversion_table(conversion: Conversion) -> Table:
+def conversion_table(conversion: Conversion) -> Listing:
     """Lay out the layers of a conversion.
 
     Args:
         conversion: from convert_qat_model.
     Returns:
-        a table for rich.print.
+        a listing for print or rich.print.
     """
-    table = Table(title=f"{len(conversion.layers)} quantized layers, target {conversion.target}")
-    for column in ("layer", "operator", "deployed as", "input", "weight scales", "exactness"):
-        table.add_column(column)
-    if conversion.mode != "exact":
-        table.title = f"{table.title}, mode {conversion.mode}"
-        table.add_column("output rounded to")
+    fast = conversion.mode != "exact"
+    columns = ["layer", "operator", "deployed as", "input", "weight scales", "exactness"]
+    rows = []
     for layer in conversion.layers:
-        table.add_row(
-            escape(layer.name),
+        row = [
+            layer.name,
             layer.op,
             layer.form,
             f"int{layer.bits} {layer.scale_x:.3g} zp {layer.zero_point_x}",
             {0: "-", 1: "per tensor"}.get(layer.channels, f"{layer.channels} channels"),
             _exactness(layer.bound, proven=layer.proven),
-            *([] if conversion.mode == "exact" else [_rounding(layer.rounding)]),
-        )
-    for operator in conversion.left_in_float:
-        name, reason = escape(operator.name), escape(operator.reason)
-        table.add_row(name, operator.op, "float", reason, "", "")
-    return table
+        ]
+        rows.append([*row, _rounding(layer.rounding)] if fast else row)
+    left = [f"  {one.op} {one.name}: {one.reason}" for one in conversion.left_in_float]
+    title = f"{len(conversion.layers)} quantized layers, target {conversion.target}"
+    return Listing(
+        title=f"{title}, mode {conversion.mode}" if fast else title,
+        columns=[*columns, "output rounded to"] if fast else columns,
+        rows=rows,
+        caption=["left in float:", *left] if left else [],
+    )
 
 
-def explanation_table(explanation: Explanation) -> Table:
+def explanation_table(explanation: Explanation) -> Listing:
     """Lay out an explanation.
 
     Args:
         explanation: from explain.
     Returns:
-        a table for rich.print.
+        a listing for print or rich.print.
     """
-    table = Table(title=escape(f"{_total(explanation)}, target {explanation.target}"))
-    for column in ("layer", "operator", "deployed as", "MACs", "bits left", "thresholds", "speed"):
-        table.add_column(column)
-    table.add_column("why")
+    columns = ["layer", "operator", "deployed as", "MACs", "bits left", "thresholds", "speed"]
+    rows = []
     for layer in explanation.layers:
         left = layer.form == "float"
         form = layer.form if left else f"{layer.form} ({layer.arithmetic})"
         cells = (_macs(layer), _bits_left(layer), _thresholds(layer), _speed(layer))
-        table.add_row(escape(layer.name), layer.op, form, *cells, escape(_why(layer)))
-    table.caption = escape(
+        rows.append([layer.name, layer.op, form, *cells, _why(layer)])
+    caption = (
         "bits left: of the sums to 2^31 and to 2^24, where float32 stops being exact, and of the "
         f"bias to 2^31; speed: expected of the layer alone, with the quantizer of its input; "
         f"float32 is 1, on {explanation.measured_on}"
     )
-    return table
+    title = f"{_total(explanation)}, target {explanation.target}"
+    return Listing(title=title, columns=[*columns, "why"], rows=rows, caption=[caption])
 
 
 def _total(explanation: Explanation) -> str:
@@ -117,32 +114,49 @@ def _why(layer: LayerExplanation) -> str:
     return "; ".join(parts)
 
 
-def verification_table(verification: Verification) -> Table:
+def verification_table(verification: Verification) -> Listing:
     """Lay out the differences a verification counted.
 
     Args:
         verification: from verify.
     Returns:
-        a table for rich.print.
+        a listing for print or rich.print.
     """
-    table = Table(title="values that differ in any bit (largest difference)")
-    for column in ("", "torch / fake-quant", "fake-quant / deploy", "exactness"):
-        table.add_column(column)
+    rows = []
     for layer in verification.layers:
         exactness = _exactness(layer.bound, proven=layer.proven, measured=layer.measured)
         codes = _cell(layer.codes_torch_fake, "steps"), _cell(layer.codes_fake_deploy, "steps")
-        name = escape(layer.name)
-        table.add_row(f"{name} input", *codes, "")
+        rows.append([f"{layer.name} input", *codes, ""])
         outputs = _cell(layer.output_torch_fake, "acc"), _cell(layer.output_fake_deploy, "acc")
-        table.add_row(f"{name} output", *outputs, exactness)
+        rows.append([f"{layer.name} output", *outputs, exactness])
     for output in verification.outputs:
         cells = _cell(output.torch_fake, ""), _cell(output.fake_deploy, "")
-        table.add_row(f"output {escape(output.name)}", *cells, "")
-    table.caption = escape(
+        rows.append([f"output {output.name}", *cells, ""])
+    return Listing(
+        title="values that differ in any bit (largest difference)",
+        columns=["", "torch / fake-quant", "fake-quant / deploy", "exactness"],
+        rows=rows,
+        caption=_findings(verification),
+    )
+
+
+def _findings(verification: Verification) -> list[str]:
+    lines = [
         f"first difference: torch / fake-quant {verification.first_torch_fake or 'none'}, "
         f"fake-quant / deploy {verification.first_fake_deploy or 'none'}"
-    )
-    return table
+    ]
+    if verification.first_nan is not None:
+        lines.append(
+            f"the input of layer {verification.first_nan} has a NaN, for which no equality is "
+            "promised"
+        )
+    lines += [f"not interchangeable: {line}" for line in verification.interface]
+    if verification.missing:
+        called = [name for name in verification.missing if name not in verification.uncalled]
+        for names, why in ((called, "called"), (verification.uncalled, "never called")):
+            if names:
+                lines.append(f"quantized layers not in the file, {why}: {', '.join(names)}")
+    return lines
 
 
 def _rounding(rounding: Rounding | None) -> str:
@@ -153,7 +167,7 @@ def _rounding(rounding: Rounding | None) -> str:
     return f"int8 {rounding.scale:.3g} zp {rounding.zero_point}, {what}"
 
 
-def _exactness(bound: int | None, *, proven: bool, measured: int | None = None) -> RenderableType:
+def _exactness(bound: int | None, *, proven: bool, measured: int | None = None) -> str:
     if bound is None:
         bound, proven = 0, False
         if measured is None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
+from bridge.layout import Listing
 from bridge.modules.base import QATLayer, qat_layers
 from bridge.switches import quantization
 from qatfunc import WeightSpec, arq_qparams, fake_quantize
@@ -65,25 +65,23 @@ def sensitivity(
     return tuple(tables)
 
 
-def sensitivity_table(layers: Sequence[LayerSensitivity]) -> Table:
+def sensitivity_table(layers: Sequence[LayerSensitivity]) -> Listing:
     """Lay out sensitivities.
 
     Args:
         layers: from sensitivity.
     Returns:
-        a table for rich.print.
+        a listing for print or rich.print.
     """
-    table = Table(title="mean squared change of the output")
-    table.add_column("layer")
+    columns = ["layer"]
     if layers:
-        for width in layers[0].by_bits:
-            table.add_column(f"{width}-bit weight", justify="right")
-        for factor in layers[0].by_range:
-            table.add_column(f"range x {factor:g}", justify="right")
+        columns += [f"{width}-bit weight" for width in layers[0].by_bits]
+        columns += [f"range x {factor:g}" for factor in layers[0].by_range]
+    rows = []
     for layer in layers:
         errors = [*layer.by_bits.values(), *layer.by_range.values()]
-        table.add_row(layer.path, *(f"{error:.2e}" for error in errors))
-    return table
+        rows.append([layer.path, *(f"{error:.2e}" for error in errors)])
+    return Listing(title="mean squared change of the output", columns=columns, rows=rows)
 
 
 def _by_bits(

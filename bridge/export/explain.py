@@ -15,6 +15,7 @@ from bridge.export.layer import EXACT_FLOAT32
 from bridge.export.reader import FloatOperator, named_operators
 from bridge.export.shapes import Sizes, infer_sizes, macs, macs_per_position
 from bridge.export.summary import Conversion, LayerSummary, Proof
+from bridge.layout import Listing
 
 _INT32 = 1 << 31
 
@@ -94,6 +95,16 @@ class Explanation:
     def left_to_runtime(self) -> bool:
         """Whether a layer's arithmetic is what its runtime makes of it."""
         return any(layer.arithmetic == OF_RUNTIME for layer in self.layers)
+
+    def __rich__(self) -> Listing:
+        """Return what rich.print shows: bridge.report.explanation_table."""
+        from bridge.report import explanation_table  # which reads what is defined here
+
+        return explanation_table(self)
+
+    def __str__(self) -> str:
+        """Return bridge.report.explanation_table as text."""
+        return str(self.__rich__())
 
 
 def explain(

@@ -14,6 +14,7 @@ from bridge.export.layer import QuantizedLayer, signed_zero
 from bridge.export.product import QuantizedProduct
 from bridge.export.reader import FloatOperator
 from bridge.export.requantize import Rounding
+from bridge.layout import Listing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,6 +137,16 @@ class Conversion:
     layers: tuple[LayerSummary, ...]
     left_in_float: tuple[FloatOperator, ...]
     follow_symlinks: bool = False
+
+    def __rich__(self) -> Listing:
+        """Return what rich.print shows: bridge.report.conversion_table."""
+        from bridge.report import conversion_table  # which reads what is defined here
+
+        return conversion_table(self)
+
+    def __str__(self) -> str:
+        """Return bridge.report.conversion_table as text."""
+        return str(self.__rich__())
 
 
 def summarize_product(product: QuantizedProduct, form: str, arithmetic: str) -> LayerSummary:

@@ -27,6 +27,7 @@ from bridge.export.operands import (
 from bridge.export.requantize import is_codes
 from bridge.export.runtime import Feeds, interface, run_model
 from bridge.export.torch_calls import TorchCalls, compare_calls, unwrapped
+from bridge.layout import Listing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,16 @@ class Verification:
         differences = [d for o in self.outputs for d in (o.torch_fake, o.fake_deploy)]
         equal = all(d is None or d.count == 0 for d in differences)
         return equal and self.first_nan is None and not self.interface
+
+    def __rich__(self) -> Listing:
+        """Return what rich.print shows: bridge.report.verification_table."""
+        from bridge.report import verification_table  # which reads what is defined here
+
+        return verification_table(self)
+
+    def __str__(self) -> str:
+        """Return bridge.report.verification_table as text."""
+        return str(self.__rich__())
 
 
 def verify(

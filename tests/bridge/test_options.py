@@ -13,6 +13,7 @@ WRONG_KINDS = [
     {"fold_batch_norm": None},
     {"vnni": "no"},
     {"vnni": 0},
+    {"follow_symlinks": "no"},
     {"symmetric": "no", "target": "qdq"},
     {"tune": "yes"},
     {"tune": 1},

@@ -1,17 +1,20 @@
 """The tables of a conversion and of a verification."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
-from bridge import Conversion, Explanation, LayerExplanation, Verification
+from bridge import Conversion, Explanation, LayerExplanation, LayerPlan, Verification
 from bridge.export.differences import Difference
 from bridge.export.reader import FloatOperator
 from bridge.export.summary import LayerSummary, Proof
 from bridge.export.verify import LayerCheck, OutputCheck
+from bridge.plan import plan_table
 from bridge.report import conversion_table, explanation_table, verification_table
 
 
@@ -64,7 +67,7 @@ def test_a_conversion():
         *("wide", "Conv", "ConvInteger", "int16 0.0123 zp -7", "per tensor"),
         "to be measured (bound 3.0 x 2^24)",
     ]
-    assert lines[6] == ["head", "Gemm", "float", "its alpha is 0.5, not 1", "", ""]
+    assert lines[-2:] == [["left in float:"], ["Gemm head: its alpha is 0.5, not 1"]]
 
 
 def row(name="conv", **more):
@@ -173,9 +176,104 @@ def test_brackets_in_names_are_printed(name):
     assert cell == name
     cells = printed(conversion_table(conversion(layer(name), floats=floats)))
     assert cells[4][0] == name
-    assert cells[5][0] == name
-    assert cells[5][3] == f"{name} is not constant"
+    assert cells[-1][0] == f"Gemm {name}: {name} is not constant"
     lines = printed(verification_table(verification(check(name), first=name)))
     assert lines[4][0] == f"{name} input"
     assert lines[5][0] == f"{name} output"
     assert any(line[0].endswith(f"deploy {name}") for line in lines)
+
+
+def text_of(listing):
+    """What is printed, without the breaks of lines."""
+    return " ".join(str(listing).split())
+
+
+NAMES = {
+    "\x1b[2J\x1b[31mred": r"\x1b[2J\x1b[31mred",
+    "a\r\nb\tc\x00\x07\x7f": r"a\r\nb\tc\x00\x07\x7f",
+    "\x9b31m\x85\u2028": r"\x9b31m\x85\u2028",
+    "\u202eab\u200b\ufeff\xad": r"\u202eab\u200b\ufeff\xad",
+    "[red]x[/red] :warning: [link=a]b": "[red]x[/red] :warning: [link=a]b",
+    "\ud800": r"\ud800",
+    "Schicht.ä.层": "Schicht.ä.层",
+}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_cannot_steer_a_terminal(name):
+    floats = (FloatOperator(name, "Gemm", f"{name} is not constant"),)
+    seen = replace(
+        verification(check(name), first=name),
+        outputs=(OutputCheck(name=name, torch_fake=SAME, fake_deploy=SAME),),
+        first_nan=name,
+        interface=(f"has {name}",),
+        missing=(name,),
+        uncalled=(name,),
+    )
+    plan = LayerPlan(path=name, kind=name, action="skipped", reason=name)
+    expected = [
+        (conversion(layer(name), floats=floats), 3),
+        (explanation(row(name, unchained=name)), 2),
+        (seen, 7),
+        (plan_table([plan]), 3),
+    ]
+    for listing, count in expected:
+        for text in (str(listing), "\n".join("│".join(line) for line in printed(listing, 400))):
+            assert " ".join(text.split()).count(NAMES[name]) >= count, text
+            assert all(c.isprintable() or c == "\n" for c in text)
+
+
+LONG = "encoder.layers.11.attention.self.very_long_name_of_a_projection.with_adapters.0.query"
+REASON = " ".join(f"reason{i}" for i in range(40))
+
+
+@pytest.mark.parametrize("name", ["a", LONG, LONG * 3, "层" * 90])
+@pytest.mark.parametrize("width", [80, 40, 20, 200])
+def test_nothing_is_cut(name, width):
+    floats = (FloatOperator(name, "Gemm", REASON),)
+    seen = replace(verification(check(name), check("b", codes=OTHER)), interface=(REASON,))
+    plan = LayerPlan(path=name, kind="Conv2d", action="unsupported", reason=REASON)
+    listings = [
+        conversion(layer(name), floats=floats),
+        explanation(row(name, unchained=REASON)),
+        seen,
+        plan_table([plan]),
+    ]
+    for listing in listings:
+        file = io.StringIO()
+        Console(width=width, color_system=None, file=file).print(listing)
+        lines = file.getvalue().splitlines()
+        assert max(map(cell_len, lines)) <= width
+        assert "…" not in file.getvalue()
+        words = set(file.getvalue().replace("│", " ").split())
+        if width > 20:  # words longer than a line are broken
+            assert words.issuperset(() if listing is seen else REASON.split())
+        characters = "".join(file.getvalue().split())
+        assert all(characters.count(c) >= name.count(c) for c in set(name))
+
+
+def test_what_does_not_go_to_a_terminal_has_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    print(conversion(layer(LONG), floats=(FloatOperator(LONG, "Gemm", REASON),)))
+    lines = capsys.readouterr().out.splitlines()
+    assert 70 < max(map(len, lines)) <= 80
+
+
+def test_a_terminal_is_used_in_its_width(monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    seen = verification(*(check(f"{LONG}.{i}") for i in range(2)))
+    assert 80 < max(map(len, str(seen).splitlines())) <= 120
+
+
+def test_what_an_output_cannot_encode_is_escaped(monkeypatch):
+    file = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", file)
+    text = str(verification(check("Schicht.ä")))
+    assert text.isascii()
+    assert r"Schicht.\xe4 input" in text
+
+
+def test_nothing_to_list():
+    assert str(plan_table([])) == "0 of 0 layers to be quantized"
+    assert text_of(conversion()) == "0 quantized layers, target ort"

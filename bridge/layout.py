@@ -1,0 +1,125 @@
+"""Laying out what is printed: nothing is cut, and names from files cannot steer a terminal."""
+
+import io
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+_WIDTH = 80
+"""Of what does not go to a terminal."""
+
+_WRAPPED = 1.25
+"""A table that is wider than the console by at most this is wrapped, and not made a list."""
+
+_PROSE = 30
+"""What one long column needs where all others keep their width."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Rows of text under headings: a table where it fits, and a list of rows where it does not.
+
+    print(listing) and rich.print(listing) wrap it to the width of the terminal, to 80 columns where
+    there is none. Text is shown as it is, without markup; what is not printable is escaped.
+
+    Args:
+        title: the first line.
+        columns: the headings.
+        rows: one cell a column.
+        caption: the last lines.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: Sequence[str] = ()
+
+    @property
+    def row_count(self) -> int:
+        """How many rows there are."""
+        return len(self.rows)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the parts that rich prints."""
+        yield Text(printable(self.title))
+        if self.rows:
+            table = self._table()
+            yield from [table] if self._fits(table, console, options) else self._list()
+        for line in self.caption:
+            yield Text(printable(line))
+
+    def __str__(self) -> str:
+        """Return the listing as text."""
+        return render(self)
+
+    def _fits(self, table: Table, console: Console, options: ConsoleOptions) -> bool:
+        width = options.max_width
+        needed = console.measure(table, options=options.update(max_width=10_000))
+        columns = zip(self.columns, *self.rows, strict=True)
+        longest = max(max(map(cell_len, cells)) for cells in columns)
+        others = needed.maximum - longest + _PROSE
+        return needed.minimum <= width and min(needed.maximum / _WRAPPED, others) <= width
+
+    def _table(self) -> Table:
+        table = Table()
+        for i, column in enumerate(self.columns):
+            # The first one holds names, to be found whole.
+            table.add_column(Text(printable(column)), overflow="fold", no_wrap=i == 0)
+        for row in self.rows:
+            table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
+        return table
+
+    def _list(self) -> RenderResult:
+        for first, *others in self.rows:
+            yield Text(printable(first), overflow="fold")
+            named = zip(self.columns[1:], others, strict=True)
+            parts = [printable(f"{name} {cell}") for name, cell in named if cell]
+            text = Text("; ".join(parts), overflow="fold")
+            yield Padding(text, (0, 0, 0, 4))
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would not show or would obey.
+
+    Args:
+        text: any, such as a name from a file.
+    Returns:
+        the same with control characters, escape sequences, marks of direction and the like as
+        backslash escapes.
+
+    >>> printable("conv\x1b[2J")
+    'conv\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def render(listing: Listing) -> str:
+    """Return a listing as text for standard output.
+
+    Args:
+        listing: any.
+    Returns:
+        lines as wide as the terminal, or of 80 columns; what standard output cannot encode is
+        escaped.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    buffer = io.BytesIO()
+    with io.TextIOWrapper(buffer, encoding, "backslashreplace", newline="\n") as file:
+        console = Console(file=file, width=_width(), color_system=None, force_terminal=False)
+        console.print(listing)
+        file.flush()
+        lines = buffer.getvalue().decode(encoding).rstrip("\n").split("\n")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _width() -> int:
+    if sys.stdout is None or not sys.stdout.isatty():
+        return _WIDTH
+    return shutil.get_terminal_size((_WIDTH, 24)).columns
