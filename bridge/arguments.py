@@ -27,14 +27,14 @@ def check_model(model: Any, function: str) -> None:
     if isinstance(model, type) and issubclass(model, nn.Module):
         got, hint = f"the class {model.__name__}", f"; give an instance, {model.__name__}(...)"
     elif isinstance(model, Mapping):
-        got = f"a {type(model).__name__} with {len(model)} keys"
+        got = f"{type(model).__name__} with {len(model)} keys"
         hint = "; build the network and load_state_dict it" if _is_state(model) else ""
     elif isinstance(model, str | PathLike):
         got, hint = repr(model), "; load the model first"
     elif isinstance(model, torch.export.ExportedProgram):
         got, hint = "an ExportedProgram", "; give the model that was exported"
     else:
-        got, hint = f"a {type(model).__name__}" if model is not None else "None", ""
+        got, hint = type(model).__name__ if model is not None else "None", ""
     raise TypeError(f"{function}: model must be a torch.nn.Module, got {got}{hint}")
 
 

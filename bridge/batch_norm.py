@@ -83,6 +83,7 @@ def bake_batch_norm(model: nn.Module) -> nn.Module:
     Returns:
         model; its forward has the same bits as before.
     """
+    check_model(model, "bake_batch_norm")
     for layer in list(model.modules()):
         for name in ("weight", "bias"):
             if parametrize.is_parametrized(layer, name) and any(

@@ -2,16 +2,18 @@
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bridge.arguments import check_model
 from bridge.modules.base import QATLayer, qat_layers
 from bridge.modules.ranges import RangedModule
 from qatfunc import calibration
+from qatfunc.arguments import check_keys
 from qatfunc.model import Model
 
 Params = dict[str, Tensor]
@@ -40,7 +42,9 @@ def functionalize(model: nn.Module) -> Model:
     Returns:
         init() -> (params, state) with the model's own values; calibrate, finish, apply, update.
     """
+    check_model(model, "functionalize")
     template = copy.deepcopy(model)
+    names = {name for name, _ in template.named_parameters()} - _derived_names(template)
     layers = dict(qat_layers(template))
     modes = {module: module.training for module in template.modules()}
 
@@ -60,6 +64,9 @@ def functionalize(model: nn.Module) -> Model:
     def run(
         params: Params, state: ModuleState, inputs: tuple[Any, ...]
     ) -> tuple[Any, dict[str, Tensor]]:
+        _check_names("params", params, names)
+        if not isinstance(state, ModuleState):
+            raise TypeError(f"state must be the ModuleState of init, got a {type(state).__name__}")
         buffers = {name: buffer.clone() for name, buffer in state.buffers.items()}
         with _phase(layers, state):
             output = torch.func.functional_call(template, (params, buffers), inputs)
@@ -124,7 +131,20 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
         state: from the functional form.
     Returns:
         the copy; functionalize(copy).init() gives the same pytrees back.
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: params or state have other names or shapes than the model.
     """
+    check_model(model, "to_module")
+    if not isinstance(state, ModuleState):
+        raise TypeError(f"to_module: state must be a ModuleState, got a {type(state).__name__}")
+    derived = _derived_names(model)
+    for what, given, own in (
+        ("params", params, dict(model.named_parameters())),
+        ("state.buffers", state.buffers, dict(model.named_buffers())),
+    ):
+        _check_names(what, given, own.keys() - derived)
+        _check_shapes(what, given, own)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
@@ -140,6 +160,26 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
         if isinstance(layer, QATLayer) and not layer.quantizes_input:
             layer._started_without_input = layer.config.learned_scale
     return copied
+
+
+def _check_names(what: str, given: Any, names: Set[str]) -> None:
+    """Raise unless a pytree has the names of the model: no other would be used, or missed."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} must be a dict of tensors by name, got a {type(given).__name__}")
+    if given.keys() == names:
+        return
+    check_keys("model", what, given, sorted(names))
+    missing = ", ".join(sorted(names - given.keys()))
+    raise ValueError(f"{what} lacks {missing}; take all of what init returns")
+
+
+def _check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    for name, value in given.items():
+        if tuple(value.shape) != tuple(own[name].shape):
+            raise ValueError(
+                f"{what}[{name!r}] has shape {tuple(value.shape)}, "
+                f"the model's {tuple(own[name].shape)}"
+            )
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ def integer_share(model: nn.Module, plans: Sequence[LayerPlan], example: Any = N
     Returns:
         the line, None where at least half will be.
     """
+    if not plans:
+        return f"prepare_qat: {type(model).__name__} has no layer that could be quantized"
     if example is None:
         unit = "weights (give example= to count multiply-accumulates)"
         integer, total = _weights(model, plans)

@@ -33,6 +33,22 @@ def siblings(layer: nn.Module) -> dict[str, nn.Module]:
     return dict(_running_model(layer).named_modules())
 
 
+def loading_strictly() -> bool:
+    """Return whether a load_state_dict that is running will refuse missing keys.
+
+    Modules are not told; the call that knows stands further up the stack.
+
+    Returns:
+        False where nothing is being loaded.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "load_state_dict" and "strict" in frame.f_locals:
+            return bool(frame.f_locals["strict"])
+        frame = frame.f_back
+    return False
+
+
 def _paths(layer: nn.Module) -> dict[int, str]:
     return {id(module): path for path, module in siblings(layer).items()}
 

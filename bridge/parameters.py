@@ -1,14 +1,22 @@
 """The parameters of quantization beside those of the network: to optimize, to keep whole."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from bridge.arguments import check_model
 from bridge.modules.base import QATLayer, qat_layers
 from bridge.peers import Group, alone
+from qatfunc.arguments import check_keys
+
+_MEANT = {"learning_rate": "lr", "wd": "weight_decay", "decay": "weight_decay"}
+_OF_GROUPS = frozenset({"name", "param_names", "initial_lr", "lr_scale"})
+"""What schedulers and tools put into groups."""
 
 
 def parameter_groups(
@@ -28,6 +36,9 @@ def parameter_groups(
     Returns:
         groups without empty ones, each parameter once: what the float model has, with the
         optimizer's own options; ranges; scales.
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: an option is one of no optimizer that is loaded, or a negative number.
 
     >>> from bridge import LinearQAT
     >>> net = nn.Sequential(LinearQAT(2, 2))
@@ -35,6 +46,9 @@ def parameter_groups(
     >>> [(len(group["params"]), group["lr"]) for group in optimizer.param_groups]
     [(2, 0.01), (2, 0.0001)]
     """
+    check_model(model, "parameter_groups")
+    _check_options("ranges", ranges)
+    _check_options("scales", scales)
     clips, steps = _ranges(model), _scales(model)
     own = [p for p in model.parameters() if p not in clips and p not in steps]
     groups: list[dict[str, Any]] = [
@@ -58,6 +72,7 @@ def whole_parameters(model: nn.Module) -> set[nn.Parameter]:
     Returns:
         ranges, and scales and offsets of weights.
     """
+    check_model(model, "whole_parameters")
     return {*_ranges(model), *_scales(model)}
 
 
@@ -81,6 +96,35 @@ def average_whole_gradients(model: nn.Module, group: Group = None) -> None:
     parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.reshape(gradient.shape))
+
+
+def _check_options(name: str, options: Any) -> None:
+    """Raise for options that an optimizer would ignore: it looks at none that it does not know."""
+    if options is None:
+        return
+    if not isinstance(options, Mapping):
+        raise TypeError(
+            f"parameter_groups: {name} must be a dict of options such as {{'lr': 1e-4}}, "
+            f"got {options!r}"
+        )
+    for key in options.keys() & _MEANT:
+        raise ValueError(f"parameter_groups: {name} has no {key!r}; did you mean {_MEANT[key]!r}?")
+    check_keys("parameter_groups", name, options, _known_options(Optimizer))
+    for key in ("lr", "weight_decay"):
+        value = options.get(key, 0.0)
+        number = isinstance(value, int | float | Tensor) and not isinstance(value, bool)
+        if not number:
+            raise TypeError(f"parameter_groups: {name}[{key!r}] must be a number, got {value!r}")
+        if not value >= 0:
+            raise ValueError(f"parameter_groups: {name}[{key!r}] must be 0 or more, got {value}")
+
+
+def _known_options(kind: type[Optimizer]) -> set[str]:
+    """Return the options of every optimizer that is loaded, other packages' too."""
+    known = set(inspect.signature(kind.__init__).parameters) | _OF_GROUPS
+    for one in kind.__subclasses__():
+        known |= _known_options(one)
+    return known - {"self", "args", "kwargs", "params", "defaults"}
 
 
 def _ranges(model: nn.Module) -> dict[nn.Parameter, None]:

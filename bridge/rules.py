@@ -61,6 +61,8 @@ def read_rules(
 
 def _selectors(name: str, given: Any) -> list[Selector]:
     """Return selectors as a list, one pattern or class too."""
+    if given is None:
+        return []
     several = [given] if isinstance(given, str | type) else given
     if not isinstance(several, Iterable) or isinstance(several, Mapping | nn.Module):
         raise TypeError(f"{name} must be patterns or classes, got {given!r}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bridge.arguments import check_model
 from bridge.layout import Listing
 from bridge.modules.base import QATLayer, qat_layers
 from bridge.switches import quantization
@@ -46,8 +47,15 @@ def sensitivity(
     Returns:
         the layers in definition order.
     Raises:
-        ValueError: a layer is not calibrated.
+        TypeError: an argument is of a wrong kind.
+        ValueError: a layer is not calibrated, or there is none.
     """
+    check_model(model, "sensitivity")
+    for name, given in (("bits", bits), ("ranges", ranges)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(f"sensitivity: {name} must be a list of numbers, got {given!r}")
+    if not dict(qat_layers(model)):
+        raise ValueError("sensitivity: no quantized layers; call bridge.prepare_qat(model) first")
     model = copy.deepcopy(model).eval()
     tables = []
     for path, layer in qat_layers(model):

@@ -8,8 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from bridge.arguments import check_flags, check_model
 from bridge.modules.base import QATLayer, qat_layers
 from bridge.modules.ranges import RangedModule
+
+_SHOWN = 8
+"""Layers named in a message."""
 
 
 def freeze_clips(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> None:
@@ -20,9 +24,11 @@ def freeze_clips(model: nn.Module, *, frozen: bool = True, layers: str = "*") ->
         frozen: hold, or let go.
         layers: pattern of the layers' paths.
     Raises:
+        TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
-    for layer in _selected(model, layers):
+    check_flags("freeze_clips", frozen=frozen)
+    for layer in _selected(model, layers, "freeze_clips"):
         for name in layer.ranges:
             for end in ("max", "min"):
                 getattr(layer, f"{name}_clip_{end}").requires_grad_(not frozen)
@@ -38,9 +44,11 @@ def freeze_weight_scales(model: nn.Module, *, frozen: bool = True, layers: str =
         frozen: hold, or let go.
         layers: pattern of the layers' paths.
     Raises:
+        TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
-    for layer in _selected(model, layers):
+    check_flags("freeze_weight_scales", frozen=frozen)
+    for layer in _selected(model, layers, "freeze_weight_scales"):
         if isinstance(layer, QATLayer):
             layer.freeze_weight_scales(frozen=frozen)
 
@@ -62,9 +70,11 @@ def set_quantization(
         activations: on, off, or None to leave it.
         layers: pattern of the layers' paths.
     Raises:
+        TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
-    for layer in _selected(model, layers):
+    _check_switches("set_quantization", weights=weights, activations=activations)
+    for layer in _selected(model, layers, "set_quantization"):
         if activations is not None:
             layer.quantizes_input = activations
         if weights is not None and isinstance(layer, QATLayer):
@@ -79,9 +89,10 @@ def frozen_clips(model: nn.Module, *, layers: str = "*") -> Iterator[None]:
         model: any module.
         layers: pattern of the layers' paths.
     Raises:
+        TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
-    chosen = _selected(model, layers)
+    chosen = _selected(model, layers, "frozen_clips")
     clips = [getattr(m, f"{n}_clip_{e}") for m in chosen for n in m.ranges for e in ("max", "min")]
     with _restored([(clip.requires_grad, clip.requires_grad_) for clip in clips]):
         freeze_clips(model, layers=layers)
@@ -96,11 +107,12 @@ def frozen_weight_scales(model: nn.Module, *, layers: str = "*") -> Iterator[Non
         model: any module.
         layers: pattern of the layers' paths.
     Raises:
+        TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
     free = [
         layer
-        for layer in _selected(model, layers)
+        for layer in _selected(model, layers, "frozen_weight_scales")
         if isinstance(layer, QATLayer) and "frozen_wts_scales" not in layer._buffers
     ]
     for layer in free:
@@ -128,9 +140,11 @@ def quantization(
         activations: on, off, or None to leave it.
         layers: pattern of the layers' paths.
     Raises:
+        TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
-    chosen = _selected(model, layers)
+    _check_switches("quantization", weights=weights, activations=activations)
+    chosen = _selected(model, layers, "quantization")
     before: list[tuple[Any, Callable[[Any], Any]]] = [
         (getattr(layer, name), partial(setattr, layer, name))
         for layer in chosen
@@ -142,6 +156,11 @@ def quantization(
         yield
 
 
+def _check_switches(function: str, **flags: bool | None) -> None:
+    """Raise unless switches are True, False or None."""
+    check_flags(function, **{name: flag for name, flag in flags.items() if flag is not None})
+
+
 @contextmanager
 def _restored(values: list[tuple[Any, Callable[[Any], Any]]]) -> Iterator[None]:
     try:
@@ -151,8 +170,20 @@ def _restored(values: list[tuple[Any, Callable[[Any], Any]]]) -> Iterator[None]:
             put_back(value)
 
 
-def _selected(model: nn.Module, pattern: str) -> list[RangedModule]:
+def _selected(model: nn.Module, pattern: str, function: str) -> list[RangedModule]:
+    check_model(model, function)
+    if not isinstance(pattern, str):
+        raise TypeError(f"{function}: layers must be a pattern of paths, got {pattern!r}")
     found = [layer for path, layer in qat_layers(model) if fnmatch.fnmatchcase(path, pattern)]
     if not found:
-        raise ValueError(f"no quantized layer matches {pattern!r}")
+        paths = [path for path, _ in qat_layers(model)]
+        if not paths:
+            raise ValueError(
+                f"no quantized layer matches {pattern!r}: the model has none; "
+                "call net = bridge.prepare_qat(model) first"
+            )
+        more = ", ..." if len(paths) > _SHOWN else ""
+        raise ValueError(
+            f"no quantized layer matches {pattern!r}; there are {', '.join(paths[:_SHOWN])}{more}"
+        )
     return found

@@ -99,6 +99,10 @@ def update(state: CalibrationState, x: Tensor) -> CalibrationState:
     Raises:
         ValueError: x has no elements.
     """
+    if not isinstance(state, CalibrationState):
+        raise TypeError(f"state must be what init() returned, got {type(state).__name__}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a float32 torch.Tensor, got {type(x).__name__}")
     if x.numel() == 0:
         raise ValueError(f"calibration batch has no elements, its shape is {tuple(x.shape)}")
     x = x.detach().flatten().to(torch.float32)
@@ -201,6 +205,9 @@ def finish(
     Clip(max=tensor(2.), min=tensor(-2.0157))
     """
     spec, how = spec or ActivationSpec(), how or SearchSpec()
+    for name, given, kind in (("spec", spec, ActivationSpec), ("how", how, SearchSpec)):
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} must be {kind.__name__}, got {given!r}")
     seen = extremes(state)
     found = search(state, spec, how).clip
     enough = state.batches >= how.batch_num

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from qatfunc import calibration
+from qatfunc.arguments import check_params, check_spec
 from qatfunc.params import Clip
 from qatfunc.spec import LayerSpec, SearchSpec
 from qatfunc.ulq import resolve_clip
@@ -67,14 +68,21 @@ def transform(
     Returns:
         the model; its params are {name: operator's params}, its state {name: LayerState}.
     Raises:
+        TypeError: net, spec or search is of a wrong kind; init: so are params.
+        ValueError: init: params have a name that means nothing, or no weight.
         KeyError: net uses a name that params or spec do not have.
     """
     how = search or SearchSpec()
+    _check(net, spec, how)
 
     def grids(name: str) -> LayerSpec:
         return spec if isinstance(spec, LayerSpec) else spec[name]
 
     def init(params: Pytree) -> tuple[Pytree, Pytree]:
+        if not isinstance(params, Mapping):
+            raise TypeError(f"init: params must be {{name: params of an operator}}, got {params!r}")
+        for name, layer in params.items():
+            check_params(f"init: {name!r}", layer)
         return dict(params), {name: _fresh(layer["weight"]) for name, layer in params.items()}
 
     def run(params: Pytree, state: Pytree, inputs: tuple[Any, ...]) -> tuple[Any, Pytree, Pytree]:
@@ -82,6 +90,8 @@ def transform(
         after = dict(state)
 
         def quantized(name: str, operator: Callable[..., Any], x: Tensor, **geometry: Any) -> Any:
+            if name not in params:
+                raise KeyError(f"{name!r} is no layer of params, which has {sorted(params)}")
             layer, seen[name] = dict(params[name]), x
             if "clip" in layer:
                 activation = grids(name).activation
@@ -115,6 +125,14 @@ def transform(
         return run(params, state, inputs)[:2]
 
     return Model(init, calibrate, finish, apply, update)
+
+
+def _check(net: Any, spec: Any, how: Any) -> None:
+    if not callable(net):
+        raise TypeError(f"transform: net must be a function, got {net!r}")
+    check_spec("transform", how, SearchSpec, name="search")
+    for name, one in spec.items() if isinstance(spec, Mapping) else [("", spec)]:
+        check_spec("transform", one, LayerSpec, name=f"spec[{name!r}]" if name else "spec")
 
 
 def _fresh(like: Tensor, previous: Clip | None = None) -> LayerState:

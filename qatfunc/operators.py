@@ -17,9 +17,9 @@ params is a dict, a pytree that can be differentiated, optimised and saved as it
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from qatfunc.arguments import check_clips, check_params, check_spec, check_tensor
 from qatfunc.bilinear import Linear, convolution, transposed_convolution
 from qatfunc.exact import quantized_matmul, quantized_op
 from qatfunc.padding import Ints
@@ -40,12 +40,12 @@ def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
     Returns:
         float32 (*, out).
     Raises:
-        TypeError: x or weight is not float32.
-        ValueError: a rank does not fit.
+        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
+        ValueError: a rank does not fit, or params has another name or no weight.
     Gradient: ULQ's for x and clip, ARQ's (or LSQ's) for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
-    _check(x, params, weight_rank=2, x_ranks=_MATRICES, name="linear")
+    _check(x, params, spec, weight_rank=2, x_ranks=_MATRICES, name="linear")
     return quantized_op(_LINEAR, x, params, spec)
 
 
@@ -72,12 +72,12 @@ def conv1d(
     Returns:
         float32 (N, out, L').
     Raises:
-        TypeError: x or weight is not float32.
-        ValueError: a rank does not fit.
+        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
+        ValueError: a rank does not fit, or params has another name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    _check(x, params, weight_rank=3, x_ranks=(3,), name="conv1d")
+    _check(x, params, spec, weight_rank=3, x_ranks=(3,), name="conv1d")
     op = convolution(
         params["weight"].shape[2:],
         stride=stride,
@@ -111,12 +111,12 @@ def conv2d(
     Returns:
         float32 (N, out, H', W').
     Raises:
-        TypeError: x or weight is not float32.
-        ValueError: a rank does not fit.
+        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
+        ValueError: a rank does not fit, or params has another name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    _check(x, params, weight_rank=4, x_ranks=(4,), name="conv2d")
+    _check(x, params, spec, weight_rank=4, x_ranks=(4,), name="conv2d")
     op = convolution(
         params["weight"].shape[2:],
         stride=stride,
@@ -150,12 +150,12 @@ def conv3d(
     Returns:
         float32 (N, out, D', H', W').
     Raises:
-        TypeError: x or weight is not float32.
-        ValueError: a rank does not fit.
+        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
+        ValueError: a rank does not fit, or params has another name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    _check(x, params, weight_rank=5, x_ranks=(5,), name="conv3d")
+    _check(x, params, spec, weight_rank=5, x_ranks=(5,), name="conv3d")
     op = convolution(
         params["weight"].shape[2:],
         stride=stride,
@@ -191,12 +191,12 @@ def conv_transpose1d(
     Returns:
         float32 (N, out, L').
     Raises:
-        TypeError: x or weight is not float32.
-        ValueError: a rank does not fit.
+        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
+        ValueError: a rank does not fit, or params has another name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    _check(x, params, weight_rank=3, x_ranks=(3,), name="conv_transpose1d")
+    _check(x, params, spec, weight_rank=3, x_ranks=(3,), name="conv_transpose1d")
     op = transposed_convolution(
         1,
         stride=stride,
@@ -233,12 +233,12 @@ def conv_transpose2d(
     Returns:
         float32 (N, out, H', W').
     Raises:
-        TypeError: x or weight is not float32.
-        ValueError: a rank does not fit.
+        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
+        ValueError: a rank does not fit, or params has another name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
-    _check(x, params, weight_rank=4, x_ranks=(4,), name="conv_transpose2d")
+    _check(x, params, spec, weight_rank=4, x_ranks=(4,), name="conv_transpose2d")
     op = transposed_convolution(
         2,
         stride=stride,
@@ -261,29 +261,35 @@ def matmul(input: Tensor, other: Tensor, params: Params, spec: ActivationSpec) -
     Returns:
         float32 (*, m, n).
     Raises:
-        TypeError: an operand is not float32.
-        ValueError: a rank does not fit.
+        TypeError: an operand is not float32, or params or spec is of a wrong kind.
+        ValueError: a rank does not fit, or params has another name or one clip alone.
     Gradient: ULQ's for both operands and clips.
     Source: docs/semantics.md, 7.
     """
     for name, operand in (("input", input), ("other", other)):
-        if operand.dtype != torch.float32:
-            raise TypeError(f"matmul: {name} must be float32, got {operand.dtype}")
+        check_tensor("matmul", name, operand)
         if not 2 <= operand.ndim <= 6:
             raise ValueError(f"matmul: {name} must have rank 2 to 6, got {tuple(operand.shape)}")
+    check_spec("matmul", spec, ActivationSpec)
+    check_clips(params)
     quantized = params.get("input_clip") is not None
     clips = (params["input_clip"], params["other_clip"]) if quantized else None
     return quantized_matmul(input, other, clips, spec)
 
 
 def _check(
-    x: Tensor, params: Params, *, weight_rank: int, x_ranks: Sequence[int] | range, name: str
+    x: Tensor,
+    params: Params,
+    spec: LayerSpec,
+    *,
+    weight_rank: int,
+    x_ranks: Sequence[int] | range,
+    name: str,
 ) -> None:
+    check_tensor(name, "x", x)
+    check_spec(name, spec, LayerSpec)
+    check_params(name, params)
     weight = params["weight"]
-    if x.dtype != torch.float32:
-        raise TypeError(f"{name}: x must be float32, got {x.dtype}")
-    if weight.dtype != torch.float32:
-        raise TypeError(f"{name}: weight must be float32, got {weight.dtype}")
     if weight.ndim != weight_rank:
         raise ValueError(
             f"{name}: weight must have rank {weight_rank}, got shape {tuple(weight.shape)}"

@@ -34,9 +34,12 @@ def resolve_padding(
     Returns:
         padding for the operator, and a list for torch.nn.functional.pad (empty if none).
     Raises:
+        TypeError: padding is no number of elements.
         ValueError: padding is another string.
     """
     if not isinstance(padding, str):
+        if isinstance(padding, float):
+            raise TypeError(f"padding must be ints, got {padding!r}")
         return padding, []
     if padding == "valid":
         return 0, []

@@ -8,6 +8,11 @@ SMALLEST_SCALE = 2.0**-23
 _MIN_BITS, _MAX_BITS = 2, 16
 
 
+def _check_bool(kind: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{kind}: {name} must be True or False, got {value!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntSpec:
     """A signed integer grid: `qmin = -2^(bits-1)`, `qmax = 2^(bits-1) - 1`.
@@ -55,6 +60,10 @@ class WeightSpec(IntSpec):
 
     per_channel: bool = True
 
+    def __post_init__(self) -> None:
+        IntSpec.__post_init__(self)  # slots: super() without arguments finds no class here
+        _check_bool("WeightSpec", "per_channel", self.per_channel)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationSpec(IntSpec):
@@ -68,6 +77,11 @@ class ActivationSpec(IntSpec):
 
     symmetric: bool = False
     fixed_min: bool = False
+
+    def __post_init__(self) -> None:
+        IntSpec.__post_init__(self)
+        _check_bool("ActivationSpec", "symmetric", self.symmetric)
+        _check_bool("ActivationSpec", "fixed_min", self.fixed_min)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +97,7 @@ class SearchSpec:
         step: distance between candidates.
         symmetric: search a range around 0; otherwise only the upper end moves.
     Raises:
+        TypeError: a value is of a wrong kind.
         ValueError: a value is outside its range.
     """
 
@@ -95,12 +110,18 @@ class SearchSpec:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batch_num, int) or isinstance(self.batch_num, bool):
+            raise TypeError(f"batch_num must be an int, got {self.batch_num!r}")
+        for name in ("max_percentile", "min_percentile", "start", "end", "step"):
+            if not isinstance(getattr(self, name), int | float):
+                raise TypeError(f"{name} must be a number, got {getattr(self, name)!r}")
+        _check_bool("SearchSpec", "symmetric", self.symmetric)
         if self.batch_num < 1:
             raise ValueError(f"batch_num must be at least 1, got {self.batch_num}")
         for name in ("max_percentile", "min_percentile"):
             if not 0.5 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in (0.5, 1], got {getattr(self, name)}")
-        if not 0.0 < self.start < self.end or self.step <= 0.0:
+        if not 0.0 < self.start < self.end or not self.step > 0.0:
             raise ValueError(
                 f"candidates need 0 < start < end and step > 0, got start={self.start}, "
                 f"end={self.end}, step={self.step}"
@@ -118,6 +139,12 @@ class LayerSpec:
 
     weight: WeightSpec | None = field(default_factory=WeightSpec)
     activation: ActivationSpec = field(default_factory=ActivationSpec)
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not isinstance(self.weight, WeightSpec):
+            raise TypeError(f"weight must be a WeightSpec or None, got {self.weight!r}")
+        if not isinstance(self.activation, ActivationSpec):
+            raise TypeError(f"activation must be an ActivationSpec, got {self.activation!r}")
 
     @property
     def wide(self) -> bool:

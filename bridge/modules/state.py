@@ -14,11 +14,16 @@ from torch import Tensor, nn
 
 from bridge.config import QATConfig, data_section, weight_section
 from bridge.modules.inference import makes_state, ordinary
+from bridge.naming import loading_strictly
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
 from qatfunc.ulq import valid_ends
 
 _CALIBRATION_PREFIX = "calibration."
 _ENDS = ("max", "min")
+_FLOAT = (
+    "The checkpoint is a float model's, without what quantized layers add: load it before "
+    "bridge.prepare_qat, or with strict=False and calibrate."
+)
 
 
 class RangeState(nn.Module):
@@ -197,7 +202,10 @@ class RangeState(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         told_by = "cur_batch" if self.saves_count else f"{self.ranges[0]}_scale"
         if prefix + told_by not in state_dict:
-            return  # a float layer's checkpoint says nothing about calibration
+            # A float layer's checkpoint says nothing about calibration.
+            if prefix + "weight" in state_dict and loading_strictly() and _FLOAT not in args[-1]:
+                args[-1].append(_FLOAT)
+            return
         self._calibration = {}
         for name in dict.fromkeys(key.partition(".")[0] for key in seen):
             fields = {f: seen[f"{name}.{f}"] for f in calibration.CalibrationState._fields}

@@ -33,7 +33,9 @@ def converted(tmp_path_factory, integers_first):
 def moved(natural, factor, name="0"):
     """A conversion that moved one layer."""
     change = MovedRescale(natural=natural, moved=natural * np.float32(factor), ulps=natural)
-    return SimpleNamespace(mode="exact", layers=[SimpleNamespace(name=name, moved=change)])
+    others = [SimpleNamespace(name=other, moved=None) for other in ("0", "2", "4") if other != name]
+    layers = [SimpleNamespace(name=name, moved=change), *others]
+    return SimpleNamespace(mode="exact", layers=layers, left_in_float=[])
 
 
 def rescale(layer):
@@ -118,3 +120,27 @@ def test_converting_again_moves_the_same(converted, tmp_path):
 def test_a_conversion_of_another_model(converted, conversion, message):
     with pytest.raises(ValueError, match=message):
         adopt(copy.deepcopy(converted[0]), conversion)
+
+
+def test_layers_that_the_file_has_not_are_named(converted):
+    model, _, _, done = converted
+    more = nn.Sequential(*copy.deepcopy(model), LinearQAT(2, 2))
+    with pytest.warns(UserWarning, match="layers that the file has not: 5; the model did not call"):
+        adopt(more, done)
+    assert "adopted_rescale" in more[0]._buffers
+
+
+def test_nothing_is_adopted_where_one_layer_does_not_fit(converted):
+    model, _, _, _ = converted
+    conversion = moved(rescale(model[0]), 2.0)
+    other = moved(np.ones(3, np.float32), 2.0, "2").layers[0]
+    conversion.layers = [conversion.layers[0], other]
+    adopted = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="'2' has 2 channels, the conversion moved 3"):
+        adopt(adopted, conversion)
+    assert "adopted_rescale" not in adopted[0]._buffers
+
+
+def test_what_is_no_conversion(converted):
+    with pytest.raises(TypeError, match="what convert_qat_model returned, got NoneType"):
+        adopt(converted[0], None)
