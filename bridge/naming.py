@@ -2,26 +2,45 @@
 
 import inspect
 
+import torch
 from torch import nn
+from torch._dynamo import OptimizedModule
+
+_REMEMBERED = "_path_in_model"
 
 
+def remember_paths(model: nn.Module, kind: type[nn.Module]) -> None:
+    """Let layers know their paths, for messages where no model that holds them is seen to run.
+
+    Args:
+        model: any module.
+        kind: class of the layers.
+    """
+    for path, module in model.named_modules():
+        # A part of a model may be prepared or calibrated later: the longer path says more.
+        known = module.__dict__.get(_REMEMBERED, "")
+        if path and isinstance(module, kind) and not f".{known}".endswith(f".{path}"):
+            module.__dict__[_REMEMBERED] = path
+
+
+@torch.compiler.assume_constant_result
 def layer_path(layer: nn.Module) -> str:
     """Return a layer's path in the outermost module whose forward is running.
 
     A module does not know its own name. The model that called it does, and stands further up
-    the stack; looking there costs milliseconds, so only messages do it.
+    the stack; looking there costs milliseconds, so only messages do it. Under torch.compile this
+    happens while the message is traced.
 
     Args:
         layer: a module whose method is running.
     Returns:
-        its dotted path and class, such as "layer1.0.conv1 (Conv2dQAT)"; the class alone where
-        the layer itself is what runs.
+        its dotted path and class, such as "layer1.0.conv1 (Conv2dQAT)"; where the layer itself is
+        what runs, the path in the model that was prepared or calibrated, if any.
     """
-    path = _paths(layer).get(id(layer), "")
-    kind = type(layer).__name__
-    return f"{path} ({kind})" if path else kind
+    return _described(layer)
 
 
+@torch.compiler.disable  # frames cannot be compiled, nor can what looks at them
 def siblings(layer: nn.Module) -> dict[str, nn.Module]:
     """Return the modules of the model that is running a layer, by path.
 
@@ -49,6 +68,13 @@ def loading_strictly() -> bool:
     return False
 
 
+@torch.compiler.disable
+def _described(layer: nn.Module) -> str:
+    path = _paths(layer).get(id(layer), "") or layer.__dict__.get(_REMEMBERED, "")
+    kind = type(layer).__name__
+    return f"{path} ({kind})" if path else kind
+
+
 def _paths(layer: nn.Module) -> dict[int, str]:
     return {id(module): path for path, module in siblings(layer).items()}
 
@@ -58,6 +84,8 @@ def _running_model(layer: nn.Module) -> nn.Module:
     frame = inspect.currentframe()
     while frame is not None:
         candidate = frame.f_locals.get("self")
+        if isinstance(candidate, OptimizedModule):
+            candidate = candidate._orig_mod
         if (
             isinstance(candidate, nn.Module)
             and not _is_wrapper(candidate)

@@ -13,6 +13,8 @@ from bridge.carried import take_over
 from bridge.integer_share import integer_share
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
+from bridge.modules.ranges import RangedModule
+from bridge.naming import remember_paths
 from bridge.plan import QUANTIZE, plan_qat, plan_table
 from bridge.rules import Config, Selectors
 from bridge.superseded import float_originals, guard
@@ -75,6 +77,7 @@ def prepare_qat(
     guard(model, originals)
     if share is not None:
         warnings.warn(share, stacklevel=2)
+    remember_paths(model, RangedModule)
     return model
 
 

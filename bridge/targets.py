@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from qatfunc import operators
 
+Layer = Callable[[], str]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
@@ -37,7 +39,7 @@ class Operator:
     error: type[Exception] = ValueError
     from_float_error: type[Exception] = TypeError
 
-    def check_tensors(self, x: Tensor, weight: Tensor, layer: Callable[[], str]) -> None:
+    def check_tensors(self, x: Tensor, weight: Tensor, layer: Layer) -> None:
         """Raise unless a layer's tensors are what the targets can run.
 
         Args:
@@ -48,16 +50,39 @@ class Operator:
             RuntimeError: x has another rank.
             ValueError: x (already cast, within autocast) or weight is not float32.
         """
-        wanted = self.spatial + 2
-        if (x.ndim != wanted) if self.spatial else (x.ndim < wanted):
+        shape, wanted = x.shape, self.spatial + 2
+        if (len(shape) != wanted) if self.spatial else (len(shape) < wanted):
             more = "" if self.spatial else " or more"
             raise RuntimeError(
                 f"{layer()}: input must have rank {wanted}{more}, got shape {tuple(x.shape)}"
             )
         if x.dtype != torch.float32:
-            raise ValueError(f"{layer()}: input must be float32, got {x.dtype}")
+            raise _wrong_dtype(x, "input", layer)
         if weight.dtype != torch.float32:
-            raise ValueError(f"{layer()}: weight must be float32, got {weight.dtype}")
+            raise ValueError(
+                f"{layer()}: weight must be float32, got {weight.dtype}; keep the model in float32 "
+                "and use torch.autocast for mixed precision"
+            )
+
+    def check_channels(self, x: Tensor, wanted: int, layer: Layer) -> None:
+        """Raise unless an input has the number of channels that a layer's weight has.
+
+        Args:
+            x: of the layer's rank.
+            wanted: of a linear layer, the size of the last axis.
+            layer: as check_tensors'.
+        Raises:
+            RuntimeError: x has another number of channels.
+        """
+        shape = tuple(x.shape)
+        got, what = (shape[1], "channels") if self.spatial else (shape[-1], "features (last axis)")
+        if got == wanted:
+            return
+        last = self.spatial and shape[-1] == wanted
+        hint = "; channels come after the batch axis: x.movedim(-1, 1)" if last else ""
+        raise RuntimeError(
+            f"{layer()}: expected an input with {wanted} {what}, got {got} (shape {shape}){hint}"
+        )
 
     def check_layer(self, layer: nn.Module, *, per_channel: bool) -> None:
         """Raise unless a layer's hyperparameters are what the targets can run.
@@ -78,7 +103,30 @@ class Operator:
             raise RuntimeError(f"{kind}: channel_wise must be False, got True")
 
 
-def check_product(a: Tensor, b: Tensor, layer: Callable[[], str]) -> None:
+def check_is_tensor(x: Tensor, name: str, layer: Layer) -> None:
+    """Raise unless what a layer is called with is a tensor.
+
+    Args:
+        x: any object.
+        name: what to call it in a message.
+        layer: gives what to call the layer.
+    Raises:
+        TypeError: x is no tensor.
+    """
+    if not isinstance(x, Tensor):
+        kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+        hint = "; torch.as_tensor(x) makes one" if hasattr(x, "__len__") else ""
+        raise TypeError(f"{layer()}: {name} must be a torch.Tensor, got {kind}{hint}")
+
+
+def _wrong_dtype(x: Tensor, name: str, layer: Layer) -> ValueError:
+    return ValueError(
+        f"{layer()}: {name} must be float32, got {x.dtype}; call x.float(), or use torch.autocast "
+        "for mixed precision"
+    )
+
+
+def check_product(a: Tensor, b: Tensor, layer: Layer) -> None:
     """Raise unless two activations are what the targets can multiply.
 
     Args:
@@ -86,16 +134,34 @@ def check_product(a: Tensor, b: Tensor, layer: Callable[[], str]) -> None:
         b: second operand.
         layer: gives what to call the layer in a message.
     Raises:
-        RuntimeError: a rank is not 2 to 6.
+        RuntimeError: a rank is not 2 to 6, the shapes cannot be multiplied, or they are on
+            different devices.
         ValueError: an operand is not float32.
     """
     for name, operand in (("input", a), ("other", b)):
         if operand.dtype != torch.float32:
-            raise ValueError(f"{layer()}: {name} must be float32, got {operand.dtype}")
+            raise _wrong_dtype(operand, name, layer)
         if not 2 <= operand.ndim <= 6:
             raise RuntimeError(
                 f"{layer()}: {name} must have rank 2 to 6, got shape {tuple(operand.shape)}"
             )
+    if a.device != b.device:
+        raise RuntimeError(
+            f"{layer()}: input is on {a.device}, other on {b.device}; move one of them"
+        )
+    if not torch.compiler.is_compiling() and torch._C._is_tracing():
+        return  # under torch.jit.trace sizes are no numbers
+    pairs = zip(reversed(a.shape[:-2]), reversed(b.shape[:-2]), strict=False)
+    if a.shape[:-2] != b.shape[:-2] and any(m != n and 1 not in (m, n) for m, n in pairs):
+        raise RuntimeError(
+            f"{layer()}: the batch axes of input and other must be equal or 1, got shapes "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if a.shape[-1] != b.shape[-2]:
+        raise RuntimeError(
+            f"{layer()}: expected other with {a.shape[-1]} rows, as input has that many columns, "
+            f"got {b.shape[-2]} (shapes {tuple(a.shape)} and {tuple(b.shape)})"
+        )
 
 
 CONV1D = Operator(name="conv1d", float_class=nn.Conv1d, function=operators.conv1d, spatial=1)

@@ -12,13 +12,12 @@ from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
 from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.ranges import RangedModule, in_onnx_export
-from bridge.naming import layer_path
+from bridge.naming import remember_paths
 from bridge.peers import Group
-from bridge.targets import Operator
+from bridge.targets import Operator, check_is_tensor
 from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
 from qatfunc.exact_types import autocasting
-from qatfunc.numbers import traced
 from qatfunc.params import Params
 
 _STARTED = "wts_scales_started"
@@ -36,6 +35,9 @@ class QATLayer(RangedModule):
     exported = ("weight", "wts_scales", "frozen_wts_scales")
     arguments: ClassVar[tuple[str, ...]]
     """Hyperparameters of the float class's constructor beside bias."""
+
+    input_size: ClassVar[str] = "in_channels"
+    """The one that an input's number of channels equals."""
 
     operator: ClassVar[Operator]
     weight: Tensor
@@ -131,12 +133,19 @@ class QATLayer(RangedModule):
 
     def _quantized_forward(self, x: Tensor, **geometry: Any) -> Tensor:
         """Compute the layer; geometry is what the operator takes beside its tensors."""
+        check_is_tensor(x, "input", self._where)
         if autocasting(x):
             with torch.autocast(x.device.type, enabled=False):
                 return self._quantized_forward(x.to(torch.float32), **geometry)
         weight = self._parameter("weight")
-        self.operator.check_tensors(x, weight, lambda: layer_path(self))
-        if traced() and in_onnx_export():  # torch's answer takes as long as an operator
+        self.operator.check_tensors(x, weight, self._where)
+        compiling = torch.compiler.is_compiling()
+        recorded = compiling or torch._C._is_tracing()
+        # Under torch.jit.trace sizes are no numbers.
+        axis = 1 if self.operator.spatial else -1
+        if (compiling or not recorded) and x.shape[axis] != getattr(self, self.input_size):
+            self.operator.check_channels(x, self._input_channels(weight), self._where)
+        if recorded and in_onnx_export():  # torch's answer takes as long as an operator
             return self._export_forward(x, **geometry)
         if self.config.learned_scale and not self._scales_started and self._changes_state:
             self._start_scales()
@@ -145,7 +154,24 @@ class QATLayer(RangedModule):
         spec = self.config.layer
         if not self.quantizes_weight:
             spec = replace(spec, weight=None)
-        return self.operator.function(x, self._params(weight, clip), spec, **geometry)
+        params = self._params(weight, clip)
+        if recorded:  # torch.compile cannot break its graph within a try
+            return self.operator.function(x, params, spec, **geometry)
+        try:
+            return self.operator.function(x, params, spec, **geometry)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # such as one of memory
+                raise
+            raise RuntimeError(
+                f"{self._where()}: {error}; the input has shape {tuple(x.shape)} on {x.device}, "
+                f"the weight {tuple(weight.shape)} on {weight.device}"
+            ) from error
+
+    def _input_channels(self, weight: Tensor) -> int:
+        """What a weight says; pruning may have left the layer's attribute as it was."""
+        if self.operator.transposed:
+            return weight.shape[0]
+        return weight.shape[1] * getattr(self, "groups", 1)
 
     def _params(self, weight: Tensor, clip: Clip | None) -> Params:
         params: dict[str, Any] = {"weight": weight}
@@ -297,7 +323,7 @@ class QATLayer(RangedModule):
         self._check_exportable()
         if "weight" not in self._parameters:
             raise RuntimeError(
-                f"{layer_path(self)}: the weight is parametrized; remove the parametrization "
+                f"{self._where()}: the weight is parametrized; remove the parametrization "
                 "(torch.nn.utils.parametrize.remove_parametrizations) before the export"
             )
         constants = run_untraced(self._export_constants)
@@ -344,6 +370,7 @@ def calibrating(model: nn.Module, group: Group = None) -> Iterator[None]:
         model: any module; its train and eval modes come back as they were.
         group: the processes that calibrate together.
     """
+    remember_paths(model, RangedModule)
     modes = {module: module.training for module in model.modules()}
     layers = [layer for _, layer in qat_layers(model)]
     model.eval()

@@ -24,6 +24,7 @@ class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
 
     operator = LINEAR
     arguments = ("in_features", "out_features")
+    input_size = "in_features"
 
     def __init__(
         self,

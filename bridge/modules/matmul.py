@@ -10,8 +10,7 @@ from torch import Tensor
 from bridge.config import read_config
 from bridge.export.symbolic import export_product, run_untraced
 from bridge.modules.ranges import RangedModule, in_onnx_export
-from bridge.naming import layer_path
-from bridge.targets import check_product
+from bridge.targets import check_is_tensor, check_product
 from qatfunc import Clip, operators
 from qatfunc.exact_types import autocasting
 
@@ -49,10 +48,12 @@ class MatMulQAT(RangedModule):
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
         """Return input @ other, float32 of rank 2 to 6."""
+        for name, operand in (("input", input), ("other", other)):
+            check_is_tensor(operand, name, self._where)
         if autocasting(input):
             with torch.autocast(input.device.type, enabled=False):
                 return self.forward(input.to(torch.float32), other.to(torch.float32))
-        check_product(input, other, lambda: layer_path(self))
+        check_product(input, other, self._where)
         spec = self.config.activation
         if not (self.config.enabled and self.quantizes_input):
             return torch.matmul(input, other)

@@ -43,6 +43,10 @@ class RangedModule(RangeState):
         self._init_state(config, device)
         self._remember_tensors()
 
+    def _where(self) -> str:
+        """What to call the module in a message."""
+        return layer_path(self)
+
     @property
     def awaits_calibration(self) -> bool:
         """Whether the layer quantizes its input but has no range for it yet."""
@@ -84,12 +88,10 @@ class RangedModule(RangeState):
         if self.training or self.calibrating_in_eval:
             self._calibrate(inputs)
         elif not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{layer_path(self)} is not calibrated: its input passes unquantized "
-                f"({self._batches} of {self.config.search.batch_num} batches seen)",
-                stacklevel=2,
-            )
+            # What is traced must not change the attribute that it was traced for.
+            self._warned = not torch.compiler.is_compiling()
+            seen = f"{self._batches} of {self.config.search.batch_num} batches seen"
+            _warn_uncalibrated(self._where(), seen)
         return None
 
     def _commit(self, name: str) -> Clip:
@@ -113,17 +115,23 @@ class RangedModule(RangeState):
                     stored.copy_(value)
         return self._resolve(name)
 
+    @torch.compiler.disable(
+        reason="a layer calibrates: call bridge.calibrate(model, batches) first"
+    )
     @makes_state
     def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
         """Take a batch into account; after the last one, set the ranges."""
         for x in inputs.values():
-            if not bool(torch.isfinite(x).all()):
-                raise ValueError(
-                    f"{layer_path(self)}: calibration input has NaN or infinite values"
+            if x.device != self.cur_batch.device:
+                raise RuntimeError(
+                    f"{self._where()}: its input is on {x.device}, the layer on "
+                    f"{self.cur_batch.device}; move one of them"
                 )
+            if not bool(torch.isfinite(x).all()):
+                raise ValueError(f"{self._where()}: calibration input has NaN or infinite values")
             if x.numel() == 0:
                 raise ValueError(
-                    f"{layer_path(self)}: calibration input has no elements, its shape is "
+                    f"{self._where()}: calibration input has no elements, its shape is "
                     f"{tuple(x.shape)}"
                 )
         for name, x in inputs.items():
@@ -143,7 +151,7 @@ class RangedModule(RangeState):
         if alone(self.calibration_group):
             return dict(self._calibration)
         host = {name: moved(state, "cpu") for name, state in self._calibration.items()}
-        told = exchange((layer_path(self), host), self.calibration_group)
+        told = exchange((self._where(), host), self.calibration_group)
         paths, states = zip(*told, strict=True)
         if len(set(paths)) > 1:
             raise PeerError(f"the ranks of the group calibrate different layers: {paths}")
@@ -165,7 +173,7 @@ class RangedModule(RangeState):
     def _refuse_replica(self) -> None:
         if self._is_replica:
             raise RuntimeError(
-                f"{layer_path(self)} is not calibrated, and what a replica of nn.DataParallel sees "
+                f"{self._where()} is not calibrated, and what a replica of nn.DataParallel sees "
                 "is lost: call bridge.calibrate(model.module, batches) first, or train with "
                 "DistributedDataParallel"
             )
@@ -247,6 +255,12 @@ class RangedModule(RangeState):
             f"cannot export: not calibrated: {', '.join(names)}. Train for batch_num batches or "
             "call bridge.calibrate(model, batches) first"
         )
+
+
+@torch.compiler.assume_constant_result
+def _warn_uncalibrated(layer: str, seen: str) -> None:
+    """Warn at every call or, while a call is compiled, then."""
+    warnings.warn(f"{layer} is not calibrated: its input passes unquantized ({seen})", stacklevel=3)
 
 
 def in_backward() -> bool:

@@ -129,6 +129,77 @@ def small() -> tuple[nn.Module, Tensor]:
     return model, x
 
 
+BAD = {
+    "rank": (torch.randn(4), RuntimeError, r"0 \(LinearQAT\): input must have rank 2 or more"),
+    "features": (torch.randn(4, 7), RuntimeError, r"0 \(LinearQAT\): expected .* 5 features.* 7"),
+    "dtype": (torch.randn(4, 5).double(), ValueError, r"0 \(LinearQAT\): input must be float32"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_compiled_layer_says_what_an_eager_one_says(small, what):
+    model, (x, error, message) = small[0][:1].eval(), BAD[what]
+    with pytest.raises(error, match=message) as eager:
+        model(x)
+    for call in (model, lambda x: model(x)):
+        compiled = torch.compile(call, backend="eager")
+        compiled(small[1])
+        with pytest.raises(error, match=message) as found:
+            compiled(x)
+        assert type(found.value) is error
+        assert str(found.value) == str(eager.value)
+        torch._dynamo.reset()
+        # In one graph torch.compile wraps the error into one of its own, a RuntimeError.
+        with pytest.raises(RuntimeError, match=message):
+            torch.compile(call, backend="eager", fullgraph=True)(x)
+
+
+class Uncalibrated(nn.Module):
+    def __init__(self, batch_num: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        data = {"batch_num": batch_num}
+        learned = {"weights_retrain_algo": "ulq_retrain"}
+        self.first = Conv2dQAT(1, 4, 3, config=config(data))
+        self.product = MatMulQAT(config=config(data))
+        self.last = LinearQAT(6, 3, config=config(data, learned))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(self.product(x, x.mT))
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_compiled_before_it_is_calibrated(fullgraph):
+    eager, x = Uncalibrated(1).eval(), torch.randn(4, 1, 8, 8)
+    model = copy.deepcopy(eager)
+    compiled = torch.compile(model, backend="eager", fullgraph=fullgraph)
+    with pytest.warns(UserWarning, match=r"^(first|product|last) \(\w+QAT\) is not calibrated: "):
+        assert same_bits(compiled(x), eager(x))
+    calibrate(model, [x])
+    calibrate(eager, [x])
+    assert same_bits(compiled(2 * x), eager(2 * x))
+    assert same_state(state(model), state(eager))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_compiled_model_calibrates_in_training():
+    eager = Uncalibrated(3)
+    model = copy.deepcopy(eager)
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(5):
+        x = torch.randn(4, 1, 8, 8)
+        assert same_bits(compiled(x), eager(x))
+        assert same_state(state(model), state(eager))
+    assert model.last.calibrated
+
+
+def test_one_graph_cannot_calibrate_and_says_what_to_do():
+    compiled = torch.compile(LinearQAT(5, 3), backend="eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match=r"call bridge\.calibrate\(model, batches\) first"):
+        compiled(torch.randn(2, 5))
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor(small):
     eager, x = small[0][:1], small[1]

@@ -192,7 +192,8 @@ INPUT = {
     f"{name}: input of {dtype}": Wrong(
         in_model(KINDS[name].layer(GIVEN), torch.zeros(KINDS[name].x, dtype=dtype)),
         ValueError,
-        rf"^body\.1 \({KINDS[name].qat.__name__}\): input must be float32, got {dtype}$",
+        rf"^body\.1 \({KINDS[name].qat.__name__}\): input must be float32, got {dtype}; call "
+        r"x\.float\(\), or use torch\.autocast for mixed precision$",
     )
     for name in KINDS
     for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64)
@@ -201,7 +202,8 @@ INPUT |= {
     f"{name}: weight of float64": Wrong(
         in_model(KINDS[name].layer(GIVEN).double(), torch.zeros(KINDS[name].x)),
         ValueError,
-        rf"^body\.1 \({KINDS[name].qat.__name__}\): weight must be float32, got torch.float64$",
+        rf"^body\.1 \({KINDS[name].qat.__name__}\): weight must be float32, got torch.float64; "
+        r"keep the model in float32 and use torch\.autocast for mixed precision$",
     )
     for name in KINDS
 } | {
@@ -235,6 +237,63 @@ INPUT |= {
         ),
         ValueError,
         r"^batches ran out before these layers were calibrated: 0 \(2 of 4\), 2 \(2 of 3\)$",
+    ),
+}
+
+
+def wider(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One more channel: the second axis, which of a linear layer is the last one."""
+    return (shape[0], shape[1] + 1, *shape[2:])
+
+
+def refusals(name: str) -> dict[str, Wrong]:
+    """Inputs that no layer takes, and what it says of them."""
+    kind, start = KINDS[name], rf"^body\.1 \({KINDS[name].qat.__name__}\): "
+    unit = r"features \(last axis\)" if name == "linear" else "channels"
+    shape = wider(kind.x)
+    meta = torch.zeros(kind.x, device="meta")
+    return {
+        f"{name}: one channel too many": Wrong(
+            in_model(kind.layer(GIVEN), torch.zeros(shape)),
+            RuntimeError,
+            rf"{start}expected an input with {kind.x[1]} {unit}, got {kind.x[1] + 1} "
+            rf"\(shape \({', '.join(map(str, shape))}\)\)",
+        ),
+        f"{name}: numpy": Wrong(
+            in_model(kind.layer(GIVEN), np.zeros(kind.x, np.float32)),
+            TypeError,
+            rf"{start}input must be a torch\.Tensor, got numpy\.ndarray; torch\.as_tensor",
+        ),
+        f"{name}: None": Wrong(
+            in_model(kind.layer(GIVEN), None),
+            TypeError,
+            rf"{start}input must be a torch\.Tensor, got NoneType$",
+        ),
+        f"{name}: another device": Wrong(
+            in_model(kind.layer(GIVEN).eval(), meta),
+            RuntimeError,
+            rf"{start}.*the input has shape \(.*\) on meta, the weight \(.*\) on cpu$",
+        ),
+        f"{name}: calibration on another device": Wrong(
+            in_model(kind.layer(), meta),
+            RuntimeError,
+            rf"{start}its input is on meta, the layer on cpu; move one of them$",
+        ),
+    }
+
+
+for name in KINDS:
+    INPUT |= refusals(name)
+INPUT |= {
+    "channels last": Wrong(
+        in_model(KINDS["conv2d"].layer(GIVEN), torch.zeros(2, 6, 5, 4)),
+        RuntimeError,
+        r"expected an input with 4 channels, got 6 .*channels come after the batch axis",
+    ),
+    "smaller than the kernel": Wrong(
+        in_model(KINDS["conv2d"].layer(GIVEN), torch.zeros(2, 4, 6, 1)),
+        RuntimeError,
+        r"^body\.1 \(Conv2dQAT\): .*Kernel size can't be greater.*shape \(2, 4, 6, 1\)",
     ),
 }
 

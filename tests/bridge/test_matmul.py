@@ -188,9 +188,25 @@ def test_ranks_below_2_and_above_6_are_errors(which, rank):
 def test_other_dtypes_are_errors(which):
     fits = {"input": torch.ones(2, 2), "other": torch.ones(2, 2)}
     fits[which] = fits[which].double()
-    message = rf"^MatMulQAT: {which} must be float32, got torch\.float64$"
+    message = rf"^MatMulQAT: {which} must be float32, got torch\.float64; call x\.float"
     with pytest.raises(ValueError, match=message):
         MatMulQAT()(**fits)
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "message"),
+    [
+        (torch.ones(2, 3, 4), RuntimeError, r"expected other with 4 rows.*got 3 \(shapes"),
+        (torch.ones(5, 4, 3), RuntimeError, r"batch axes .*\(2, 3, 4\) and \(5, 4, 3\)"),
+        (torch.ones(2, 4, 3).numpy(), TypeError, r"other must be a torch\.Tensor, got numpy"),
+        (torch.ones(2, 4, 3, device="meta"), RuntimeError, "input is on cpu, other on meta"),
+    ],
+)
+def test_operands_that_do_not_fit_are_errors(other, error, message):
+    product = MatMulQAT()
+    with pytest.raises(error, match=rf"^MatMulQAT: .*{message}"):
+        product(torch.ones(2, 3, 4), other)
+    assert not product.calibrated
 
 
 def test_sixteen_bits_are_an_error():

@@ -1,9 +1,11 @@
 """bridge.naming: a layer's path in the model that is running."""
 
+import copy
+
 import torch
 from torch import nn
 
-from bridge.naming import layer_path, siblings
+from bridge.naming import layer_path, remember_paths, siblings
 
 
 class Asked(nn.Module):
@@ -96,3 +98,21 @@ def test_tracing_puts_nothing_before_the_path():
     model = nn.Sequential(nn.Identity(), Saying())
     torch.export.export(model, (torch.zeros(1),), strict=False)
     assert set(said) == {"1 (Saying)"}
+
+
+def test_a_path_is_remembered_where_no_model_runs():
+    layer = Asked()
+    model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Identity(), layer))
+    remember_paths(model, Asked)
+    layer(torch.zeros(1))
+    assert layer.path == "1.1 (Asked)"
+    model[1](torch.zeros(1))
+    assert layer.path == "1 (Asked)", "a model that runs says more"
+    remember_paths(model[1], Asked)
+    remember_paths(layer, Asked)
+    copy.deepcopy(model)[1][1](torch.zeros(1))
+    layer(torch.zeros(1))
+    assert layer.path == "1.1 (Asked)", "a part of the path says less"
+    remember_paths(nn.ModuleDict({"new": layer}), Asked)
+    layer(torch.zeros(1))
+    assert layer.path == "new (Asked)"
