@@ -7,7 +7,7 @@ from bridge.export.ascend_twin import ascend_twin
 from bridge.export.convert import convert_qat_model
 from bridge.export.errors import ConversionError
 from bridge.export.explain import Explanation, LayerExplanation, explain
-from bridge.export.runtime import sums_int8_exactly
+from bridge.export.int8_probe import sums_int8_exactly
 from bridge.export.summary import Conversion
 from bridge.export.tune import Tuning
 from bridge.export.verify import Verification, verify

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from bridge.export.byte_weights import byte_weight, has_zero_point
 from bridge.export.constants import Array, constant, reshaper, titled
+from bridge.export.int8_weights import may_be_int8
 from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
 from bridge.export.limits import BadLimitsError, limits
@@ -118,7 +119,8 @@ def write_chain(
         operator = Convolution(pictures.weight, pictures.attributes, None)
         x_q = write_pictures(scribe, layer, pictures)
     phases = operator.phases
-    weight, zero_w = byte_weight(scribe, operator.weight, vnni=scribe.vnni)
+    vnni = scribe.vnni and may_be_int8(layer)
+    weight, zero_w = byte_weight(scribe, operator.weight, vnni=vnni)
     scale_w = integer.multiplier
     if phases is not None and scale_w.size > 1:
         scale_w = phases.spread(scale_w)

@@ -17,6 +17,7 @@ from bridge.export.fast import Fast, make_fast
 from bridge.export.files import read_model, write_models
 from bridge.export.float_operator import fit_transposed
 from bridge.export.forms import TARGETS, Choice, Form, Target
+from bridge.export.int8_weights import reason_for_bytes
 from bridge.export.layer import QuantizedLayer
 from bridge.export.opset import (
     IR_VERSION_OF_OPSET_21,
@@ -86,7 +87,8 @@ def convert_qat_model(
             form. At most 4,096.
         vnni: write weights as int8 beside uint8 activations, for target "ort": for processors with
             VNNI, which have faster kernels for them; older x86 ones saturate, so that results are
-            wrong there. bridge.sums_int8_exactly() tells which this machine is.
+            wrong there. bridge.sums_int8_exactly() tells which this machine is. A layer with two
+            weights of -128 in an output channel keeps uint8 ones, for ARM64's sake.
         symmetric: refuse activations with a zero point other than 0, for target "qdq": runtimes
             such as TensorRT take no others.
         opset: of the deploy model, 13 to 21, for target "qdq"; None keeps the file's.
@@ -212,6 +214,8 @@ def convert_model(
     if tune is not None:
         sized = None if fast is None else fast.rounded
         choices = tune_choices(deploy, layers, chains, choices, tuning=tune, vnni=vnni, sized=sized)
+    if vnni:
+        choices = {layer.name: _with_bytes(choices[layer.name], layer) for layer in layers}
     chains = {n: chain for n, chain in chains.items() if choices[n].form.name in costs.CHAINED}
     proofs = {n: one for n, one in found.items() if n in chains or isinstance(one, Unchained)}
     _write_fake(fake.graph, how, chains, fold_batch_norm=fold_batch_norm)
@@ -240,6 +244,10 @@ def _choose(
         return {layer.name: how.choose(layer, chains.get(layer.name)) for layer in layers}
     forms = {layer.name: choose(layer, chains.get(layer.name)) for layer in layers}
     return {name: Choice(form, "given by the caller") for name, form in forms.items()}
+
+
+def _with_bytes(choice: Choice, layer: QuantizedLayer) -> Choice:
+    return replace(choice, reason=choice.reason + reason_for_bytes(layer, choice.form.name))
 
 
 def _finish(fake: ir.Model, deploy: ir.Model, how: Target) -> None:

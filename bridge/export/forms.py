@@ -11,6 +11,7 @@ from bridge.export.ascend_pairs import rewrite_remaining_fake_pairs, rewrite_rem
 from bridge.export.chains import Chain, Unchained, find_chains, write_chain
 from bridge.export.concat import quantize_before_concat
 from bridge.export.float_form import write_fake, write_float_deploy
+from bridge.export.int8_weights import separate_zero_points
 from bridge.export.integer_form import write_integer
 from bridge.export.layer import QuantizedLayer
 from bridge.export.pictures import has_pictures
@@ -22,7 +23,7 @@ from bridge.export.product import (
     write_fake_product,
     write_integer_product,
 )
-from bridge.export.qdq import separate_zero_points, store_quantized_constants, write_qdq
+from bridge.export.qdq import store_quantized_constants, write_qdq
 from bridge.export.reader import Refusal
 from bridge.export.scribe import Scribe
 from bridge.export.stored_weights import write_float_inputs, write_stored_weights
@@ -207,6 +208,11 @@ def _store_integers(graph: ir.Graph) -> None:
     write_float_inputs(graph)
 
 
+def _finish_ort(graph: ir.Graph) -> None:
+    keep_pools_in_float(graph)
+    separate_zero_points(graph)
+
+
 def _store_floats(graph: ir.Graph) -> None:
     write_stored_weights(graph, keep_integers=False)
 
@@ -237,7 +243,7 @@ TARGETS: Mapping[str, Target] = {
         check=lambda layers: None,  # noqa: ARG005
         refusal=lambda layer: None,  # noqa: ARG005
         finish_fake=lambda graph: None,  # noqa: ARG005
-        finish=keep_pools_in_float,
+        finish=_finish_ort,
     ),
     "qdq": Target(
         fake=write_fake,

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from bridge.export.byte_weights import byte_weight, parts_of, unsigned_codes
 from bridge.export.constants import Array
+from bridge.export.int8_weights import may_be_int8
 from bridge.export.interleave import write_interleaved
 from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
@@ -35,10 +36,8 @@ def write_integer(scribe: Scribe, layer: QuantizedLayer) -> None:
     operator = as_convolution(layer)
     product = layer.op == "MatMul"
     # ConvInteger's weight is the left operand of its kernel, which has to be unsigned.
-    weights = [
-        byte_weight(scribe, part, vnni=scribe.vnni and product)
-        for part in parts_of(operator.weight)
-    ]
+    vnni = scribe.vnni and product and may_be_int8(layer)
+    weights = [byte_weight(scribe, part, vnni=vnni) for part in parts_of(operator.weight)]
     op_type = "MatMulInteger" if product else "ConvInteger"
     halves = []
     for x, zero in _inputs(scribe, layer):

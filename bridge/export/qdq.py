@@ -117,28 +117,6 @@ def check_symmetric(graph: ir.Graph) -> None:
         )
 
 
-def separate_zero_points(graph: ir.Graph) -> None:
-    """Give the DequantizeLinear of every constant a zero point that no other node reads.
-
-    ONNX Runtime rewrites int8 weights with their zero points where its users ask for precision on
-    processors without VNNI (session.x64quantprecision), and fails on a zero point of two weights.
-
-    Args:
-        graph: the finished graph.
-    """
-    taken: set[ir.Value] = set()
-    for node in RecursiveGraphIterator(graph):
-        if node.op_type != "DequantizeLinear" or constant(node.inputs[0]) is None:
-            continue
-        shared = node.inputs[2] if len(node.inputs) > 2 else None
-        zeros = constant(shared)
-        if shared in taken and zeros is not None:
-            name = f"{node.name}_zero_point_{len(graph.initializers)}"
-            node.replace_input_with(2, add_initializer(graph, name, zeros))
-        elif shared is not None:
-            taken.add(shared)
-
-
 def _input(layer: QuantizedLayer) -> ir.Value:
     """The layer's dequantized input: OpenVINO takes a pair for one only if nobody splits it."""
     value = layer.node.inputs[0]

@@ -1,6 +1,5 @@
 """Running converted models: ONNX Runtime, and the reference evaluator for the Ascend dialect."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_transpose
@@ -67,32 +65,6 @@ def _interface(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
     defaults = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in defaults]
     return inputs, [value.name for value in graph.output]
-
-
-@functools.cache
-def sums_int8_exactly() -> bool:
-    """Return whether ONNX Runtime on this machine sums products of uint8 and int8 exactly.
-
-    x86 processors without VNNI sum two such products in 16 bits, which saturate.
-
-    Returns:
-        True if models converted with vnni=True are right here.
-    """
-    depth = 64
-    x = np.full((1, depth), 255, np.uint8)
-    weight = numpy_helper.from_array(np.full((depth, depth), 127, np.int8), "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
-        "probe",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, x.shape)],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.INT32, x.shape)],
-        [weight],
-    )
-    opsets = [helper.make_opsetid("", 13)]
-    session = onnxruntime.InferenceSession(
-        helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    )
-    return bool((session.run(None, {"x": x})[0] == depth * 255 * 127).all())
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -18,6 +18,7 @@ from onnx_ir.passes import common as passes
 
 from bridge.export.chains import Chain, follow
 from bridge.export.forms import Choice, ort_candidates
+from bridge.export.int8_weights import may_be_int8
 from bridge.export.layer import QuantizedLayer
 from bridge.export.reader import read_layers
 from bridge.export.scribe import Scribe
@@ -100,7 +101,7 @@ def tune_choices(
         names = [form.name for form in ort_candidates(layer, chain)]
         if size is None or len(names) < 2 or layer.node.graph is not model.graph:
             continue
-        key = _key(layer, chain, size)
+        key = _key(layer, chain, size), vnni and may_be_int8(layer)
         if key not in measured:
             bench = _Bench(model, layer, chain, size, tuning.threads, vnni)
             runs = {name: bench.run(name) for name in names}
