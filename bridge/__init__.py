@@ -26,6 +26,7 @@ from bridge.parameters import average_whole_gradients, parameter_groups, whole_p
 from bridge.plan import LayerPlan, plan_qat
 from bridge.prepare import float_model, prepare_qat
 from bridge.sensitivity import LayerSensitivity, sensitivity
+from bridge.subclasses import register_layer
 from bridge.switches import (
     freeze_clips,
     freeze_weight_scales,
@@ -71,6 +72,7 @@ __all__ = [
     "plan_qat",
     "prepare_qat",
     "quantization",
+    "register_layer",
     "sensitivity",
     "set_quantization",
     "sums_int8_exactly",

@@ -8,6 +8,7 @@ from torch import nn
 
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
+from bridge.subclasses import layer_rule
 
 _HOOKS = (
     "_forward_hooks",
@@ -28,7 +29,15 @@ _STATE_HOOKS = (
 _TABLES = ("_parameters", "_buffers", "_modules")
 # Set when they are needed, not by the constructor.
 _OPTIONAL = frozenset(
-    {"frozen_wts_scales", "adopted_natural", "adopted_rescale", "calibration_group", "looks"}
+    {
+        "frozen_wts_scales",
+        "adopted_natural",
+        "adopted_rescale",
+        "calibration_group",
+        "looks",
+        "_members",
+        "_path_in_model",
+    }
 )
 
 _NAMES: dict[type[nn.Module], frozenset[str]] = {}
@@ -87,7 +96,9 @@ def _extra(layer: nn.Module, table: str) -> dict[str, Any]:
 
 def _plain_class(layer: nn.Module) -> type[nn.Module]:
     known = (*LAYER_CLASSES.values(), *LAYER_CLASSES)
-    return next(kind for kind in known if isinstance(layer, kind))
+    kind = next((kind for kind in known if isinstance(layer, kind)), None)
+    rule = layer_rule(layer)
+    return rule.base if kind is None and not isinstance(rule, str) else kind or type(layer)
 
 
 def _own(kind: type[nn.Module]) -> frozenset[str]:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from bridge.carried import conflicts
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
+from bridge.subclasses import is_registered, layer_rule
 
 # Classes with weights that could be quantized but that no operator here replaces.
 _WITHOUT_OPERATOR = (
@@ -72,14 +73,17 @@ def refusal(model: nn.Module, path: str, module: nn.Module) -> str:
     reason = patched(module) or computed(module)
     if reason:
         return reason
-    if type(module) not in LAYER_CLASSES:
-        kind = next(kind for kind in LAYER_CLASSES if isinstance(module, kind))
-        return f"subclass of {kind.__name__}: its forward may compute something else"
-    if path and isinstance(
-        model.get_submodule(path.rpartition(".")[0]), nn.TransformerEncoderLayer
-    ):
+    rule = layer_rule(module)
+    if isinstance(rule, str):
+        return rule
+    parent = model.get_submodule(path.rpartition(".")[0]) if path else None
+    if isinstance(parent, nn.TransformerEncoderLayer):
         return "TransformerEncoderLayer reads this weight without calling the layer in eval mode"
-    return _tensors(module) or _names(module)
+    if isinstance(parent, nn.MultiheadAttention):
+        return "MultiheadAttention reads this weight without calling the layer"
+    if type(module) is not rule.base:
+        return _tensor(module.weight) or LAYER_CLASSES[rule.base].obstacle(module, rule)
+    return _tensor(module.weight) or _sizes(module) or _names(module)
 
 
 def patched(module: nn.Module) -> str:
@@ -112,7 +116,7 @@ def computed(module: nn.Module) -> str:
         the reason not to replace it, "" if both are parameters.
     """
     for name in ("weight", "bias"):
-        if name in module._parameters:
+        if name in module._parameters or not hasattr(module, name):
             continue
         own = {*module._parameters, *module._buffers}
         hook = next((how for end, how in _COMPUTED if f"{name}{end}" in own), "")
@@ -126,14 +130,14 @@ def has_operator(module: nn.Module) -> bool:
     Args:
         module: any module.
     Returns:
-        True for convolutions and linear layers.
+        True for convolutions and linear layers, and for classes that are registered as such.
     """
-    return isinstance(module, tuple(LAYER_CLASSES))
+    return isinstance(module, tuple(LAYER_CLASSES)) or is_registered(type(module))
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    known = (*LAYER_CLASSES, *_WITHOUT_OPERATOR, QATLayer, torch.jit.ScriptModule)
-    return isinstance(module, known) or _quantized_by_torch(module)
+    known = (*_WITHOUT_OPERATOR, QATLayer, torch.jit.ScriptModule)
+    return has_operator(module) or isinstance(module, known) or _quantized_by_torch(module)
 
 
 def _without_operator(module: nn.Module) -> str:
@@ -153,16 +157,19 @@ def _is_torchs(method: Any) -> bool:
     return str(home).startswith("torch.nn.")
 
 
-def _tensors(module: nn.Module) -> str:
-    weight: Any = module.weight
+def _tensor(weight: Any) -> str:
     if weight.dtype is not torch.float32:
         return f"its weight is {weight.dtype}, not torch.float32"
     if is_traceable_wrapper_subclass(weight) and not _is_distributed(weight):
         return f"its weight is a {type(weight).__name__}, no ordinary tensor"
-    wanted = _shape(module)
-    if tuple(weight.shape) != wanted:
-        return f"its weight has shape {tuple(weight.shape)} where its hyperparameters say {wanted}"
     return ""
+
+
+def _sizes(module: Any) -> str:
+    got, wanted = tuple(module.weight.shape), _shape(module)
+    if got == wanted:
+        return ""
+    return f"its weight has shape {got} where its hyperparameters say {wanted}"
 
 
 def _shape(module: Any) -> tuple[int, ...]:
@@ -186,3 +193,35 @@ def _names(module: nn.Module) -> str:
 
 def _is_distributed(weight: Any) -> bool:
     return type(weight).__module__.startswith("torch.distributed.")
+
+
+def qat_class_of(layer: nn.Module) -> type[QATLayer]:
+    """Return the class that replaces a layer.
+
+    Args:
+        layer: one that `refusal` has nothing against.
+    Returns:
+        a class of bridge.modules.
+    Raises:
+        TypeError: nothing replaces it.
+    """
+    rule = layer_rule(layer)
+    if isinstance(rule, str):
+        raise TypeError(rule)
+    return LAYER_CLASSES[rule.base]
+
+
+def subclass_note(layer: nn.Module) -> str:
+    """Return what a plan adds to its reason for a layer of another class than torch's.
+
+    Args:
+        layer: one that `refusal` has nothing against.
+    Returns:
+        "" for torch's own classes.
+    """
+    rule = layer_rule(layer)
+    if isinstance(rule, str) or type(layer) is rule.base:
+        return ""
+    if rule.registered:
+        return f", a {rule.base.__name__} by registration"
+    return f", subclass of {rule.base.__name__} that changes nothing it computes"

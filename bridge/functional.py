@@ -79,7 +79,7 @@ def functionalize(model: nn.Module) -> Model:
             path: str, layer: RangedModule, arguments: tuple[Any, ...], named: Mapping[str, Any]
         ) -> None:
             given = inspect.signature(layer.forward).bind(*arguments, **named).args
-            for name, x in zip(layer.ranges, given, strict=False):
+            for name, x in zip(layer.ranges, layer.quantized_inputs(*given), strict=False):
                 if f"{path}.{name}" in seen:
                     taken = calibration.update(seen[f"{path}.{name}"], x)
                     seen[f"{path}.{name}"] = taken

@@ -14,6 +14,7 @@ from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 from bridge.norm_pairs import FOLDABLE, Calls, observed_calls, traced_calls
 from bridge.references import Reference, held_elsewhere
+from bridge.subclasses import layer_rule
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 FOLD, LEAVE = "folded", "left"
@@ -114,8 +115,9 @@ def _norm_refusal(norm: nn.Module, held: Mapping[int, Reference]) -> str:
 
 
 def _layer_refusal(model: nn.Module, layer: nn.Module) -> str:
-    if type(layer) not in (*FOLDABLE, *LAYER_CLASSES.values()):
-        return f"{type(layer).__name__} is a class of its own, which may use its weight otherwise"
+    reason = _other_weight(layer)
+    if reason:
+        return reason
     reason = patched(layer) or computed(layer) or _hooks(layer, "_forward_hooks")
     if reason:
         return reason
@@ -127,6 +129,17 @@ def _layer_refusal(model: nn.Module, layer: nn.Module) -> str:
         shared = _sharer(model, layer, name)
         if shared is not None:
             return f"its {name} is also that of {shared}"
+    return ""
+
+
+def _other_weight(layer: nn.Module) -> str:
+    if type(layer) in (*FOLDABLE, *LAYER_CLASSES.values()):
+        return ""
+    rule = layer._rule if isinstance(layer, QATLayer) else layer_rule(layer)
+    if rule is None or isinstance(rule, str):
+        return f"{type(layer).__name__} is a class of its own, which may use its weight otherwise"
+    if rule.computes_parameters:
+        return f"{type(layer).__name__} computes its weight from this parameter"
     return ""
 
 

@@ -8,9 +8,8 @@ from torch import nn
 
 from bridge.arguments import check_model
 from bridge.config import read_config
-from bridge.eligibility import candidates, has_operator, refusal
+from bridge.eligibility import candidates, has_operator, qat_class_of, refusal, subclass_note
 from bridge.layout import Listing
-from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 from bridge.products import advice, own_products
 from bridge.references import Reference, held_elsewhere
@@ -97,7 +96,8 @@ def _plan(model: nn.Module, path: str, module: nn.Module, rules: Rules) -> Layer
     pattern = next((p for p in rules.layers if matches(p, path, module)), None)
     chosen = dict((rules.default if pattern is None else rules.layers[pattern]) or {})
     reason = "default" if pattern is None else f"rule {show(pattern)}"
-    operator = LAYER_CLASSES[type(module)].operator
+    reason += subclass_note(module)
+    operator = qat_class_of(module).operator
     read = read_config(chosen, channel_wise=operator.channel_wise)
     if not read.enabled:
         return _made(path, module, SKIP, "retrain_enable is False")

@@ -10,8 +10,8 @@ from torch import nn
 
 from bridge.arguments import check_flags, check_model
 from bridge.carried import take_over
+from bridge.eligibility import qat_class_of
 from bridge.integer_share import integer_share
-from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 from bridge.modules.ranges import RangedModule
 from bridge.naming import remember_paths
@@ -105,7 +105,7 @@ def float_model(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
 
 def _to_qat(layer: nn.Module, config: Config) -> nn.Module:
-    return take_over(LAYER_CLASSES[type(layer)].from_float(layer, config), layer)
+    return take_over(qat_class_of(layer).from_float(layer, config), layer)
 
 
 def _swap(model: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bridge.arguments import check_model
 from bridge.layout import Listing
 from bridge.modules.base import QATLayer, qat_layers
+from bridge.modules.subclass import hold_parameters
 from bridge.switches import quantization
 from qatfunc import WeightSpec, arq_qparams, fake_quantize
 
@@ -63,6 +64,7 @@ def sensitivity(
             continue
         if not layer.calibrated:
             raise ValueError(f"{path} is not calibrated")
+        hold_parameters(layer)
         tables.append(
             LayerSensitivity(
                 path=path,

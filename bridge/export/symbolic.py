@@ -8,8 +8,9 @@ One pair of functions serves both of torch's exporters: the default one takes a 
 with an opset version, the TorchScript one an autograd Function with a `symbolic` method.
 """
 
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -88,7 +89,7 @@ def export_quantized(
         inner, outer = resolve_padding(padding, constants.weight_shape[2:], geometry["dilation"])
         # Zeros are exact on every grid, so padding may as well come before the pair: the pair
         # then stays next to the operator, where every reader looks for it.
-        x = F.pad(x, outer) if outer else x
+        x = export_padded(x, outer) if outer else x
         geometry["padding"] = inner
     if constants.scale_x is not None:
         scale_x = _constant(constants.scale_x, torch.float32)
@@ -98,6 +99,38 @@ def export_quantized(
         weight = _fake_quantize_weight(operator, weight, constants.scale_w, shape, groups)
     float_op: Callable[..., Tensor] = getattr(F, operator.name)
     return float_op(x, weight, bias, **geometry)
+
+
+def open_sizes() -> bool:
+    """Return whether the TorchScript exporter that is running leaves more than a batch open.
+
+    What it was asked for stands in its own frames alone.
+
+    Returns:
+        True if dynamic_axes has an axis after the first two.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        axes = frame.f_locals.get("dynamic_axes")
+        if str(frame.f_globals.get("__name__")).startswith("torch.onnx") and axes:
+            return any(int(axis) not in (0, 1) for of_value in axes.values() for axis in of_value)
+        frame = frame.f_back
+    return False
+
+
+def export_padded(x: Tensor, amounts: Sequence[int]) -> Tensor:
+    """Trace zeros around a tensor as one Pad node.
+
+    Args:
+        x: any tensor.
+        amounts: as torch.nn.functional.pad's.
+    Returns:
+        the padded tensor.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        padded: Tensor = _TracedPad.apply(x, list(amounts))
+        return padded
+    return F.pad(x, list(amounts))
 
 
 def export_product(a: Tensor, b: Tensor, constants: list[tuple[float, int]]) -> Tensor:
@@ -160,6 +193,25 @@ def _node(kind: str, inputs: tuple[Tensor, ...], axis: int, dtype: torch.dtype) 
         shape=inputs[0].shape,
         version=_NODE_VERSION,
     )
+
+
+class _TracedPad(torch.autograd.Function):
+    """F.pad, for which the TorchScript exporter writes twelve nodes and warns of them."""
+
+    @staticmethod
+    def forward(x: Tensor, amounts: list[int]) -> Tensor:
+        return F.pad(x, amounts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, amounts: list[int]) -> Any:
+        leading = [0] * (x.type().dim() - len(amounts) // 2)
+        ends = [leading + amounts[end::2][::-1] for end in (0, 1)]
+        pads = g.op("Constant", value_t=torch.tensor([*ends[0], *ends[1]]))
+        return g.op("Pad", x, pads)
 
 
 class _TracedQuantize(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
 from bridge.modules.inference import makes_state, ordinary
+from bridge.modules.padded import pad_input
 from bridge.modules.ranges import RangedModule, in_onnx_export
+from bridge.modules.replacing import ReplacingLayer
 from bridge.naming import remember_paths
 from bridge.peers import Group
-from bridge.targets import Operator, check_is_tensor
+from bridge.targets import check_is_tensor
 from qatfunc import Adopted, Clip, arq_qparams
 from qatfunc.channels import per_output
 from qatfunc.exact_types import autocasting
@@ -23,7 +25,7 @@ from qatfunc.params import Params
 _STARTED = "wts_scales_started"
 
 
-class QATLayer(RangedModule):
+class QATLayer(ReplacingLayer):
     """A layer whose weight and input are quantized, mixed into a torch layer class.
 
     What it computes is one call into qatfunc. State beside the input's range "acts": wts_scales,
@@ -33,17 +35,7 @@ class QATLayer(RangedModule):
     """
 
     exported = ("weight", "wts_scales", "frozen_wts_scales")
-    arguments: ClassVar[tuple[str, ...]]
-    """Hyperparameters of the float class's constructor beside bias."""
-
-    input_size: ClassVar[str] = "in_channels"
-    """The one that an input's number of channels equals."""
-
-    operator: ClassVar[Operator]
-    weight: Tensor
-    bias: Tensor | None
     out_channels: int
-    wts_scales: Tensor
     wts_offsets: Tensor
     wts_offsets_deploy: Tensor
     s_rec_flag: Tensor
@@ -81,76 +73,30 @@ class QATLayer(RangedModule):
         )
         return f"{super().extra_repr()}, {quantized if self.config.enabled else 'not quantized'}"
 
-    @classmethod
-    def from_float(cls, mod: nn.Module, config: Mapping[str, Any] | None = None) -> Self:
-        """Build the layer on a float layer's own parameters, device and mode.
-
-        Args:
-            mod: a module of the float class.
-            config: the configuration dict.
-        Returns:
-            the layer; its weight and bias are mod's very Parameter objects.
-        Raises:
-            TypeError, RuntimeError: mod is of another class (operator.from_float_error), or as
-                the constructor.
-            ValueError: as the constructor.
-        """
-        if type(mod) is not cls.operator.float_class:
-            raise cls.operator.from_float_error(
-                f"{cls.__name__}.from_float takes a {cls.operator.float_class.__name__}, "
-                f"got {type(mod).__name__}"
-            )
-        # Built on the meta device: nothing is allocated or drawn for parameters to be replaced.
-        kwargs = {name: getattr(mod, name) for name in cls.arguments}
-        layer = cls(bias=mod.bias is not None, device="meta", config=None, **kwargs)
-        layer.weight, layer.bias = mod.weight, mod.bias  # type: ignore[assignment]
-        layer._init_quantization(config)
-        return layer.train(mod.training)
-
-    def share(self) -> Self:
-        """Return a second layer on this layer's parameters, with an input range of its own.
-
-        For a layer that is called twice with inputs of different ranges: one weight, one weight
-        quantizer, a range for each call.
-
-        Returns:
-            a layer with the very same weight, bias and trained weight scale, uncalibrated.
-        """
-        kwargs = {name: getattr(self, name) for name in self.arguments}
-        twin = type(self)(bias=self.bias is not None, device="meta", config=None, **kwargs)
-        twin.weight, twin.bias = self.weight, self.bias
-        twin._init_scales(self.config)
-        if self.config.learned_scale:
-            twin.wts_scales = self.wts_scales
-        return twin.train(self.training)
-
-    def to_float(self) -> nn.Module:
-        """Return a float layer on this layer's own parameters, device and mode."""
-        kwargs = {name: getattr(self, name) for name in self.arguments}
-        layer = self.operator.float_class(bias=self.bias is not None, device="meta", **kwargs)
-        layer.weight, layer.bias = self.weight, self.bias  # type: ignore[assignment]
-        return layer.train(self.training)
-
     def _quantized_forward(self, x: Tensor, **geometry: Any) -> Tensor:
         """Compute the layer; geometry is what the operator takes beside its tensors."""
         check_is_tensor(x, "input", self._where)
         if autocasting(x):
             with torch.autocast(x.device.type, enabled=False):
                 return self._quantized_forward(x.to(torch.float32), **geometry)
-        weight = self._parameter("weight")
-        self.operator.check_tensors(x, weight, self._where)
+        (x,) = self.quantized_inputs(x)
         compiling = torch.compiler.is_compiling()
         recorded = compiling or torch._C._is_tracing()
+        exported = recorded and in_onnx_export()  # torch's answer takes as long as an operator
+        weight = self._parameter("weight") if exported else self._effective_weight()
+        self.operator.check_tensors(x, weight, self._where)
         # Under torch.jit.trace sizes are no numbers.
         axis = 1 if self.operator.spatial else -1
         if (compiling or not recorded) and x.shape[axis] != getattr(self, self.input_size):
             self.operator.check_channels(x, self._input_channels(weight), self._where)
-        if recorded and in_onnx_export():  # torch's answer takes as long as an operator
+        if exported:
             return self._export_forward(x, **geometry)
         if self.config.learned_scale and not self._scales_started and self._changes_state:
             self._start_scales()
         clips = self._current_clips(acts=x)
         clip = None if clips is None else clips["acts"]
+        if self._rule is not None:
+            x, geometry = pad_input(self._rule, self, x, geometry)
         spec = self.config.layer
         if not self.quantizes_weight:
             spec = replace(spec, weight=None)
@@ -169,13 +115,16 @@ class QATLayer(RangedModule):
 
     def _input_channels(self, weight: Tensor) -> int:
         """What a weight says; pruning may have left the layer's attribute as it was."""
+        if self._rule is not None and self._rule.weight is not None:
+            channels: int = getattr(self, self.input_size)
+            return channels
         if self.operator.transposed:
             return weight.shape[0]
         return weight.shape[1] * getattr(self, "groups", 1)
 
     def _params(self, weight: Tensor, clip: Clip | None) -> Params:
         params: dict[str, Any] = {"weight": weight}
-        bias = self._parameter("bias")
+        bias = self._effective_bias()
         if bias is not None:
             params["bias"] = bias
         if clip is not None:
@@ -311,9 +260,7 @@ class QATLayer(RangedModule):
 
     def _arq_scale(self, weight: Tensor | None = None) -> Tensor:
         """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""
-        weight = self.weight if weight is None else weight
-        if hasattr(weight, "full_tensor"):  # fully_shard leaves each process a part of it
-            weight = weight.full_tensor()
+        weight = self._whole_weight() if weight is None else weight
         transposed, groups = self.operator.transposed, getattr(self, "groups", 1)
         spec = self.config.weight
         qparams = arq_qparams(weight.detach(), spec, transposed=transposed, groups=groups)
@@ -326,27 +273,36 @@ class QATLayer(RangedModule):
                 f"{self._where()}: the weight is parametrized; remove the parametrization "
                 "(torch.nn.utils.parametrize.remove_parametrizations) before the export"
             )
-        constants = run_untraced(self._export_constants)
-        return export_quantized(self.operator, x, self.weight, self.bias, constants, **geometry)
+        constants, weight, bias = run_untraced(self._export_constants)
+        weight = self.weight if weight is None else weight
+        bias = self.bias if bias is None else bias
+        if self._rule is not None:
+            x, geometry = pad_input(self._rule, self, x, geometry)
+        return export_quantized(self.operator, x, weight, bias, constants, **geometry)
 
     @torch.no_grad()
-    def _export_constants(self) -> ExportConstants:
-        """Scales and zero points of the parameters as they are now, as plain numbers."""
+    def _export_constants(self) -> tuple[ExportConstants, Tensor | None, Tensor | None]:
+        """Scales and zero points of the parameters as they are now, as plain numbers.
+
+        Beside them effective weight and bias, which become constants, None for the layer's own.
+        """
         real: dict[str, Tensor] = self.__dict__["_real"]
+        weight, bias = self._computed_parameters(real)
         if "frozen_wts_scales" in real:
             weight_scale = real["frozen_wts_scales"]
         elif self._scales_started:
             weight_scale = self._learned_scale(real["wts_scales"])
         else:
-            weight_scale = self._arq_scale(real["weight"])
+            weight_scale = self._arq_scale(real["weight"] if weight is None else weight)
         scale_x, zero_point_x = self._exported_range("acts")
-        return ExportConstants(
+        constants = ExportConstants(
             scale_x=scale_x if self.quantizes_input else None,
             zero_point_x=zero_point_x,
             scale_w=weight_scale.tolist() if self.quantizes_weight else None,
             bits_x=self.config.activation.bits,
-            weight_shape=tuple(real["weight"].shape),
+            weight_shape=tuple((real["weight"] if weight is None else weight).shape),
         )
+        return constants, weight, bias
 
 
 def qat_layers(model: nn.Module) -> Iterator[tuple[str, RangedModule]]:

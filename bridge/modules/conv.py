@@ -53,7 +53,7 @@ class _ConvQAT(QATLayer):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Return the convolution of input, (N, C, *spatial) float32."""
         if not self.config.enabled:
-            return super().forward(input)
+            return self._float_forward(input)
         return self._quantized_forward(input, **_geometry(self))
 
 
@@ -101,7 +101,8 @@ class _ConvTransposeQAT(QATLayer):
         output_size chooses among the sizes that a stride leaves open, as torch's does.
         """
         if not self.config.enabled:
-            return super().forward(input, output_size)
+            sized = () if output_size is None else (output_size,)
+            return self._float_forward(input, *sized)
         geometry = _geometry(self)
         stride, padding, dilation, _ = geometry.values()
         geometry["output_padding"] = self._output_padding(  # type: ignore[operator]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bridge.layer_rule import LayerRule
 from bridge.modules.base import QATLayer
 from bridge.targets import LINEAR
 
@@ -39,8 +40,16 @@ class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
         self.out_channels = out_features
         self._init_quantization(config)
 
+    @classmethod
+    def _sizes(cls, mod: nn.Module, rule: LayerRule | None) -> dict[str, Any]:
+        sizes = super()._sizes(mod, rule)
+        if rule is None or rule.weight is None or len(sizes) == len(cls.arguments):
+            return sizes
+        out_features, in_features = rule.weight(mod).shape
+        return {"in_features": in_features, "out_features": out_features}
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Return the linear map of input, (*, in_features) float32 of rank 2 or more."""
         if not self.config.enabled:
-            return super().forward(input)
+            return self._float_forward(input)
         return self._quantized_forward(input)

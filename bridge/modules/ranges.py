@@ -52,6 +52,16 @@ class RangedModule(RangeState):
         """Whether the layer quantizes its input but has no range for it yet."""
         return self.config.enabled and self.quantizes_input and not self.calibrated
 
+    def quantized_inputs(self, *arguments: Any) -> tuple[Any, ...]:
+        """Return what a call quantizes of its arguments.
+
+        Args:
+            arguments: of forward.
+        Returns:
+            a tensor for each range, the first arguments by default.
+        """
+        return arguments
+
     def _current_clips(self, **inputs: Tensor) -> dict[str, Clip] | None:
         """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
         if not self.quantizes_input:

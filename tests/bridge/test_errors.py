@@ -143,16 +143,22 @@ LIMITS |= {
 }
 
 
-class SubclassedConv2d(nn.Conv2d):
-    pass
+class Doubled(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(2 * x)
 
 
+_WHAT_TO_DO = (
+    ", a subclass of Conv2d with its own forward: state what it computes by "
+    r"bridge.register_layer\(Doubled, ...\)"
+)
 OTHER_CLASS = {
     f"{qat.__name__}.from_float({type(other).__name__})": Wrong(
         lambda qat=qat, other=other: qat.from_float(other),
         error,
         f"^{qat.__name__}.from_float takes a {qat.operator.float_class.__name__}, "
-        f"got {type(other).__name__}$",
+        f"got {type(other).__name__}"
+        f"{_WHAT_TO_DO if (qat, type(other)) == (Conv2dQAT, Doubled) else ''}$",
     )
     for qat, error in (
         (Conv1dQAT, TypeError),
@@ -166,7 +172,7 @@ OTHER_CLASS = {
         nn.MaxPool2d(2),
         nn.Bilinear(2, 2, 2),
         nn.Identity(),
-        SubclassedConv2d(1, 1, 1),
+        Doubled(1, 1, 1),
         Conv2dQAT(1, 1, 1),
         nn.Conv3d(1, 1, 1) if qat is LinearQAT else nn.Linear(2, 2),
     )

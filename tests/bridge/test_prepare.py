@@ -18,6 +18,11 @@ class Subclass(nn.Conv2d):
     pass
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x)
+
+
 class Zoo(nn.Module):
     """Every layer that could be quantized, and every reason not to."""
 
@@ -27,6 +32,7 @@ class Zoo(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
         self.reflect = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
         self.subclass = Subclass(4, 4, 3)
+        self.doubled = Doubled(4, 4)
         self.normed = parametrizations.weight_norm(nn.Linear(4, 4))
         self.volume = nn.Conv3d(1, 1, 3, dilation=(2, 1, 1))
         self.attention = nn.MultiheadAttention(4, 2)
@@ -44,8 +50,7 @@ def outcome(*arguments, **options):
 
 
 def test_the_plan_says_what_happens_to_each_layer_and_why():
-    subclass = "its forward may compute something else"
-    attention = f"subclass of Linear: {subclass}"
+    attention = "MultiheadAttention reads this weight without calling the layer"
     eval_mode = "TransformerEncoderLayer reads this weight without calling the layer in eval mode"
     wide = ", one weight scale (channel_wise is not for this class)"
     chosen = {"channel_wise": True}
@@ -65,7 +70,17 @@ def test_the_plan_says_what_happens_to_each_layer_and_why():
             "unsupported",
             "Conv2d: padding_mode must be 'zeros', got 'reflect'",
         ),
-        "subclass": ("Subclass", "unsupported", f"subclass of Conv2d: {subclass}"),
+        "subclass": (
+            "Subclass",
+            "quantized",
+            "default, subclass of Conv2d that changes nothing it computes",
+        ),
+        "doubled": (
+            "Doubled",
+            "unsupported",
+            "subclass of Linear with its own forward: state what it computes by "
+            "bridge.register_layer(Doubled, ...)",
+        ),
         "normed": ("ParametrizedLinear", "unsupported", "its weight is parametrized"),
         "volume": (
             "Conv3d",
@@ -101,13 +116,13 @@ def test_the_plan_says_what_happens_to_each_layer_and_why():
 def test_the_plan_is_what_happens():
     model = Zoo()
     quantized = {plan.path for plan in plan_qat(model) if plan.action == "quantized"}
-    with pytest.warns(UserWarning, match="only 31% of the weights"):
+    with pytest.warns(UserWarning, match="only 45% of the weights"):
         prepared = prepare_qat(model)
     layers = dict(prepared.named_modules(remove_duplicate=False))
-    assert quantized == {"stem", "body.0", "body.2", "off", "fc", "again"}
+    assert quantized == {"stem", "body.0", "body.2", "subclass", "off", "fc", "again"}
     for path, before in model.named_modules(remove_duplicate=False):
-        wanted = LAYER_CLASSES[type(before)] if path in quantized else type(before)
-        assert layers[path].__class__.__name__ == wanted.__name__, path
+        wanted = type(before).__name__ + ("QAT" if path in quantized else "")
+        assert layers[path].__class__.__name__ == wanted, path
     assert prepared.fc is prepared.again
 
 
