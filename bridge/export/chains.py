@@ -146,7 +146,7 @@ def write_chain(
     codes = scribe.op("QLinearConv", *operands, **operator.attributes)
     codes = write_interleaved(scribe, codes, phases)
     if pictures is not None:
-        codes = write_volumes(scribe, layer, codes)
+        codes = write_volumes(scribe, layer, pictures, codes)
     codes = _clamped(scribe, codes, chain.clamps[0])
     for move, clamp in zip(chain.moves, chain.clamps[1:], strict=True):
         codes = _clamped(scribe, _moved(scribe, move, codes), clamp)

@@ -31,6 +31,7 @@ from bridge.export.qdq import check_symmetric
 from bridge.export.reader import FloatOperator, Refusal, named_operators, read_layers
 from bridge.export.record import record_text
 from bridge.export.scribe import Scribe
+from bridge.export.shapes import with_shapes
 from bridge.export.summary import (
     Conversion,
     LayerSummary,
@@ -192,7 +193,7 @@ def convert_model(
         ValueError: data does not fit the model.
         ConversionError: the model cannot be converted.
     """
-    source = of_sixteen_bits(source)
+    source = with_shapes(of_sixteen_bits(source))
     how = TARGETS[target]
     folded = fold_batch_norm and how.folds_batch_norm
     fast = None if data is None else _make_fast(source, data, fold_batch_norm=folded)

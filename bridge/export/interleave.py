@@ -6,6 +6,7 @@ blocks. Optimizers that join two Transposes undo that, so the Reshapes between a
 Transpose can pass.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -43,47 +44,58 @@ def write_interleaved(scribe: Scribe, y: ir.Value, phases: Phases | None) -> ir.
 def _one_axis_at_a_time(scribe: Scribe, y: ir.Value, phases: Phases) -> ir.Value:
     """(n, c r1 r2, m1, m2) -> (n, c r1, m1 m2, r2) -> (n, c, m1, r1, m2 r2) -> (n, c, ...)."""
     channels, strides = phases.channels, phases.strides
-    width = size_of(scribe, y, -1, times=strides[-1])
+    middles, sizes = _sizes(scribe, y, strides)
     if strides[-1] > 1:
-        y = reshape(scribe, y, 0, channels * prod(strides[:-1]), strides[-1], -1)
+        places = middles[0] if len(strides) == 1 else scribe.op("Mul", *middles)
+        y = reshape(scribe, y, -1, channels * prod(strides[:-1]), strides[-1], places)
         y = scribe.op("Transpose", y, perm=[0, 1, 3, 2])
-    if len(strides) == 1:
-        return reshape(scribe, y, 0, channels, -1)
-    if strides[0] > 1:
-        y = reshape(scribe, y, 0, channels, strides[0], -1, width)
+    if strides[0] > 1 and len(strides) > 1:
+        y = reshape(scribe, y, -1, channels, strides[0], middles[0], sizes[1])
         y = scribe.op("Transpose", y, perm=[0, 1, 3, 2, 4])
-    return reshape(scribe, y, 0, channels, -1, width)
+    return reshape(scribe, y, -1, channels, *sizes)
 
 
 def _blocks_of_channels(scribe: Scribe, y: ir.Value, phases: Phases) -> ir.Value:
     """(n, r1 r2 c, m1, m2) -> (n m1, m2, r1, r2 c) -> (n m1, r1, m2, r2 c) -> (n, c, ...)."""
     channels, strides = phases.channels, phases.strides
+    middles, sizes = _sizes(scribe, y, strides)
     if len(strides) == 1:
-        y = reshape(scribe, scribe.op("Transpose", y, perm=[0, 2, 1]), 0, -1, channels)
+        y = reshape(scribe, scribe.op("Transpose", y, perm=[0, 2, 1]), -1, *sizes, channels)
         return scribe.op("Transpose", y, perm=[0, 2, 1])
-    batch, middle = size_of(scribe, y, 0), size_of(scribe, y, -1)
-    width = size_of(scribe, y, -1, times=strides[-1])
     y = scribe.op("Transpose", y, perm=[0, 2, 3, 1])
     if strides[0] > 1:
-        y = reshape(scribe, y, -1, middle, strides[0], strides[1] * channels)
+        y = reshape(scribe, y, -1, middles[1], strides[0], strides[1] * channels)
         y = scribe.op("Transpose", y, perm=[0, 2, 1, 3])
-    y = reshape(scribe, y, batch, -1, width, channels)
+    y = reshape(scribe, y, -1, *sizes, channels)
     return scribe.op("Transpose", y, perm=[0, 3, 1, 2])
 
 
-def size_of(scribe: Scribe, y: ir.Value, axis: int, *, times: int = 1) -> ir.Value:
+def _sizes(
+    scribe: Scribe, y: ir.Value, strides: Sequence[int]
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Write the spatial sizes of a value, before and after its phases are put in order.
+
+    The batch's alone is left to Reshape: it may be 0, with which another size cannot be found.
+    """
+    middles = [size_of(scribe, y, axis + 2) for axis in range(len(strides))]
+    sizes = [
+        scribe.op("Mul", middle, np.array([stride], np.int64)) if stride > 1 else middle
+        for middle, stride in zip(middles, strides, strict=True)
+    ]
+    return middles, sizes
+
+
+def size_of(scribe: Scribe, y: ir.Value, axis: int) -> ir.Value:
     """Write a size of a value, which may depend on the model's input.
 
     Args:
         scribe: writes the nodes.
         y: the value.
         axis: which size.
-        times: what to multiply it by.
     Returns:
         int64 (1,).
     """
-    size = scribe.op("Gather", scribe.op("Shape", y), np.array([axis], np.int64))
-    return scribe.op("Mul", size, np.int64(times)) if times > 1 else size
+    return scribe.op("Gather", scribe.op("Shape", y), np.array([axis], np.int64))
 
 
 def reshape(scribe: Scribe, y: ir.Value, *sizes: int | ir.Value) -> ir.Value:

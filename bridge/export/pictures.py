@@ -129,20 +129,32 @@ def write_pictures(scribe: Scribe, layer: QuantizedLayer, pictures: Pictures) ->
     return scribe.op("Transpose", x, perm=[0, 3, 1, 2])
 
 
-def write_volumes(scribe: Scribe, layer: QuantizedLayer, y: ir.Value) -> ir.Value:
+def write_volumes(
+    scribe: Scribe, layer: QuantizedLayer, pictures: Pictures, y: ir.Value
+) -> ir.Value:
     """Write the output of a convolution of pictures as volumes.
 
     Args:
         scribe: writes the nodes.
         layer: the layer.
+        pictures: from as_pictures.
         y: any numbers, (n * depth, c, height, width).
     Returns:
         the numbers, (n, c, depth, height, width).
     """
-    batch, height, width = size_of(scribe, layer.x_q, 0), *(size_of(scribe, y, i) for i in (2, 3))
+    depth, height, width = _depth(scribe, layer, pictures), *(size_of(scribe, y, i) for i in (2, 3))
     y = scribe.op("Transpose", y, perm=[0, 2, 3, 1])
-    y = reshape(scribe, y, batch, -1, height, width, len(layer.weight))
+    y = reshape(scribe, y, -1, depth, height, width, len(layer.weight))
     return scribe.op("Transpose", y, perm=[0, 4, 1, 2, 3])
+
+
+def _depth(scribe: Scribe, layer: QuantizedLayer, pictures: Pictures) -> ir.Value:
+    """Write the depth of the output; the batch's size, which may be 0, is left to Reshape."""
+    depth = size_of(scribe, layer.x_q, 2)
+    more = sum(pictures.pads) - pictures.dilation * (pictures.taps - 1) - 1
+    last = scribe.op("Add", depth, np.array([more], np.int64))
+    strides = scribe.op("Div", last, np.array([pictures.stride], np.int64))
+    return scribe.op("Add", strides, np.array([1], np.int64))
 
 
 def _one_group(weight: Array, groups: int) -> Array:

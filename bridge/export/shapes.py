@@ -51,6 +51,62 @@ def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | Non
     return {name: sizes for name, sizes in named.items() if sizes is not None}
 
 
+def with_shapes(model: ir.Model) -> ir.Model:
+    """Return a model that says of its values what shape inference finds.
+
+    ONNX Runtime chooses kernels by the rank and the channels that it knows, and what a layer is
+    rewritten to does not let it infer what the layer did.
+
+    Args:
+        model: as files.read_model returns it; it is left as it is.
+    Returns:
+        a model with the same nodes; a size that the file states stays.
+    """
+    known, inferred = model.clone(), model.clone()
+    infer = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer(inferred)
+    if _state_channels(inferred):
+        infer(inferred)
+    for graph, other in zip(known.graphs(), inferred.graphs(), strict=True):
+        for node, twin in zip(graph, other, strict=True):
+            for value, found in zip(node.outputs, twin.outputs, strict=True):
+                if not value.is_graph_output():
+                    value.shape = _refined(value.shape, found.shape)
+                    value.type = value.type or found.type
+    return known
+
+
+def _state_channels(model: ir.Model) -> bool:
+    """State rank and channels of convolutions whose input has no known rank; tell if any had."""
+    before = [
+        node.outputs[0]
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if node.op_type in ("Conv", "ConvTranspose") and node.outputs[0].shape is None
+    ]
+    for value in before:
+        node = value.producer()
+        weight = None if node is None else node.inputs[1]
+        if node is None or weight is None or weight.shape is None or len(weight.shape) < 2:
+            continue
+        channels: int | ir.SymbolicDim | None = weight.shape[0]
+        if node.op_type == "ConvTranspose":
+            groups, each = node.attributes.get("group"), weight.shape[1]
+            channels = (
+                each * (1 if groups is None else groups.as_int()) if isinstance(each, int) else None
+            )
+        value.shape = ir.Shape([None, channels, *[None] * (len(weight.shape) - 2)])
+        value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+    return any(value.shape is not None for value in before)
+
+
+def _refined(shape: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
+    """Put the numbers of one shape where another has none."""
+    if shape is None or found is None or len(shape) != len(found):
+        return shape or found
+    pairs = zip(shape, found, strict=True)
+    return ir.Shape([b if isinstance(b, int) and not isinstance(a, int) else a for a, b in pairs])
+
+
 def macs_per_position(node: ir.Node, sizes: Sizes) -> int | None:
     """Count the multiply-accumulates for one position.
 
