@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bridge.export.constants import called
 from bridge.export.costs import MEASURED_ON
 from bridge.export.elementwise import OPERATORS
 from bridge.export.errors import ConversionError
 from bridge.export.files import read_model
-from bridge.export.forms import FLOAT32, OF_RUNTIME
+from bridge.export.forms import FLOAT32, INT8, OF_RUNTIME
 from bridge.export.layer import EXACT_FLOAT32
+from bridge.export.layer_names import UniqueNames, module_path, scope_of_name
+from bridge.export.multiplications import in_integers, multiplies, multiply_accumulates
 from bridge.export.reader import FloatOperator, named_operators
 from bridge.export.shapes import Sizes, infer_sizes, macs, macs_per_position
 from bridge.export.summary import Conversion, LayerSummary, Proof
@@ -68,7 +71,9 @@ class Explanation:
 
     Args:
         target: what the deploy model is for.
-        layers: Conv, ConvTranspose, Gemm and MatMul, left in float or not, in topological order.
+        layers: every operator that multiplies and accumulates, left in float or not, in
+            topological order: Conv, ConvTranspose, Gemm and MatMul, and Einsum, LSTM, attention and
+            the like, which no conversion takes. Of operators of unknown domains nobody knows.
         measured_on: the processors that expected speeds are from.
     """
 
@@ -129,17 +134,23 @@ def explain(
     model = read_model(conversion.source, follow_symlinks=conversion.follow_symlinks)
     sizes = infer_sizes(model, input_shapes)
     nodes = dict(named_operators(model.graph))
-    rows: dict[str, LayerExplanation] = {}
+    rows: dict[ir.Node, LayerExplanation] = {}
     for layer in conversion.layers:
         if layer.op in OPERATORS:
             continue
-        rows[layer.name] = _layer(layer, _node(nodes, layer.name, conversion), sizes)
+        node = _node(nodes, layer.name, conversion)
+        rows[node] = _layer(layer, node, sizes)
     for operator in conversion.left_in_float:
         node = _node(nodes, operator.name, conversion)
-        rows[operator.name] = _left_in_float(operator, node, sizes)
+        rows[node] = _left_in_float(operator, node, sizes)
+    names = UniqueNames(nodes)
+    order = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    for node in order:
+        if node not in rows and multiplies(node):
+            rows[node] = _other(node, names.give(_scope(node)), sizes)
     return Explanation(
         target=conversion.target,
-        layers=tuple(rows[name] for name in nodes if name in rows),
+        layers=tuple(rows[node] for node in order if node in rows),
         measured_on=MEASURED_ON,
     )
 
@@ -175,6 +186,23 @@ def _left_in_float(operator: FloatOperator, node: ir.Node, sizes: Sizes) -> Laye
         macs=macs(node, sizes),
         macs_per_position=macs_per_position(node, sizes),
     )
+
+
+def _other(node: ir.Node, name: str, sizes: Sizes) -> LayerExplanation:
+    integers = in_integers(node)
+    return LayerExplanation(
+        name=name,
+        op=node.op_type,
+        form=node.op_type if integers else "float",
+        arithmetic=INT8 if integers else FLOAT32,
+        reason=f"{node.op_type} is no operator of layers, and stays as it is",
+        macs=multiply_accumulates(node, sizes),
+        macs_per_position=None,
+    )
+
+
+def _scope(node: ir.Node) -> str:
+    return module_path(node) or scope_of_name(node.name or "") or called(node)
 
 
 def _node(nodes: Mapping[str, ir.Node], name: str, conversion: Conversion) -> ir.Node:

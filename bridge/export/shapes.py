@@ -1,10 +1,15 @@
 """The sizes of a model's values, and the multiply-accumulates that follow from them."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
+from onnxscript.optimizer import fold_constants
+
+_FOLDED = 1024
+"""Numbers in the largest constant that is folded: sizes are few."""
 
 Sizes = Mapping[str, tuple[int, ...]]
 """By the names of values; what is not known is absent."""
@@ -23,7 +28,7 @@ def open_inputs(model: ir.Model) -> list[ir.Value]:
 
 
 def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Sizes:
-    """Find the sizes of a model's values by ONNX shape inference.
+    """Find the sizes of a model's values by shape inference and by folding constants.
 
     Args:
         model: as files.read_model returns it; it is left as it is.
@@ -45,9 +50,39 @@ def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | Non
     for value in values:
         if value.shape is not None:
             value.shape = ir.Shape([_number(dim, symbols) for dim in value.shape])
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
-    values += copy.graph.initializers.values()
-    named = {value.name or "": _static(value) for value in values}
+    found = _infer(copy)
+    if len(found) < len(values) + len(copy.graph.initializers):
+        # Exporters compute sizes from sizes: what is known by now makes those constants.
+        _state(copy, found)
+        folded = copy.clone()
+        with contextlib.suppress(RuntimeError):  # a node that it cannot fold leaves sizes open
+            fold_constants(folded, onnx_shape_inference=True, should_fold=_is_small)
+        _state(copy, found | _infer(folded))
+        found = _infer(copy)
+    return found
+
+
+def _state(model: ir.Model, sizes: Sizes) -> None:
+    """Leave no other shapes of inner values than those that are known."""
+    for node in model.graph:
+        for value in node.outputs:
+            known = sizes.get(value.name or "")
+            if known is not None:
+                value.shape = ir.Shape(known)
+            elif not value.is_graph_output():
+                value.shape = None
+
+
+def _is_small(node: ir.Node) -> bool:
+    sizes = [_static(v) for v in [*node.inputs, *node.outputs] if v is not None]
+    return all(one is not None and math.prod(one) <= _FOLDED for one in sizes)
+
+
+def _infer(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    graph = model.graph
+    values = [*graph.inputs, *(v for node in graph for v in node.outputs)]
+    named = {v.name or "": _static(v) for v in [*values, *graph.initializers.values()]}
     return {name: sizes for name, sizes in named.items() if sizes is not None}
 
 
