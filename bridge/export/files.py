@@ -10,12 +10,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from bridge.export.channel_scales import pad_before_pairs
+from bridge.export.computed_parameters import compute_parameters
 from bridge.export.constants import array_of
 from bridge.export.data_movement import quantize_after_movement
 from bridge.export.destinations import data_file
 from bridge.export.errors import ConversionError
 from bridge.export.replacement import replace_all, scratch_folder
-from bridge.export.validity import cause, check_model
+from bridge.export.validity import cause, check_functions, check_model
 
 # protobuf ends at 2 GiB; above this the tensors go to a file beside the model.
 _INLINE_LIMIT = 1_800_000_000
@@ -54,6 +55,7 @@ def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
             tensor = value.const_value
             if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
                 array_of(tensor, value.name)
+    compute_parameters(model.graph)
     quantize_after_movement(model.graph)
     pad_before_pairs(model.graph)
     return model
@@ -122,6 +124,7 @@ def _normalize(path: Path, model: ir.Model) -> None:
     if (model.ir_version or 0) < _IR_VERSION_OF_DEFAULTS:
         passes.RemoveInitializersFromInputsPass()(model)
         model.ir_version = _IR_VERSION_OF_DEFAULTS
+    check_functions(path, model)
     try:
         passes.InlinePass()(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)

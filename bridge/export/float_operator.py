@@ -112,6 +112,8 @@ def _more_taps(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
         return [], given
     ones = [1] * len(padding)
     strides, dilations = (given.get(name) or ones for name in ("strides", "dilations"))
+    if not _is_geometry(padding, strides, dilations):
+        return [], given  # nothing that an operator takes
     if all(more < stride for more, stride in zip(padding, strides, strict=True)):
         return [], given
     pads, kept, zeros = fit_to_stride(strides, given.get("pads") or [0, 0] * len(ones), padding)
@@ -123,6 +125,16 @@ def _more_taps(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
         sizes = zip(given["kernel_shape"], taps, strict=True)
         new["kernel_shape"] = [size + more for size, more in sizes]
     return taps, new
+
+
+def _is_geometry(padding: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> bool:
+    """Whether lists are of one length, and output_padding is less than stride or dilation."""
+    if not len(padding) == len(strides) == len(dilations):
+        return False
+    each = zip(padding, strides, dilations, strict=True)
+    return all(
+        0 <= more < max(stride, dilation) and dilation > 0 for more, stride, dilation in each
+    )
 
 
 def _padded(graph: ir.Graph, node: ir.Node, weight: ir.Value, taps: Sequence[int]) -> ir.Value:

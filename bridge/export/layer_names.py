@@ -1,6 +1,5 @@
 """Recovering a layer's module path from what the exporters leave in a file."""
 
-import ast
 import re
 from collections.abc import Iterable
 
@@ -77,12 +76,33 @@ def module_path(node: ir.Node) -> str:
     Returns:
         the innermost module scope of the default exporter.
     """
-    try:
-        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    except (ValueError, SyntaxError):
-        return ""
+    scopes = _strings(node.metadata_props.get(_SCOPES, ""))
     # The last entry is the operator itself, the one before it the innermost module.
-    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) >= 2 else ""
+    return scopes[-2] if len(scopes) >= 2 else ""
+
+
+_STRING = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*([,\]])""")
+"""One string of a printed list, and what comes after it."""
+
+_LONGEST = 20_000
+"""Longer lists are no scopes: modules are not nested so deep."""
+
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def _strings(printed: str) -> list[str]:
+    """Read a printed list of strings, in time that grows with its length alone; [] for others."""
+    if len(printed) > _LONGEST:
+        return []
+    found, place, end = [], 1, ""
+    while printed.startswith("[") and end != "]":
+        match = _STRING.match(printed, place)
+        if match is None:
+            return []
+        quoted, end = match.groups()
+        found.append(_ESCAPED.sub(r"\1", quoted[1:-1]))
+        place = match.end()
+    return found if place == len(printed) else []
 
 
 def scope_of_name(name: str) -> str:

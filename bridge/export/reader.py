@@ -103,13 +103,18 @@ def _bias_of(node: ir.Node) -> ir.Value | None:
 
 def _behind_pairs(value: ir.Value) -> ir.Value:
     """Follow a value back through its Q/DQ pair and the shape operators around it."""
+    computed = False  # known to be no constant, as are all values back to the next pair
     while True:
         node = value.producer()
         if node is None or not node.inputs or node.inputs[0] is None:
             return value
-        if node.op_type == "Identity" and constant(value) is not None:
-            return value
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") and reshaper(node) is None:
+        if node.op_type == "Identity" and not computed:
+            if constant(value) is not None:
+                return value
+            computed = True
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            computed = False
+        elif reshaper(node) is None:
             return value
         value = node.inputs[0]
 

@@ -12,6 +12,7 @@ kernel turned around. start, which is cut off again, is chosen to leave the fewe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from bridge.export.layer import QuantizedLayer
 _MOST_AXES = 2
 _MOST_ZEROS = 16
 """How many times as many weights the convolution may have, the rest of them zeros."""
+_MOST_TAPS = 1 << 18
+"""How many taps the phases of an axis may have together: what is tried for them grows so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,9 @@ def has_phases(layer: QuantizedLayer) -> bool:
         return False
     kernel = layer.weight.shape[2:]
     sizes = [g.size if g.stride == 1 else g.stride + g.dilation * (g.size - 1) for g in given]
+    taps = [g.size * g.stride for g in given]
+    if max(taps, default=0) > _MOST_TAPS or prod(kernel) > _MOST_TAPS:
+        return False
     right = tuple(layer.attributes.get("kernel_shape") or kernel) == kernel
     return right and prod(sizes) <= _MOST_ZEROS * prod(kernel)
 
@@ -182,6 +188,7 @@ def given_axes(layer: QuantizedLayer) -> list[GivenAxis] | None:
     return [GivenAxis(*row) for row in zip(*columns, strict=True)]
 
 
+@lru_cache(maxsize=1024)
 def _best(given: GivenAxis) -> _Axis:
     """Lay an axis out with the places more at the front that leave the fewest taps."""
     return min((_axis(given, start) for start in range(given.stride)), key=lambda a: a.size)

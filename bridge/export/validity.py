@@ -5,13 +5,16 @@ external data may be reached by symbolic links, where the caller allows it. Thes
 in a copy, and the copy is checked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from bridge.export.errors import ConversionError
+
+MOST_INLINED = 200_000
+"""How many nodes a model may have once its functions are inlined."""
 
 
 def sort_nodes(path: Path, model: ir.Model) -> bool:
@@ -60,6 +63,40 @@ def check_model(path: Path, proto: onnx.ModelProto, model: ir.Model, *, linked: 
             onnx.checker.check_model(str(path))
     except Exception as error:
         raise ConversionError(f"{path} is not a valid ONNX model: {cause(error)}") from error
+
+
+def check_functions(path: Path, model: ir.Model) -> None:
+    """Raise where the functions of a model are too many nodes once they are inlined.
+
+    Args:
+        path: its file, for messages.
+        model: a valid model, whose functions do not call themselves.
+    Raises:
+        ConversionError: they are more than MOST_INLINED.
+    """
+    sizes: dict[ir.OperatorIdentifier, int] = {}
+
+    def size(nodes: Iterable[ir.Node]) -> int:
+        total = 0
+        for node in nodes:
+            callee = model.functions.get(node.op_identifier())
+            total += 1 if callee is None else size_of(callee)
+        return total
+
+    def size_of(function: ir.Function) -> int:
+        # onnx.checker refuses calls that are more than 100 deep.
+        key = function.identifier()
+        if key not in sizes:
+            sizes[key] = size(ir.traversal.RecursiveGraphIterator(function))
+        return sizes[key]
+
+    if model.functions:
+        nodes = size(ir.traversal.RecursiveGraphIterator(model.graph))
+        if nodes > MOST_INLINED:
+            raise ConversionError(
+                f"{path}: its functions are {nodes:.3g} nodes once they are inlined, of which "
+                f"{MOST_INLINED} can be converted"
+            )
 
 
 def cause(error: BaseException) -> str:
