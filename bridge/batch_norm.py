@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from bridge.arguments import check_flags, check_model
 from bridge.norm_plan import FOLD, plan_batch_norm, refusal
+from bridge.norm_rules import take_following
 from bridge.references import held_elsewhere
 from qatfunc.channels import to_full_rank
 
@@ -46,7 +47,8 @@ def fold_batch_norm(
         example: a batch as calibrate takes it, to find the pairs in one run where the model
             cannot be traced.
     Returns:
-        the folded model, with Identity where a BatchNorm was.
+        the folded model, with Identity where a BatchNorm was, or with what a class of another
+        package does after it (an activation).
     Raises:
         TypeError: an argument is of a wrong kind.
         ValueError: a pair is not a layer and a BatchNorm with statistics of its size, or does
@@ -62,7 +64,7 @@ def fold_batch_norm(
         plans, pairs = (), _checked(model, pairs)
     for layer_path, norm_path in pairs:
         layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
-        _remove(model, norm)
+        _replace(model, norm, take_following(norm))
         _fold(layer, norm, trainable=trainable)
     left = [f"{plan.path} ({plan.reason})" for plan in plans if plan.action != FOLD]
     if left:
@@ -162,9 +164,9 @@ def _fold(layer: Any, norm: Any, *, trainable: bool) -> None:
             setattr(layer, name, nn.Parameter(folded(old), requires_grad=old.requires_grad))
 
 
-def _remove(model: nn.Module, norm: nn.Module) -> None:
-    """Put an Identity under every name of a BatchNorm, in its mode."""
+def _replace(model: nn.Module, norm: nn.Module, following: nn.Module) -> None:
+    """Put what follows a BatchNorm, often an Identity, under every name of it."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is norm:
-                setattr(parent, name, nn.Identity().train(norm.training))
+                setattr(parent, name, following)

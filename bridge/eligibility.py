@@ -107,6 +107,20 @@ def patched(module: nn.Module) -> str:
     return ""
 
 
+def as_torch(module: nn.Module, *methods: str) -> bool:
+    """Return whether a module's class computes what torch's own class does.
+
+    Args:
+        module: of a class of torch or of a subclass.
+        methods: that compute it.
+    Returns:
+        False where a subclass has methods of its own among these, __call__, weight and bias.
+    """
+    found = (inspect.getattr_static(type(module), name, None) for name in methods)
+    own = any(hasattr(type(module), name) for name in ("weight", "bias"))
+    return not own and all(method is None or _is_torchs(method) for method in found)
+
+
 def computed(module: nn.Module) -> str:
     """Return what computes a layer's weight or bias, where these are no parameters.
 

@@ -13,10 +13,10 @@ from bridge.eligibility import computed, patched
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 from bridge.norm_pairs import FOLDABLE, Calls, observed_calls, traced_calls
+from bridge.norm_rules import refusal_of_class
 from bridge.references import Reference, held_elsewhere
 from bridge.subclasses import layer_rule
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 FOLD, LEAVE = "folded", "left"
 
 _CHANGING_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -99,9 +99,7 @@ def refusal(
 
 
 def _norm_refusal(norm: nn.Module, held: Mapping[int, Reference]) -> str:
-    if type(norm) not in NORMS:
-        return f"{type(norm).__name__} is a class of its own, which may do more than normalize"
-    reason = patched(norm) or _hooks(norm, *_CHANGING_HOOKS)
+    reason = refusal_of_class(norm) or patched(norm) or _hooks(norm, *_CHANGING_HOOKS)
     if reason:
         return reason
     if parametrize.is_parametrized(norm):

@@ -27,27 +27,28 @@ _DEEPEST = 2
 
 
 def own_products(module: nn.Module) -> list[str]:
-    """Find the products that a module's methods call as functions or operators.
+    """Find the products that a module's forward calls as functions or operators.
 
-    Its code is read, not run. What functions of other packages do stays unseen, and so does what
-    is decided when it runs.
+    Its code and that of the methods it names is read, not run. What functions of other packages
+    do stays unseen, and so does what is decided when it runs.
 
     Args:
         module: any module.
     Returns:
         names such as "F.linear" or "@", each once; none for layers and for torch's own classes.
     """
-    kind = type(module)
     if isinstance(module, (RangedModule, torch.jit.ScriptModule, *LAYER_CLASSES)):
         return []
     found: dict[str, None] = {}
-    for parent in kind.__mro__:
-        if parent.__module__.partition(".")[0] in ("torch", "builtins"):
-            break
-        for name, method in vars(parent).items():
-            overridden = inspect.getattr_static(kind, name, None) is not method
-            if isinstance(method, FunctionType) and not overridden and name != "__init__":
-                found.update(dict.fromkeys(_in_function(method, _DEEPEST)))
+    names, waiting = {"forward"}, ["forward"]
+    while waiting:
+        method = inspect.getattr_static(type(module), waiting.pop(), None)
+        if not isinstance(method, FunctionType) or _package(method) == "torch":
+            continue
+        found.update(dict.fromkeys(_in_function(method, _DEEPEST)))
+        called = {name for code in _codes(method.__code__) for name in code.co_names} - names
+        names |= called
+        waiting += sorted(called)
     return list(found)
 
 
@@ -63,11 +64,12 @@ def advice(module: nn.Module, products: list[str]) -> str:
     functions = {name.rpartition(".")[2] for name in products}
     weights = any(p is not None and p.ndim > 1 for p in module._parameters.values())
     how = []
-    if weights or not functions.isdisjoint(_WITH_A_WEIGHT):
+    if not functions.isdisjoint(_WITH_A_WEIGHT):
         how.append("hold its weight in an nn.Linear or nn.Conv and call that")
-    if not weights or not functions.isdisjoint({"@", *_OF_ACTIVATIONS}):
-        how.append("use a bridge.MatMulQAT for a product of two activations")
-    return f"{', '.join(products)} in its own code stays in float: {', '.join(how)}"
+    if not functions.isdisjoint({"@", *_OF_ACTIVATIONS, *_ATTENTION}):
+        matmul = "use bridge.MatMulQAT for products of two activations"
+        how.append(matmul + (", an nn.Linear for one with a weight" if weights else ""))
+    return f"{', '.join(products)} in its own code stays in float: {'; '.join(how)}"
 
 
 def _in_function(function: FunctionType, depth: int) -> Iterator[str]:

@@ -468,3 +468,47 @@ def test_a_norm_with_two_names_goes_under_both():
 def test_a_synchronized_norm_is_one():
     model, x = randomized(pair(norm=nn.SyncBatchNorm(4))), torch.randn(2, 3, 4, 4)
     close(fold_batch_norm(model)(x), model(x))
+
+
+class Slow(nn.BatchNorm2d):
+    """Another default, and nothing more."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, momentum=0.01, eps=1e-3)
+
+
+class Named(nn.Conv2d):
+    pass
+
+
+def test_subclasses_that_change_nothing_are_folded():
+    model, x = randomized(pair(Named(3, 4, 1), Slow(4))), torch.randn(2, 3, 4, 4)
+    folded = fold_batch_norm(model)
+    assert type(folded[1]) is nn.Identity
+    close(folded(x), model(x))
+
+
+class Activated(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d, which is known by its name."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.drop, self.act = nn.Dropout(0.5), nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+NAME = {"__module__": "timm.layers.norm_act", "__qualname__": "BatchNormAct2d"}
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_what_a_known_class_does_after_it_stays(trainable):
+    assert "class of its own" in left(pair(norm=Activated(4)))["1"]
+    known = type("BatchNormAct2d", (Activated,), NAME)
+    model, x = randomized(pair(norm=known(4))), torch.randn(2, 3, 4, 4)
+    folded = fold_batch_norm(model, trainable=trainable)
+    assert [type(module) for module in folded[1]] == [nn.Dropout, nn.PReLU]
+    close(folded(x), model(x))
+    assert sum("act." in name for name in folded.state_dict()) == 0, "each parameter has one name"
+    assert folded.train()[1][0].training
