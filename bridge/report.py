@@ -164,6 +164,7 @@ def _rounding(rounding: Rounding | None) -> str:
         return "-"
     origin = {0: "range of data", 1: "as its reader"}
     what = origin.get(rounding.quantizers, f"for {rounding.quantizers} readers")
+    what += " and data" if rounding.widened else ""
     return f"int8 {rounding.scale:.3g} zp {rounding.zero_point}, {what}"
 
 

@@ -38,13 +38,14 @@ class Rounding:
         scale: of its codes.
         zero_point: their zero point, signed.
         quantizers: how many different quantizers read it; with 0 the range is from data, with 1
-            it is as in mode "exact", with more it holds all of their ranges. If sums or averages
-            read the value too it holds that of data.
+            it is as in mode "exact", with more it holds all of their ranges.
+        widened: whether the range holds that of data besides, which sums or averages read.
     """
 
     scale: float
     zero_point: int
     quantizers: int
+    widened: bool = False
 
 
 def requantize(
@@ -78,8 +79,11 @@ def requantize(
         known = [pair for pair in found if pair is not None]
         read = [ranges[id(group)]] if group.operators else []
         scale, zero = _join([*known, *read])
+        widened = bool(known) and (scale, zero) != _join(known)
         _write(model.graph, group, scale, zero)
-        rounding = Rounding(scale=float(scale), zero_point=zero - 128, quantizers=len(known))
+        rounding = Rounding(
+            scale=float(scale), zero_point=zero - 128, quantizers=len(known), widened=widened
+        )
         rounded.update(dict.fromkeys(group.sources, rounding))
     passes.RemoveUnusedNodesPass()(model)
     return rounded

@@ -125,6 +125,7 @@ def test_a_residual_block_in_integers_and_its_bits(tmp_path):
 def test_a_quantizer_that_reads_a_sum_keeps_its_numbers(tmp_path):
     rounding = layer(convert(network(RESIDUAL), tmp_path), "add").rounding
     assert (rounding.scale, rounding.zero_point, rounding.quantizers) == (SC, -11, 1)
+    assert not rounding.widened
 
 
 def test_what_no_quantizer_reads_has_the_range_of_data(tmp_path):
@@ -286,7 +287,11 @@ def test_sums_and_averages_read_the_range_of_data(tmp_path, between):
     given = {"outputs": f"{OUTPUT}, float[N, 4, H3, L3] {output}", **NARROW}
     done = convert(network(between, **given), tmp_path)
     rounding = layer(done, "f").rounding
-    assert rounding.quantizers == 1
+    assert (rounding.quantizers, rounding.widened) == (1, True)
+    table = conversion_table(done)
+    assert table.rows[0][table.columns.index("output rounded to")].endswith(
+        "as its reader and data"
+    )
     assert rounding.scale * (-128 - rounding.zero_point) < -5
     assert rounding.scale * (127 - rounding.zero_point) > 5
     assert_equal(done)
