@@ -22,13 +22,19 @@ from bridge.export.int8_weights import may_be_int8
 from bridge.export.layer import QuantizedLayer
 from bridge.export.reader import read_layers
 from bridge.export.scribe import Scribe
-from bridge.export.shapes import infer_sizes, open_inputs
+from bridge.export.shapes import Sizes, infer_sizes, open_inputs
 
 Runs = Mapping[str, Callable[[], object]]
 Timer = Callable[[Runs, int], Mapping[str, Sequence[float]]]
 
 _WARM_UP = 2
 _SURELY = 0.8
+
+_MOST = {"threads": 1024, "rounds": 10_000}
+"""Upper bounds of a Tuning's numbers."""
+
+_MOST_ELEMENTS = 1 << 28
+"""The largest input or output of a layer whose forms are timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,7 @@ class Tuning:
             None lets all forms take turns, and counts CPU time for one thread, time for more.
     Raises:
         TypeError: threads or rounds is no integer.
-        ValueError: threads or rounds is not positive.
+        ValueError: threads is not within 1 to 1,024, or rounds not within 1 to 10,000.
     """
 
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -55,8 +61,8 @@ class Tuning:
         for name, value in (("threads", self.threads), ("rounds", self.rounds)):
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+            if not 1 <= value <= _MOST[name]:
+                raise ValueError(f"{name} must be 1 to {_MOST[name]}, got {value}")
 
 
 def tune_choices(
@@ -84,7 +90,8 @@ def tune_choices(
         the forms to take, with their times; those of `choices` where there is only one form, or
         where the size of the layer's input is not known.
     Raises:
-        ValueError: the model leaves the size of an input open, and tuning does not give it.
+        ValueError: the model leaves the size of an input open, and tuning does not give it, or the
+            input or output of a layer is too large to be run.
     """
     sized = sized or model
     for value in open_inputs(sized):
@@ -101,6 +108,7 @@ def tune_choices(
         names = [form.name for form in ort_candidates(layer, chain)]
         if size is None or len(names) < 2 or layer.node.graph is not model.graph:
             continue
+        _check_size(layer, sizes)
         key = _key(layer, chain, size), vnni and may_be_int8(layer)
         if key not in measured:
             bench = _Bench(model, layer, chain, size, tuning.threads, vnni)
@@ -109,6 +117,16 @@ def tune_choices(
             measured[key] = timer(runs, tuning.rounds)
         tuned[layer.name] = _choose(layer, chain, choices[layer.name], measured[key])
     return tuned
+
+
+def _check_size(layer: QuantizedLayer, sizes: Sizes) -> None:
+    for value in (layer.x_q, layer.node.outputs[0]):
+        size = sizes.get(value.name or "", ())
+        if math.prod(size) > _MOST_ELEMENTS:
+            raise ValueError(
+                f"layer {layer.name!r}: to time forms, {value.name!r} may have up to "
+                f"{_MOST_ELEMENTS:,} elements, got the shape {size}; give smaller input_shapes"
+            )
 
 
 def take_turns(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge import convert_qat_model
+from bridge import convert_qat_model, sums_int8_exactly
 from bridge.export.byte_weights import parts_of
 from property_tests.bridge.equality import outputs_at
 from tests.bridge.foreign import converted_right
@@ -46,7 +46,7 @@ def test_unsigned_weights(tmp_path, kind, zeros):
     body, arrays, shape = CASES[kind]
     x = RNG.normal(0.0, 4.0, shape).astype(np.float32)
     proto = model(body, **(arrays | zeros))
-    for vnni in (False, True):
+    for vnni in {False, sums_int8_exactly()}:  # right on processors with VNNI alone
         done = converted_right(proto, tmp_path, x, error=1e-2, vnni=vnni)
         assert not done.left_in_float
 

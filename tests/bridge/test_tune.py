@@ -153,10 +153,19 @@ def test_a_target_of_one_form_is_refused(tmp_path, target):
         convert_qat_model(source, tmp_path / "net", target=target, tune=True)
 
 
-@pytest.mark.parametrize("name", ["threads", "rounds"])
-def test_numbers_that_are_not_positive(name):
-    with pytest.raises(ValueError, match=f"^{name} must be positive, got 0$"):
-        Tuning(**{name: 0})
+@pytest.mark.parametrize(("name", "most"), [("threads", 1024), ("rounds", 10_000)])
+def test_numbers_out_of_range(name, most):
+    for value in (0, -3, most + 1, 1 << 70):
+        with pytest.raises(ValueError, match=f"^{name} must be 1 to {most}, got {value}$"):
+            Tuning(**{name: value})
+    assert Tuning(**{name: most})
+
+
+def test_inputs_too_large_to_be_run(tmp_path):
+    source = save(model(MATMUL, sw=np.float32(0.01), zw=np.int8(0)), tmp_path)
+    message = r"^layer 'fc': to time forms, 'xq' may have up to 268,435,456 elements, got the shape"
+    with pytest.raises(ValueError, match=message):
+        convert_qat_model(source, tmp_path / "net", tune=Tuning(input_shapes={"x": (1 << 40, 3)}))
 
 
 @pytest.mark.parametrize("name", ["threads", "rounds"])
