@@ -151,6 +151,10 @@ def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
 
 
 def _float_input(name: str, x_q: ir.Value, scale: np.float32, zero_point: Array) -> ir.Value:
+    if zero_point.dtype.itemsize > 1:
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' takes INT8 activations, got {zero_point.dtype}"
+        )
     producer = x_q.producer()
     if producer is None or producer.op_type != "QuantizeLinear" or producer.inputs[0] is None:
         raise ConversionError(

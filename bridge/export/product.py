@@ -3,7 +3,7 @@
 Both operands of the MatMul come out of a Q/DQ pair: y = MatMul(DQ(Q(a)), DQ(Q(b))).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from bridge.export.pairs import (
 )
 from bridge.export.reader import check_product, named_operators
 from bridge.export.scribe import Scribe
+from bridge.export.wide import join_halves, split_codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Operand:
     """A quantized activation.
 
     Args:
-        x_q: int8 or uint8.
+        x_q: int8, uint8, int16 or uint16.
         scale: float32 scalar.
         zero_point: scalar of x_q's dtype.
     """
@@ -38,6 +39,11 @@ class Operand:
     x_q: ir.Value
     scale: np.float32
     zero_point: Array
+
+    @property
+    def wide(self) -> bool:
+        """Whether it has 16 bits."""
+        return self.zero_point.dtype.itemsize > 1
 
     @property
     def reach(self) -> int:
@@ -65,6 +71,11 @@ class QuantizedProduct:
     output: ir.Value
     operands: tuple[Operand, Operand]
     depth: int | None
+
+    @property
+    def wide(self) -> bool:
+        """Whether an operand has 16 bits; the sums meet in int64 then."""
+        return any(operand.wide for operand in self.operands)
 
     @property
     def rescale(self) -> np.float32:
@@ -115,8 +126,9 @@ def _read(node: ir.Node, name: str) -> QuantizedProduct:
     product = QuantizedProduct(
         name=name, node=node, output=node.outputs[0], operands=operands, depth=_depth(node)
     )
-    if (product.accumulator_bound or 0) > INT32_MAX:
-        raise NotQuantizedError(f"its sums of {product.depth} products can leave int32")
+    limit, kind = (1 << 53, "2^53") if product.wide else (INT32_MAX, "int32")
+    if (product.accumulator_bound or 0) > limit:
+        raise NotQuantizedError(f"its sums of {product.depth} products can leave {kind}")
     return product
 
 
@@ -130,16 +142,14 @@ def write_fake_product(scribe: Scribe, product: QuantizedProduct) -> None:
         scribe: writes the nodes.
         product: the product.
     """
-    counted = [
-        scribe.op(
-            "Sub",
-            scribe.op("Cast", operand.x_q, to=ir.DataType.FLOAT),
-            np.float32(operand.zero_point),
-        )
-        for operand in product.operands
-    ]
-    sums = scribe.op("MatMul", *counted)
-    _write_tail(scribe, product, scribe.op("Cast", sums, to=ir.DataType.INT32))
+
+    def centered(code: ir.Value, zero: Array) -> ir.Value:
+        return scribe.op("Sub", scribe.op("Cast", code, to=ir.DataType.FLOAT), np.float32(zero))
+
+    def multiply(a: _Part, b: _Part) -> ir.Value:
+        return scribe.op("MatMul", centered(*a), centered(*b))
+
+    _write_tail(scribe, product, _sums(scribe, product, multiply))
 
 
 def write_integer_product(scribe: Scribe, product: QuantizedProduct) -> None:
@@ -149,11 +159,46 @@ def write_integer_product(scribe: Scribe, product: QuantizedProduct) -> None:
         scribe: writes the nodes.
         product: the product.
     """
-    (a, zero_a), (b, zero_b) = (
-        unsigned_input(scribe, operand.x_q, operand.zero_point) for operand in product.operands
-    )
-    sums = scribe.op("MatMulInteger", a, b, np.uint8(zero_a), np.uint8(zero_b))
-    _write_tail(scribe, product, sums)
+
+    def multiply(a: _Part, b: _Part) -> ir.Value:
+        (a_q, zero_a), (b_q, zero_b) = (_unsigned(scribe, *part) for part in (a, b))
+        return scribe.op("MatMulInteger", a_q, b_q, np.uint8(zero_a), np.uint8(zero_b))
+
+    _write_tail(scribe, product, _sums(scribe, product, multiply))
+
+
+_Part = tuple[ir.Value, Array]
+"""Codes of 8 bits, or half of codes of 16 bits as int32, and their zero point in its type."""
+
+
+def _unsigned(scribe: Scribe, codes: ir.Value, zero: Array) -> tuple[ir.Value, int]:
+    if zero.dtype == np.int32:
+        return scribe.op("Cast", codes, to=ir.DataType.UINT8), int(zero)
+    return unsigned_input(scribe, codes, zero)
+
+
+def _parts(scribe: Scribe, operand: Operand) -> list[_Part]:
+    if not operand.wide:
+        return [(operand.x_q, operand.zero_point)]
+    halves = split_codes(scribe, operand.x_q, operand.zero_point)
+    return [(half, np.asarray(zero, np.int32)) for half, zero in halves]
+
+
+def _sums(
+    scribe: Scribe, product: QuantizedProduct, multiply: Callable[[_Part, _Part], ir.Value]
+) -> ir.Value:
+    """Write the sums of a product, of 16-bit codes as those of their halves: 256 * high + low."""
+    first, second = (_parts(scribe, operand) for operand in product.operands)
+    if not product.wide:
+        return scribe.op("Cast", multiply(first[0], second[0]), to=ir.DataType.INT32)
+    rows = [_joined(scribe, [multiply(a, b) for b in second]) for a in first]
+    return _joined(scribe, rows)
+
+
+def _joined(scribe: Scribe, halves: list[ir.Value]) -> ir.Value:
+    if len(halves) > 1:
+        return join_halves(scribe, *halves)
+    return scribe.op("Cast", halves[0], to=ir.DataType.INT64)
 
 
 def write_ascend_fake_product(scribe: Scribe, product: QuantizedProduct) -> None:
@@ -197,8 +242,6 @@ def _operand(node: ir.Node, index: int) -> Operand:
     dequantize = dequantizer_of(node.inputs[index])[0]
     if dequantize is not None and not is_activation(node.inputs[index]):
         read_stored(dequantize)  # raises where the integers of a constant are not known
-    if zero_point.dtype.itemsize > 1:
-        raise NotQuantizedError(f"its operand has {8 * zero_point.dtype.itemsize} bits, not 8")
     return Operand(x_q, scale, zero_point)
 
 

@@ -227,7 +227,7 @@ def _without_weights(one: QuantizedProduct | Elementwise) -> dict[str, Any]:
     return {
         "name": one.name,
         "op": one.node.op_type,
-        "bits": 8,
+        "bits": 8 * max(operand.zero_point.dtype.itemsize for operand in one.operands),
         "scale_x": float(first.scale),
         "zero_point_x": signed_zero(first.zero_point),
         "channels": 0,

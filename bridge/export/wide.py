@@ -8,6 +8,7 @@ with hi and lo unsigned bytes of q + 32768. An operator runs on each half; the s
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.constants import Array
 from bridge.export.layer import QuantizedLayer
 from bridge.export.scribe import Scribe
 
@@ -24,12 +25,25 @@ def split_input(scribe: Scribe, layer: QuantizedLayer) -> list[tuple[ir.Value, i
     Returns:
         the high and the low half as int32 values within 0..255, each with its zero point.
     """
-    shift = _HALF if layer.zero_point_x.dtype == np.int16 else 0
-    wide = scribe.op("Cast", layer.x_q, to=ir.DataType.INT32)
+    return split_codes(scribe, layer.x_q, layer.zero_point_x)
+
+
+def split_codes(scribe: Scribe, x_q: ir.Value, zero_point: Array) -> list[tuple[ir.Value, int]]:
+    """Write the split of 16-bit codes.
+
+    Args:
+        scribe: writes the nodes.
+        x_q: int16 or uint16.
+        zero_point: a scalar of its dtype.
+    Returns:
+        the high and the low half as int32 values within 0..255, each with its zero point.
+    """
+    shift = _HALF if zero_point.dtype == np.int16 else 0
+    wide = scribe.op("Cast", x_q, to=ir.DataType.INT32)
     unsigned = scribe.op("Add", wide, np.int32(shift)) if shift else wide
     high = scribe.op("Div", unsigned, np.int32(_BYTE))
     low = scribe.op("Sub", unsigned, scribe.op("Mul", high, np.int32(_BYTE)))
-    zero_high, zero_low = divmod(int(layer.zero_point_x) + shift, _BYTE)
+    zero_high, zero_low = divmod(int(zero_point) + shift, _BYTE)
     return [(high, zero_high), (low, zero_low)]
 
 
