@@ -8,6 +8,7 @@ from onnxscript import version_converter as ir_converter
 
 from bridge.export.constants import constant
 from bridge.export.errors import ConversionError
+from bridge.export.validity import graphs_of
 
 OPSETS = range(13, 22)
 """What a portable model can be written for."""
@@ -48,8 +49,9 @@ def with_opset(model: ir.Model, opset: int) -> ir.Model:
         reason = " ".join(str(error).split())
         raise ConversionError(f"the model cannot be written for opset {opset}: {reason}") from error
     converted = ir.from_proto(proto)
-    layers = {value.name: node.metadata_props for node in model.graph for value in node.outputs}
-    for node in converted.graph:
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    layers = {value.name: node.metadata_props for node in nodes for value in node.outputs}
+    for node in ir.traversal.RecursiveGraphIterator(converted.graph):
         node.metadata_props.update(layers.get(node.outputs[0].name, {}))
     converted.metadata_props.update(model.metadata_props)
     return converted
@@ -86,10 +88,11 @@ def _without_14(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Write a model of opset 14 for 13."""
     sizes = {
         tensor.name: numpy_helper.to_array(tensor)
-        for tensor in proto.graph.initializer
+        for graph in graphs_of(proto.graph)
+        for tensor in graph.initializer
         if tensor.data_type == onnx.TensorProto.INT64
     }
-    for node in proto.graph.node:
+    for node in (node for graph in graphs_of(proto.graph) for node in graph.node):
         schema = onnx.defs.get_schema(node.op_type, 14, node.domain)
         if schema.since_version == 14 and node.op_type not in _MORE_TYPES_IN_14:
             raise ConversionError(

@@ -1,6 +1,6 @@
 """Running converted models: ONNX Runtime, and the reference evaluator for the Ascend dialect."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnx.reference.ops import op_conv_transpose
 
 from bridge.export.constants import Array
 from bridge.export.float_operator import fit_by_taps
+from bridge.export.validity import graphs_of
 
 Feeds = dict[str, Array]
 
@@ -42,7 +43,8 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
     )
     wanted = [value.name for value in model.graph.output]
     feeds = dict(zip(names, inputs, strict=True))
-    if any(n.op_type.startswith("Ascend") and not n.domain for n in _nodes(model.graph)):
+    nodes = (node for graph in graphs_of(model.graph) for node in graph.node)
+    if any(node.op_type.startswith("Ascend") and not node.domain for node in nodes):
         onnx.load_external_data_for_model(model, str(path.parent))
         results = ReferenceEvaluator(model, new_ops=ASCEND_OPERATORS).run(None, feeds)
     else:
@@ -65,15 +67,6 @@ def _interface(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
     defaults = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in defaults]
     return inputs, [value.name for value in graph.output]
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Iterate over the nodes of a graph and of those inside it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _session(model: onnx.ModelProto, path: Path) -> onnxruntime.InferenceSession:

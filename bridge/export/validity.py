@@ -126,7 +126,7 @@ def _repaired(proto: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
     for value in (*copy.graph.input, *copy.graph.output):
         if not _has_shape(value):
             value.type.tensor_type.shape.SetInParent()
-    for graph in _graphs(copy.graph):
+    for graph in graphs_of(copy.graph):
         nodes_in_order = sorted(graph.node, key=lambda node: order.get(_first_output(node), -1))
         del graph.node[:]
         graph.node.extend(nodes_in_order)
@@ -142,10 +142,16 @@ def _first_output(node: onnx.NodeProto) -> str:
     return next((name for name in node.output if name), "")
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Iterate over a graph's subgraphs, the innermost first, and the graph."""
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Iterate over a graph's subgraphs, the innermost first, and the graph.
+
+    Args:
+        graph: of a model.
+    Returns:
+        the graphs of branches and loops before those that hold them.
+    """
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _graphs(inner)
+                yield from graphs_of(inner)
     yield graph

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from bridge import ascend_twin, convert_qat_model, explain
+from bridge.export.layer_names import LAYER_KEY
 from tests.bridge.graphs import model, same_bits, save
 from tests.bridge.test_ascend_twin import LEVELS, run
 
@@ -159,6 +160,8 @@ def test_other_targets(tmp_path, name):
     done = converted(BODIES[name], tmp_path, target="qdq", opset=19)
     wanted, found = (run(path, PICTURES, "DISABLE_ALL") for path in (done.source, done.deploy))
     assert np.abs(found - wanted).max() < 0.172
+    kept = {node.metadata_props.get(LAYER_KEY) for node in nodes(done.deploy)}
+    assert kept >= {one.name for one in done.layers}
     if name == "branches of one weight":
         return
     done = converted(BODIES[name], tmp_path, target="ascend")
@@ -177,6 +180,14 @@ def test_mode_fast_and_the_report(tmp_path, name):
         expected = run(done.fake_quant, PICTURES, level)
         assert same_bits(run(done.deploy, PICTURES, level), expected), level
     assert {row.name for row in explain(done).layers} >= {one.name for one in done.layers}
+
+
+def test_opset_13_inside_too(tmp_path):
+    body = BODIES["a branch"] + " yn = Identity (y)"
+    proto = model(body, inputs="float[N, 4, 5, 5] x", outputs=f"{SHAPE} y", opset=14, **ARRAYS)
+    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net", target="qdq", opset=13)
+    found = run(done.deploy, PICTURES, "DISABLE_ALL")
+    assert np.abs(found - run(done.source, PICTURES, "DISABLE_ALL")).max() < 0.172
 
 
 def test_branches_of_one_weight_store_it_once(tmp_path):
