@@ -12,6 +12,7 @@ decides which kernel the operator gets, and kernels sum in orders of their own.
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from bridge.export.constant_pairs import values_of_pair
 from bridge.export.constants import Array, constant
 from bridge.export.dequantization import Dequantization, read_dequantization
 from bridge.export.layer_names import LAYER_KEY
@@ -29,16 +30,19 @@ def write_stored_weights(graph: ir.Graph, *, keep_integers: bool) -> None:
     """
     for node in list(RecursiveGraphIterator(graph)):
         one = read_dequantization(node)
-        codes = None if one is None else _stored_codes(one)
-        if one is None or codes is None:
-            continue  # an activation, or not rightly quantized; no layer has read it
-        name = node.outputs[0].name or ""
+        if one is None:
+            continue
+        codes, name = _stored_codes(one), node.outputs[0].name or ""
         # Blocks that end early have a scale an element.
-        if keep_integers and (one.scale.size < codes.size or codes.size == 1):
+        if codes is not None and keep_integers and one.scale.size <= max(codes.size // 2, 1):
             value = one.write(add_initializer(graph_of(node), f"{name}_integers", codes))
-        else:
-            value = add_initializer(graph_of(node), f"{name}_value", one.values(codes))
-        _redirect(graph, node.outputs[0], value)
+            _redirect(graph, node.outputs[0], value)
+            continue
+        opset = graph.opset_imports[""]
+        values = values_of_pair(one, opset) if codes is None else one.values(codes)
+        if values is not None:  # no activation
+            value = add_initializer(graph_of(node), f"{name}_value", values)
+            _redirect(graph, node.outputs[0], value)
 
 
 def write_float_inputs(graph: ir.Graph) -> None:

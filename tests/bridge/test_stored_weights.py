@@ -188,3 +188,26 @@ def test_blocks_that_end_early(tmp_path):
         _, fake = run_all(done.fake_quant, feeds, level)
         assert same_bits(run_all(done.deploy, feeds, level)[1], fake), level
         assert np.abs(fake - wanted).max() < 1e-5 * np.abs(wanted).max(), level
+
+
+@pytest.mark.parametrize("target", ["ort", "ascend"])
+@pytest.mark.parametrize("kind", ["int4", "uint4", "float8e4m3fn"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_weight_that_the_file_quantizes(tmp_path, kind, way, target):
+    """The pair of a constant is a constant, and no pair of an activation."""
+    proto, feeds = float_operator("MatMul", kind, way)
+    (place,) = (i for i, node in enumerate(proto.graph.node) if node.output[0] == "kd")
+    dequantize = proto.graph.node[place]
+    quantize = onnx.helper.make_node("QuantizeLinear", ["floats", "sk", "zk"], ["codes"])
+    quantize.attribute.extend(dequantize.attribute)
+    dequantize.input[0] = "codes"
+    proto.graph.node.insert(place, quantize)
+    weight = np.random.default_rng(2).normal(0, 0.2, (64, 48)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "floats"))
+    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net", target=target)
+    deploy = done.deploy if target == "ort" else ascend_twin(done.deploy, tmp_path / "twin.onnx")
+    _, wanted = run_all(done.source, feeds, "DISABLE_ALL")
+    for level in LEVELS:
+        _, fake = run_all(done.fake_quant, feeds, level)
+        assert same_bits(run_all(deploy, feeds, level)[1], fake), level
+        assert np.abs(fake - wanted).max() < 1e-5 * np.abs(wanted).max(), level
