@@ -231,7 +231,7 @@ SHARED = {
     ),
 }
 
-INSIDE = "it is inside the subgraph of a control-flow operator"
+SHARED = "layers 'fc' and 'inner' share a weight, which target 'ascend' does not allow"
 YES = "size = Size (x) none = Constant <value = int64 {0}> () yes = Greater (size, none) "
 EMPTY = "no = Constant <value = bool {0}> () "
 
@@ -258,7 +258,7 @@ SCAN = (
 
 
 def looped(x: Array) -> Array:
-    """What LOOP makes of the layer: two trips, each adding a product in float and the layer's."""
+    """What LOOP makes of the layer: two trips, each adding the products of two layers."""
     y = product(x, **EXACT)
     inner = (codes(x, EXACT["sx"], ZX) @ INTEGERS.astype(np.int64)).astype(np.float32) * np.float32(
         2**-11
@@ -291,7 +291,23 @@ SUBGRAPHS = {
     "If: a quantized layer in a branch": Right(
         lambda: whole(LAYER_M + branch("[inner] p = MatMul (xd, wd) on_yes = Sub (p, p)")),
         lambda x: 0 * np.abs(product(x)),
-        left={"inner": INSIDE},
+        layers=("fc", "inner"),
+        targets=("ort",),
+    ),
+    "If: a quantized layer in a branch, of a layer's weight": Refused(
+        lambda: whole(LAYER_M + branch("[inner] p = MatMul (xd, wd) on_yes = Sub (p, p)")),
+        SHARED,
+        targets=("ascend",),
+    ),
+    "If: a quantized layer in a branch, of its own weight": Right(
+        lambda: whole(
+            LAYER_M
+            + "v = DequantizeLinear (k, sw, zw) "
+            + branch("[inner] p = MatMul (xd, v) on_yes = Sub (p, p)"),
+            k=INTEGERS[::-1].copy(),
+        ),
+        lambda x: 0 * np.abs(product(x)),
+        layers=("fc", "inner"),
     ),
     "If: a branch with a pair and a weight of its own": Right(
         lambda: whole(
@@ -303,14 +319,19 @@ SUBGRAPHS = {
         ),
         lambda x: product(x) + np.float32([0.01, -0.01]),
     ),
-    "If: nothing but a layer in a branch": Refused(
+    "If: nothing but a layer in a branch": Right(
         lambda: whole(X + W + "m = Neg (f)" + branch("[inner] on_yes = MatMul (xd, wd)"), f=EYE),
-        rf"has no quantized layer \(MatMul 'inner': {INSIDE}\)$",
+        product,
+        layers=("inner",),
     ),
     "Loop: the body reads a layer's output, its weight and its pair": Right(
         lambda: whole(LAYER_M + LOOP, **EXACT),
         looped,
-        left={"inner": INSIDE},
+        layers=("fc", "inner"),
+        targets=("ort",),
+    ),
+    "Loop: the body reads a layer's weight, for Ascend": Refused(
+        lambda: whole(LAYER_M + LOOP, **EXACT), SHARED, targets=("ascend",)
     ),
     "Scan: a layer's output is scanned": Right(
         lambda: whole(LAYER_M + SCAN, f=BIAS), lambda x: product(x) + BIAS
