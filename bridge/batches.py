@@ -84,18 +84,17 @@ def stack_error(batches: Tensor, error: Exception) -> TypeError:
     )
 
 
-def check_batch(model: nn.Module, batch: Any, number: int) -> None:
+def check_batch(model: nn.Module, batch: Any, where: str) -> None:
     """Raise unless a batch is what a model's forward takes.
 
     Args:
         model: any module.
         batch: from the iterable.
-        number: of the batch, from 0.
+        where: what to call the batch in a message.
     Raises:
         TypeError: it holds no tensors, or other arguments than forward has.
     """
     arguments, keywords = _arguments(batch)
-    where = f"calibrate: batch {number}"
     for value in (*arguments, *keywords.values()):
         if isinstance(value, np.ndarray):
             raise TypeError(f"{where} holds a numpy array: torch.from_numpy(array) makes a tensor")
@@ -106,7 +105,7 @@ def check_batch(model: nn.Module, batch: Any, number: int) -> None:
         forward.bind(*arguments, **keywords)
     except TypeError as error:
         several = isinstance(batch, tuple | list) and len(batch) > 1
-        hint = "; leave labels out: calibrate(model, (x for x, _ in loader))" if several else ""
+        hint = "; leave labels out, as (x for x, _ in loader) does" if several else ""
         raise TypeError(
             f"{where} is {_shown(batch)}, and {type(model).__name__}.forward takes {forward}: "
             f"{error}{hint}"

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from bridge.arguments import check_model
 from bridge.batches import call, check_batch, check_batches, stack_error
-from bridge.eligibility import candidates
+from bridge.eligibility import candidates, has_operator
 from bridge.modules.base import calibrating, qat_layers
 from bridge.modules.ranges import RangedModule
 from bridge.peers import Group, exchange, report_failure, reshard
+from bridge.references import held_elsewhere
 from bridge.superseded import held_originals, never_called
 
 Layers = Mapping[str, RangedModule]
 
+_END = object()
 _SHOWN = 8
 """Names in a message."""
 
@@ -62,7 +64,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) 
         number = 0
         try:
             for batch in _rounds(batches, layers, group, start=start):
-                check_batch(model, batch, number)
+                check_batch(model, batch, f"calibrate: batch {number}")
                 with _first_of_a_stack(batches, number):
                     call(model, batch)
                 number += 1
@@ -122,13 +124,26 @@ def _report(model: nn.Module, layers: Layers, start: Mapping[str, int], batches:
     if all(layer.awaits_calibration for layer in layers.values()):
         raise ValueError(
             f"calibrate: quantized layers that are never called: {names}; the model runs none of "
-            "its quantized layers in eval mode, so nothing was calibrated"
+            f"its quantized layers in eval mode, so nothing was calibrated{_float_layers(model)}"
         )
     warnings.warn(
         f"calibrate: layers that are never called stay without a range: {names}. The model reads "
         "their weight, or does not use them in eval mode; those are in no exported file",
         stacklevel=4,
     )
+
+
+def _float_layers(model: nn.Module) -> str:
+    """Say where a model holds float layers that are no part of it, as functions do in a copy."""
+    registered = {id(module) for module in model.modules()}
+    places = [
+        f"{reference.where} ({reference.kind})"
+        for reference in held_elsewhere(model).values()
+        if has_operator(reference.module) and id(reference.module) not in registered
+    ]
+    if not places:
+        return ""
+    return f"; it holds float layers in {_few(places)}: try prepare_qat(model, inplace=True)"
 
 
 def _rounds(
@@ -139,16 +154,16 @@ def _rounds(
     Layers meet their peers when they have seen enough. A process that runs out therefore goes
     through its last batch again, to meet them in the same order, and does not look at it.
     """
-    iterator, last = check_batches(batches), None
+    iterator, last = check_batches(batches), _END
     waiting = bool(_missing(layers))
     while waiting:
-        batch = next(iterator, None)
-        if not any(exchange(batch is not None, group)):
+        batch = next(iterator, _END)
+        if not any(exchange(batch is not _END, group)):
             return
-        if batch is not None:
+        if batch is not _END:
             last = batch
             yield batch
-        elif last is None:
+        elif last is _END:
             raise ValueError("this process has no calibration batch, others have")
         else:
             with _looking_away(layers):

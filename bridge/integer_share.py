@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from bridge.batches import call, observing
+from bridge.batches import call, check_batch, observing
 from bridge.plan import QUANTIZE, SKIP, UNSUPPORTED, LayerPlan
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
@@ -68,6 +68,7 @@ def _elements(module: Any) -> int:
 
 def _multiplications(model: nn.Module, plans: Sequence[LayerPlan], example: Any) -> tuple[int, int]:
     """Return the multiply-accumulates that will be in integers, and all that no rule skips."""
+    check_batch(model, example, "prepare_qat: example")
     with observing(model), FlopCounterMode(display=False) as counter:
         call(model, example)
     root = type(model).__name__

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bridge.batches import call, observing
+from bridge.batches import call, check_batch, observing
 from bridge.modules.ranges import RangedModule
 
 FOLDABLE = (
@@ -97,6 +97,7 @@ def observed_calls(model: nn.Module, example: Any) -> Calls:
     Returns:
         what the run did.
     """
+    check_batch(model, example, "fold_batch_norm: example")
     watch = _Watch(model)
     with watch.hooked(), observing(model), watch:
         watch.read(call(model, example))

@@ -129,8 +129,9 @@ def _with_reference(model: nn.Module, plan: LayerPlan, held: Mapping[int, Refere
     reference = held.get(id(model.get_submodule(plan.path)))
     if reference is None or plan.action != QUANTIZE:
         return plan
-    where = f"also held in {reference.where} ({reference.kind}), where it is not replaced"
-    return replace(plan, reason=f"{plan.reason}; {where}: to be called under its own name alone")
+    where = f"{reference.where} ({reference.kind})"
+    also = f"also held in {where}, where it stays in float: a call there raises"
+    return replace(plan, reason=f"{plan.reason}; {also}")
 
 
 def _left_out(model: nn.Module, rules: Rules, held: Mapping[int, Reference]) -> list[LayerPlan]:

@@ -129,4 +129,4 @@ def _shown(value: Any) -> str:
 
 
 def _package(function: FunctionType) -> str:
-    return function.__module__.partition(".")[0]
+    return (function.__module__ or "").partition(".")[0]  # generated code has no module

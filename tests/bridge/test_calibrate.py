@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, float_model, prepare_qat
+from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, float_model, plan_qat, prepare_qat
 from tests.bridge.layers import config, same_state, state
 
 
@@ -163,6 +163,24 @@ def test_a_layer_whose_float_original_runs(way):
     back(torch.randn(2, 3, 7, 7))
 
 
+def test_the_plan_says_where_else_a_layer_is_held():
+    for way, where in (("list", "held[0] (a plain list)"), ("closure", "held (a closure)")):
+        first, second = plan_qat(Held(WAYS[way]))
+        assert first.action == "quantized"
+        assert (
+            first.reason == f"default; also held in {where}, where it stays in float: a call "
+            "there raises"
+        )
+        assert second.reason == "default"
+
+
+def test_a_copy_whose_function_calls_the_original():
+    model = Held(lambda layer: lambda x: layer(x))
+    prepared = prepare_qat(model, skip="second")
+    with pytest.raises(ValueError, match=r"never called: first;.*in held \(a closure\): try prep"):
+        calibrate(prepared, [torch.randn(2, 3, 7, 7)])
+
+
 def test_a_list_that_only_keeps_the_books_changes_nothing():
     model = Held(lambda layer: [layer])
     model.forward = lambda x: None  # shadows the class's
@@ -189,6 +207,7 @@ def test_one_batch_is_no_iterable_of_batches(batch, message):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
+        (None, "input must be a torch.Tensor, got NoneType"),
         ((torch.ones(4, 3), torch.ones(4)), r"batch 0 is a tuple of 2.*leave labels out"),
         ([torch.ones(4, 3), torch.ones(4)], r"batch 0 is a list of 2.*leave labels out"),
         ({"x": torch.ones(4, 3)}, r"batch 0 is a dict of 'x'.*takes \(input\)"),
@@ -233,7 +252,7 @@ def test_modes_come_back_and_nothing_else_moves(training):
 
 def test_modes_come_back_when_the_model_fails():
     model = layers(1)
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(RuntimeError, match="3 features"):
         calibrate(model, [torch.randn(2, 7)])
     assert model.training
     assert not model[0].calibrating_in_eval

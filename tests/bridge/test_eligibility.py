@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
-from bridge import plan_qat, prepare_qat
+from bridge import plan_batch_norm, plan_qat, prepare_qat
 
 
 def reasons(model):
@@ -179,6 +179,30 @@ def test_layers_that_are_not_registered_are_in_the_plan():
         "blocks[0].0": "held in a module that is not registered, so no part of the model to "
         "torch: register it"
     }
+
+
+def test_code_that_was_generated():
+    class Product(nn.Module):
+        def forward(self, x):
+            return x @ x
+
+    traced = torch.fx.symbolic_trace(nn.Sequential(Product(), nn.Linear(4, 4)))
+    assert [(plan.path, plan.action) for plan in plan_qat(traced)] == [
+        ("1", "quantized"),
+        ("", "unsupported"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda example: prepare_qat(nn.Sequential(nn.Linear(4, 4)), example=example),
+        lambda example: plan_batch_norm(nn.Sequential(nn.BatchNorm1d(4)), example=example),
+    ],
+)
+def test_an_example_that_the_model_does_not_take(call):
+    with pytest.raises(TypeError, match=r"example is a tuple of 2, and Sequential.forward takes"):
+        call((torch.ones(1, 4), torch.ones(1)))
 
 
 def test_little_that_will_be_in_integers_is_said_in_a_line():
