@@ -231,7 +231,7 @@ SHARED = {
     ),
 }
 
-SHARED = "layers 'fc' and 'inner' share a weight, which target 'ascend' does not allow"
+TIED = "layers 'fc' and 'inner' share a weight, which target 'ascend' does not allow"
 YES = "size = Size (x) none = Constant <value = int64 {0}> () yes = Greater (size, none) "
 EMPTY = "no = Constant <value = bool {0}> () "
 
@@ -296,7 +296,7 @@ SUBGRAPHS = {
     ),
     "If: a quantized layer in a branch, of a layer's weight": Refused(
         lambda: whole(LAYER_M + branch("[inner] p = MatMul (xd, wd) on_yes = Sub (p, p)")),
-        SHARED,
+        TIED,
         targets=("ascend",),
     ),
     "If: a quantized layer in a branch, of its own weight": Right(
@@ -331,7 +331,7 @@ SUBGRAPHS = {
         targets=("ort",),
     ),
     "Loop: the body reads a layer's weight, for Ascend": Refused(
-        lambda: whole(LAYER_M + LOOP, **EXACT), SHARED, targets=("ascend",)
+        lambda: whole(LAYER_M + LOOP, **EXACT), TIED, targets=("ascend",)
     ),
     "Scan: a layer's output is scanned": Right(
         lambda: whole(LAYER_M + SCAN, f=BIAS), lambda x: product(x) + BIAS
