@@ -32,6 +32,18 @@ _PRODUCT = (
 )
 _RESHAPED = X + W + "r = Reshape (wd, shape) u = Transpose (r) [fc] y = MatMul (xd, u)"
 _LOCAL = '<domain: "local", opset_import: ["" : 17]> f (a, b) => (c) { c = MatMul (a, b) }'
+_STORED = (
+    X + W + "bd = DequantizeLinear (bq, sb, zb) m = Transpose <perm = [1, 0]> (xd) "
+    "r = Relu (m) n = Transpose <perm = [1, 0]> (r) [fc] y = Gemm (n, wd, bd)"
+)
+_COMPUTED = "c = Cast <to = 1> (d) sx = Mul (c, c) " + X + W + "[fc] y = MatMul (xd, wd)"
+_DEPTHWISE = (
+    X.replace("(x,", "<axis: int = 1> (x,").replace("(xq,", "<axis: int = 1> (xq,")
+    + W.replace("= 1", "= 0")
+    + "p = MaxPool <kernel_shape = [2, 2]> (xd) [conv] c = Conv <group = 2, pads = [1, 1, 1, 1]> "
+    "(xd, wd, b) q = QuantizeLinear (c, so, zo) e = DequantizeLinear (q, so, zo) "
+    "j = Concat <axis = 2> (e, e) vd = DequantizeLinear (v, so, zv) y = Conv (j, vd)"
+)
 _IMAGES = {"inputs": "float[N, 2, 5, 5] x", "outputs": "float[N, 2, H, V] y"}
 _KERNEL = {"w": np.arange(-18, 18, dtype=np.int8).reshape(2, 2, 3, 3), "b": BIAS}
 
@@ -42,6 +54,26 @@ SOURCES: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[int, ...]]] = {
     "two activations": (lambda: model(_PRODUCT + W + " k = MatMul (xd, wd)"), (4, 3)),
     "conv": (
         lambda: model(_CONV + _NORM, v=np.ones(2, np.float32), **_IMAGES, **_KERNEL),
+        (2, 2, 5, 5),
+    ),
+    "stored bias, moved input": (
+        lambda: model(_STORED, bq=np.int8([9, -5]), sb=np.float32(0.1), zb=np.int8(3), **_SCALAR),
+        (4, 3),
+    ),
+    "computed scale": (lambda: model(_COMPUTED, sx=None, d=np.float64(0.25), **_SCALAR), (4, 3)),
+    "depthwise": (
+        lambda: model(
+            _DEPTHWISE,
+            sx=np.float32([0.05, 0.01]),
+            zx=np.uint8([0, 9]),
+            w=_KERNEL["w"][:, :1],
+            b=BIAS,
+            so=np.float32(0.1),
+            zo=np.uint8(7),
+            v=np.arange(60, 66, dtype=np.uint8).reshape(3, 2, 1, 1),
+            zv=np.uint8(200),
+            **_IMAGES,
+        ),
         (2, 2, 5, 5),
     ),
     "conv transpose": (lambda: model(_UP, **_IMAGES, **_KERNEL), (2, 2, 5, 5)),
