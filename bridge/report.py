@@ -151,6 +151,11 @@ def _findings(verification: Verification) -> list[str]:
             "promised"
         )
     lines += [f"not interchangeable: {line}" for line in verification.interface]
+    if verification.unmatched:
+        lines.append(
+            "called more or less often than the file has them, so not compared with torch: "
+            f"{', '.join(verification.unmatched)}"
+        )
     if verification.missing:
         called = [name for name in verification.missing if name not in verification.uncalled]
         for names, why in ((called, "called"), (verification.uncalled, "never called")):

@@ -127,10 +127,16 @@ def explain(
     Returns:
         one line an operator, and the totals; bridge.report.explanation_table prints them.
     Raises:
+        TypeError: conversion is none.
         FileNotFoundError: the model that was converted is gone.
         ConversionError: it cannot be read any more, or has other operators.
         ValueError: input_shapes names no input, or contradicts the model.
     """
+    if not isinstance(conversion, Conversion):
+        raise TypeError(
+            "explain: conversion must be what convert_qat_model returned, got "
+            f"{type(conversion).__name__}"
+        )
     model = read_model(conversion.source, follow_symlinks=conversion.follow_symlinks)
     sizes = infer_sizes(model, input_shapes)
     nodes = dict(named_operators(model.graph))

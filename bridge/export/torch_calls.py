@@ -36,6 +36,7 @@ class TorchCalls:
         nan: the first layer that met a NaN.
         missing: quantized layers of the model that the file has not by their names.
         uncalled: those of them that the model did not call.
+        unmatched: layers that the model calls more or less often than the file has them.
     """
 
     output: Any = None
@@ -46,6 +47,7 @@ class TorchCalls:
     nan: str | None = None
     missing: tuple[str, ...] = ()
     uncalled: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -131,9 +133,9 @@ class _Comparison:
     def finish(self, model: nn.Module, output: Any) -> TorchCalls:
         seen, wanted = self._seen, {path: len(nodes) for path, nodes in self._layers.items()}
         seen.output = output
-        for path, layers in self._layers.items():
-            if self._calls[path] == wanted[path]:
-                continue
+        seen.unmatched = tuple(p for p, count in wanted.items() if self._calls[p] != count)
+        for path in seen.unmatched:
+            layers = self._layers[path]
             for name in [layer.name for layer in layers]:
                 seen.codes = {key: value for key, value in seen.codes.items() if key[0] != name}
                 seen.results.pop(name, None)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
+from bridge.arguments import check_model
 from bridge.export.batch import flatten_outputs, numpy_of, read_batch
 from bridge.export.constants import Array
 from bridge.export.convert import read_quantized
@@ -24,6 +25,7 @@ from bridge.export.operands import (
     largest_accumulator,
     operands_of,
 )
+from bridge.export.options import check_path
 from bridge.export.requantize import is_codes
 from bridge.export.runtime import Feeds, interface, run_model
 from bridge.export.torch_calls import TorchCalls, compare_calls, unwrapped
@@ -88,6 +90,9 @@ class Verification:
             order, one line a file.
         missing: quantized layers of the torch model that the inter model has not by their names.
         uncalled: those of them that the torch model did not call.
+        unmatched: layers that the torch model calls more or less often than the inter model has
+            operators for, as exporters merge equal calls and drop unused ones; they are not
+            compared with torch.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -98,6 +103,7 @@ class Verification:
     interface: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     uncalled: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -142,16 +148,15 @@ def verify(
     Returns:
         differences for each layer and output, and the first place where paths part.
     Raises:
-        TypeError: model or data is of a wrong kind, or an input of another dtype.
+        TypeError: model, a path or data is of a wrong kind, or an input of another dtype.
         FileNotFoundError: a file is missing.
         ValueError: data does not fit the model's inputs, or the outputs of the paths do not
             match in number or shape.
     """
-    if model is not None and not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be the torch model or None, got {type(model).__name__}; "
-            "verify(model, inter, fake_quant, deploy, data)"
-        )
+    if model is not None:
+        check_model(model, "verify")
+    for name, path in (("inter", inter), ("fake", fake), ("deploy", deploy)):
+        check_path(name, path)
     graph = read_model(Path(inter)).graph
     layers, products, _ = read_quantized(graph)
     quantized: list[Quantized] = [*layers, *products]
@@ -190,6 +195,7 @@ def verify(
         interface=different,
         missing=calls.missing,
         uncalled=calls.uncalled,
+        unmatched=calls.unmatched,
     )
 
 

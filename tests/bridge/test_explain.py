@@ -247,3 +247,8 @@ def test_the_converted_model_must_be_there(tmp_path):
     source.unlink()
     with pytest.raises(FileNotFoundError, match=r"inter\.onnx"):
         explain(done)
+
+
+def test_another_kind_than_a_conversion(tmp_path):
+    with pytest.raises(TypeError, match=r"^explain: conversion must be what .*, got PosixPath$"):
+        explain(tmp_path)

@@ -133,6 +133,8 @@ def test_other_numbers_of_calls_and_operators_are_not_matched(tmp_path):
     named = {check.name: counts(check) for check in seen.layers}
     assert named["a"] == [None, 0, None, 0]
     assert named["b"] == [0, 0, 0, 0]
+    assert seen.unmatched == ("a",)
+    assert "than the file has them, so not compared with torch: a" in " ".join(str(seen).split())
 
 
 def test_a_layer_that_has_two_names(tmp_path):
@@ -254,8 +256,17 @@ def test_files_without_a_torch_model(made, data):
 
 @pytest.mark.parametrize("model", ["net.pt", {"a": torch.ones(1)}])
 def test_models_of_another_kind(made, model):
-    with pytest.raises(TypeError, match=r"^model must be the torch model or None, got (str|dict)"):
+    with pytest.raises(
+        TypeError, match=r"^verify: model must be a torch.nn.Module, got ('net|dict)"
+    ):
         made.verify(model=model)
+
+
+@pytest.mark.parametrize("name", ["inter", "fake", "deploy"])
+def test_paths_of_another_kind(made, name):
+    paths = {"inter": made.inter, "fake": made.done.fake_quant, "deploy": made.done.deploy}
+    with pytest.raises(TypeError, match=f"^{name} must be a str or a path, got Conversion"):
+        verify(made.net, **{**paths, name: made.done}, data=made.x)
 
 
 @pytest.mark.parametrize(
