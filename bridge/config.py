@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qatfunc import ActivationSpec, LayerSpec, SearchSpec, WeightSpec
+from qatfunc.spec import LARGEST_END
 
 _BITS = {"INT8": 8, "INT16": 16}
 _ALGORITHMS = ("arq_retrain", "ulq_retrain")
@@ -192,6 +193,12 @@ def _read_clip(data: _Section, *, fixed_min: bool) -> tuple[float, float] | None
         if low is not None:
             raise ValueError(f"{_DATA}['clip_min'] = {low} needs a clip_max beside it, got none")
         return None
+    for key, end in (("clip_max", high), ("clip_min", low or 0.0)):
+        if abs(end) > LARGEST_END:
+            raise ValueError(
+                f"{_DATA}[{key!r}] must be at most 2^64 (1.8e19) in magnitude, so that scales and "
+                f"sums stay within float32, got {end:g}"
+            )
     low = 0.0 if fixed_min else _DEFAULT_CLIP_MIN if low is None else low
     if not (high > 0.0 >= low):
         raise ValueError(

@@ -190,6 +190,17 @@ def any_clips() -> SearchStrategy[Clip]:
     return st.builds(Clip, max=ends, min=ends)
 
 
+BEYOND = [torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 2.0**65, -(2.0**64)]
+
+
+@cache
+def broken_clips() -> SearchStrategy[Clip]:
+    """The same, with an end that diverged or both."""
+    beyond = st.sampled_from(BEYOND).map(torch.tensor)
+    ends = beyond | integers(shape=()).map(lambda n: _fractions(n, 100.0))
+    return any_clips() | st.builds(Clip, max=ends, min=ends)
+
+
 @cache
 def clips(*, extreme: bool = True) -> SearchStrategy[Clip]:
     """Valid ranges: max >= 0 >= min and max > min; extreme ones are very wide or very narrow."""

@@ -31,9 +31,10 @@ from qatfunc.histogram import (
     join_bins,
     whole_sums,
 )
+from qatfunc.numbers import looks_at_values
 from qatfunc.ordering import add_to_tail
 from qatfunc.params import Clip
-from qatfunc.spec import ActivationSpec, SearchSpec
+from qatfunc.spec import LARGEST_END, ActivationSpec, SearchSpec
 
 EXACT_VALUES = 65_536
 """Values kept as they are; a search over them is exact."""
@@ -41,6 +42,9 @@ EXACT_VALUES = 65_536
 TAIL_VALUES = 4_096
 """Largest and smallest values kept exactly beside the histogram; covers a percentile of
 0.999999 up to four thousand million values."""
+
+LARGEST_INPUT = LARGEST_END / 2
+"""The largest magnitude that ranges are found for, as a search tries wider ones."""
 
 
 class CalibrationState(NamedTuple):
@@ -93,7 +97,7 @@ def update(state: CalibrationState, x: Tensor) -> CalibrationState:
 
     Args:
         state: what was seen before; it is left as it is.
-        x: float32, any shape, finite (not checked here: a check would wait for the device).
+        x: float32, any shape, finite (see check_input: looking at values waits for the device).
     Returns:
         the new state.
     Raises:
@@ -113,6 +117,39 @@ def update(state: CalibrationState, x: Tensor) -> CalibrationState:
             return state._replace(values=values.clone() if values is x else values)
         return _add_to_histogram(_empty_histogram(state), values)
     return _add_to_histogram(state, x)
+
+
+def unusable(x: Tensor) -> str:
+    """Say why a batch is of no use to calibration, which waits for the device.
+
+    Args:
+        x: float32, any shape.
+    Returns:
+        what is wrong; nothing where x has elements, all finite and at most LARGEST_INPUT in
+        magnitude.
+    """
+    if x.numel() == 0:
+        return f"calibration input has no elements, its shape is {tuple(x.shape)}"
+    if not bool(torch.isfinite(x).all()):
+        return "calibration input has NaN or infinite values"
+    largest = x.detach().abs().amax().item()
+    if largest > LARGEST_INPUT:
+        return f"calibration input must be at most 2^63 (9.2e18) in magnitude, got {largest:g}"
+    return ""
+
+
+def check_input(name: str, x: Tensor) -> None:
+    """Refuse a batch that is of no use; under a transform or compiled, values are not looked at.
+
+    Args:
+        name: of the operator, for the message.
+        x: its input, float32.
+    Raises:
+        ValueError: see unusable.
+    """
+    reason = unusable(x) if looks_at_values() else ""
+    if reason:
+        raise ValueError(f"{name}: {reason}")
 
 
 def merge(states: Sequence[CalibrationState]) -> CalibrationState:

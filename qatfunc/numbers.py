@@ -23,6 +23,11 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def looks_at_values() -> bool:
+    """Whether what is done may depend on values, at whatever cost: nobody records or transforms."""
+    return not traced() and not transformed()
+
+
 def reads_cheaply(x: Tensor) -> bool:
     """Whether reading a number off a tensor costs next to nothing."""
     return x.is_cpu

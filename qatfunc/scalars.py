@@ -20,9 +20,16 @@ def to_float32(value: float) -> float:
 def next_float32(value: float) -> float:
     """Return the smallest float32 above a float32 that is not negative.
 
+    Args:
+        value: a float32 number; infinity and NaN have none above them.
+    Returns:
+        a float32 number, for infinity and NaN the same.
+
     >>> next_float32(1.0) == 1.0 + 2.0**-23
     True
     """
+    if not math.isfinite(value):
+        return value
     bits = struct.unpack("<i", struct.pack("<f", value + 0.0))[0]  # -0.0 becomes 0.0
     return float(struct.unpack("<f", struct.pack("<i", bits + 1))[0])
 

@@ -1,5 +1,6 @@
 """Straight-through gradients as plain composition."""
 
+import torch
 from torch import Tensor
 
 
@@ -22,3 +23,19 @@ def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
     Source: Bengio et al. 2013, arXiv:1308.3432.
     """
     return value.detach() + (surrogate - surrogate.detach())
+
+
+def replace_value(x: Tensor, value: Tensor) -> Tensor:
+    """Straight through for a trained number that training may have made NaN or infinite.
+
+    y = value        dy = dx where x is finite, 0 elsewhere
+
+    Args:
+        x: float32, what is trained.
+        value: float32 of x's shape, what is used.
+    Returns:
+        value's bits (with +0.0 for -0.0).
+    Gradient: g to x where it is finite, nothing to value.
+    """
+    fixed = x.detach()
+    return straight_through(value, torch.where(torch.isfinite(fixed), x, torch.zeros_like(fixed)))

@@ -7,8 +7,8 @@ from qatfunc.affine import quantize_centered
 from qatfunc.arq import symmetric_scale
 from qatfunc.numbers import reads_cheaply, traced
 from qatfunc.params import Clip, QParams
-from qatfunc.spec import SMALLEST_SCALE, ActivationSpec
-from qatfunc.ste import straight_through
+from qatfunc.spec import LARGEST_END, SMALLEST_SCALE, ActivationSpec
+from qatfunc.ste import replace_value, straight_through
 
 
 def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
@@ -16,8 +16,10 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
 
     fixed_min                  -> min = 0
     max <= min (crossed)       -> both from previous
-    max < 0                    -> max from previous
-    min > 0                    -> min from previous
+    max < 0 or unusable        -> max from previous
+    min > 0 or unusable        -> min from previous
+
+    An end that is NaN, infinite, or larger than LARGEST_END in magnitude is unusable.
 
     A range narrower than SMALLEST_SCALE but not crossed is kept, as the recorded behaviour of
     the reference has it; its scale then becomes 1.
@@ -28,17 +30,25 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
         spec: says whether the lower end is fixed at 0.
     Returns:
         a valid range, which is the next call's previous.
-    Gradient: straight through to clip, also where an end was replaced.
+    Gradient: straight through to clip, also where an end was replaced; nothing to an end that is
+        not finite, which no gradient would change.
     Source: docs/semantics.md, 3.
     """
     high = clip.max.detach()
     low = torch.zeros_like(clip.min) if spec.fixed_min else clip.min.detach()
     crossed = high <= low
-    new_high = torch.where(crossed | (high < 0), previous.max, high)
-    new_low = torch.where(crossed | (low > 0), previous.min, low)
+    # Every comparison with NaN is false.
+    usable_high, usable_low = (
+        (high >= 0) & (high <= LARGEST_END),
+        (low <= 0) & (low >= -LARGEST_END),
+    )
+    high = torch.where(crossed | ~usable_high, previous.max, high)
+    low = torch.where(crossed | ~usable_low, previous.min, low)
+    crossed = high <= low  # an end at 0 beside one of previous that is 0 too
+    high, low = torch.where(crossed, previous.max, high), torch.where(crossed, previous.min, low)
     if spec.fixed_min:
-        new_low = torch.zeros_like(new_low)
-    return Clip(straight_through(new_high, clip.max), straight_through(new_low, clip.min))
+        low = torch.zeros_like(low)
+    return Clip(replace_value(clip.max, high), replace_value(clip.min, low))
 
 
 def valid_ends(clip: Clip, spec: ActivationSpec) -> tuple[float, float] | None:
@@ -54,8 +64,8 @@ def valid_ends(clip: Clip, spec: ActivationSpec) -> tuple[float, float] | None:
     if traced() or not reads_cheaply(clip.max):
         return None
     high, low = clip.max.item(), clip.min.item()
-    valid = high >= 0.0 >= low and high > low and (low == 0.0 or not spec.fixed_min)
-    return (high, low) if valid else None
+    valid = LARGEST_END >= high >= 0.0 >= low >= -LARGEST_END and high > low
+    return (high, low) if valid and (low == 0.0 or not spec.fixed_min) else None
 
 
 def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:

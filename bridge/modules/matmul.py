@@ -59,7 +59,10 @@ class MatMulQAT(RangedModule):
             return torch.matmul(input, other)
         if in_onnx_export():
             self._check_exportable()
-            return export_product(input, other, run_untraced(self._export_constants))
+            constants = run_untraced(self._export_constants)
+            for name, (scale, _) in zip(self.ranges, constants, strict=True):
+                self._check_exported_range(name, scale)
+            return export_product(input, other, constants)
         clips: dict[str, Clip] = self._current_clips(input=input, other=other) or {}
         params = {f"{name}_clip": clip for name, clip in clips.items()}
         return operators.matmul(input, other, params, spec)

@@ -1,5 +1,6 @@
 """Learned input ranges of a module: their state, calibration, checkpoints and export."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.config import QATConfig
+from bridge.export.symbolic import run_untraced
 from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.recomputed import Passes
 from bridge.modules.replicas import separate, shallow_copy
@@ -113,10 +115,11 @@ class RangedModule(RangeState):
                 if stored.item() != number:
                     stored.fill_(number)  # no copy, which would ask for a context without gradients
             return current
-        clip = self._resolve(name)
         if self._is_replica:  # the original has done it
-            return clip
+            return self._resolve(name)
+        # Checkpointing computes the call again without this, and compares what autograd has kept.
         with torch.no_grad():
+            clip = self._resolve(name)
             for stored, value in zip(previous, clip, strict=True):
                 stored.copy_(value)
             # Under functional_call the range belongs to the caller, who gets it unchanged.
@@ -137,13 +140,9 @@ class RangedModule(RangeState):
                     f"{self._where()}: its input is on {x.device}, the layer on "
                     f"{self.cur_batch.device}; move one of them"
                 )
-            if not bool(torch.isfinite(x).all()):
-                raise ValueError(f"{self._where()}: calibration input has NaN or infinite values")
-            if x.numel() == 0:
-                raise ValueError(
-                    f"{self._where()}: calibration input has no elements, its shape is "
-                    f"{tuple(x.shape)}"
-                )
+            reason = calibration.unusable(x)
+            if reason:
+                raise ValueError(f"{self._where()}: {reason}")
         for name, x in inputs.items():
             state = self._calibration.get(name) or calibration.init(x.device)
             self._calibration[name] = (
@@ -243,11 +242,26 @@ class RangedModule(RangeState):
 
     @torch.no_grad()
     def _exported_range(self, name: str) -> tuple[float, int]:
-        """Return the scale and zero point of an input as plain numbers, for run_untraced."""
+        """Return the scale and zero point of an input as plain numbers, for run_untraced.
+
+        The scale of a range with an end that is NaN is NaN, see _check_exported_range.
+        """
         spec = self.config.activation
-        clip = resolve_clip(*self._range(name, self.__dict__["_real"]), spec)
-        scale, zero_point = ulq_qparams(clip, spec)
+        trained, previous = self._range(name, self.__dict__["_real"])
+        if any(math.isnan(end.item()) for end in trained):
+            return math.nan, 0
+        scale, zero_point = ulq_qparams(resolve_clip(trained, previous, spec), spec)
         return scale.item(), int(zero_point.item())
+
+    def _check_exported_range(self, name: str, scale: float) -> None:
+        if math.isnan(scale):
+            trained, _ = self._range(name, self.__dict__["_real"])
+            high, low = run_untraced(lambda: [end.item() for end in trained])
+            raise ValueError(
+                f"{layer_path(self)}: cannot export a range that is not a number, {name}_clip_max "
+                f"is {high} and {name}_clip_min is {low}, as a NaN gradient leaves them; load an "
+                "earlier checkpoint or set them"
+            )
 
     def _check_exportable(self) -> None:
         if torch.compiler.is_dynamo_compiling():

@@ -212,6 +212,7 @@ class RangeState(nn.Module):
             state = calibration.CalibrationState(**fields)
             self._calibration[name] = moved(state, self._range(name)[0].max.device)
         self._count_loaded_batches()
+        args[-1].extend(self._unusable_ends(prefix) if self.calibrated else ())
         self._refresh()
 
     def _own_types(self, state_dict: dict[str, Any], prefix: str) -> None:
@@ -228,7 +229,8 @@ class RangeState(nn.Module):
         for name in self.ranges:
             for end in _ENDS:
                 previous = f"{name}_clip_{end}_pre"
-                if getattr(self, previous).isnan():  # the reference's mark: no range was used yet
+                # NaN is the reference's mark: no range was used yet.
+                if not getattr(self, previous).isfinite():
                     setattr(self, previous, getattr(self, f"{name}_clip_{end}").detach().clone())
         count = int(self.cur_batch) if self.saves_count else 0
         if self._calibration:
@@ -238,6 +240,16 @@ class RangeState(nn.Module):
         self._batches = count
         device = getattr(self, f"{self.ranges[0]}_clip_max").device
         self.cur_batch = torch.full((), count, dtype=torch.int64, device=device)
+
+    def _unusable_ends(self, prefix: str) -> list[str]:
+        """What is wrong with loaded ranges of which no valid end was kept."""
+        names = [f"{name}_clip_{end}" for name in self.ranges for end in _ENDS]
+        return [
+            f"{prefix}{name} is {getattr(self, name).item()}, which is no end of a range, and the "
+            "checkpoint has no valid one in its stead"
+            for name in names
+            if not getattr(self, f"{name}_pre").isfinite()
+        ]
 
     def _found_ranges(self, count: int) -> bool:
         """Whether loaded tensors are those of a layer whose ranges were found.

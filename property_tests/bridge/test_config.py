@@ -16,7 +16,8 @@ _VALIDATOR = jsonschema.Draft202012Validator({"$ref": "#/$defs/config", "$defs":
 _flags = st.sampled_from([None, True, False])
 # JSON calls 1.0 an integer, Python does not: no such floats for batch_num.
 _junk = st.sampled_from([None, True, "INT8", "arq_retrain", "x", 0, 3, -0.5, 1e39, {}, []])
-_numbers = st.floats(-4.0, 4.0) | st.integers(-3, 3)
+_wide = st.sampled_from([2.0**64, -(2.0**64), 2.0**65, -(2.0**65), 3e38])
+_numbers = st.floats(-4.0, 4.0) | st.integers(-3, 3) | _wide
 
 
 def _section(valid: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:

@@ -97,11 +97,20 @@ def test_every_key_does_what_it_says():
         ({"clip_max": 3.0, "clip_min": 0}, (3.0, 0.0)),
         ({"clip_max": 3.0, "fixed_min": True}, (3.0, 0.0)),
         ({"clip_max": 3.0, "clip_min": -0.5, "fixed_min": True}, (3.0, 0.0)),
-        ({"clip_max": 3.4028234663852886e38}, (3.4028234663852886e38, -1.0)),
+        ({"clip_max": 2.0**64, "clip_min": -(2.0**64)}, (2.0**64, -(2.0**64))),
     ],
 )
 def test_a_given_clip(data, clip):
     assert read(data).clip == clip
+
+
+@pytest.mark.parametrize("end", [2.0**65, 3e38, 3.4028234663852886e38])
+@pytest.mark.parametrize("key", ["clip_max", "clip_min"])
+def test_a_clip_too_wide_for_float32_is_named(key, end):
+    data = {"clip_max": end} if key == "clip_max" else {"clip_max": 1.0, "clip_min": -end}
+    message = rf"retrain_data_config\['{key}'\] must be at most 2\^64 \(1.8e19\) in magnitude"
+    with pytest.raises(ValueError, match=message):
+        read(data)
 
 
 @pytest.mark.parametrize("config", [[], "INT8", 8, (("retrain_enable", True),), {"retrain_enable"}])

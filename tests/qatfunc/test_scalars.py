@@ -42,6 +42,12 @@ def test_the_next_number():
         assert next_float32(here.item()) == torch.nextafter(here, torch.tensor(torch.inf)).item()
 
 
+def test_nothing_is_above_infinity_and_nan():
+    assert next_float32(math.inf) == math.inf
+    assert math.isnan(next_float32(math.nan))
+    assert math.isnan(next_float32(-math.nan))
+
+
 def test_rounding_is_to_even():
     assert [round_half_even(v) for v in (0.5, 1.5, -2.5, 2.4, math.inf)] == [0, 2, -2, 2, math.inf]
     assert math.isnan(round_half_even(math.nan))

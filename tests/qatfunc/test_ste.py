@@ -1,6 +1,7 @@
 import torch
 
 from qatfunc import straight_through
+from qatfunc.ste import replace_value
 from tests.qatfunc.bits import same_bits
 
 
@@ -47,3 +48,12 @@ def test_inputs_are_left_as_they_are():
     straight_through(value, surrogate)
     assert same_bits(value, before[0])
     assert same_bits(surrogate, before[1])
+
+
+def test_what_replaces_a_number_that_is_not_finite():
+    x = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf], requires_grad=True)
+    value = torch.tensor([2.0, 3.0, 4.0, 5.0])
+    y = replace_value(x, value)
+    y.backward(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert same_bits(y, value)
+    assert x.grad.tolist() == [1.0, 0.0, 0.0, 0.0]

@@ -66,6 +66,17 @@ def test_the_narrowest_range_that_counts():
         ((-1.0, -2.0), (9.0, -2.0)),
         ((2.0, 1.0), (2.0, -8.0)),
         ((EPS / 4, 0.0), (EPS / 4, 0.0)),
+        ((torch.inf, -1.0), (9.0, -1.0)),
+        ((2.0, -torch.inf), (2.0, -8.0)),
+        ((-torch.inf, -1.0), (9.0, -8.0)),
+        ((torch.inf, -torch.inf), (9.0, -8.0)),
+        ((torch.nan, -1.0), (9.0, -1.0)),
+        ((2.0, torch.nan), (2.0, -8.0)),
+        ((torch.nan, torch.nan), (9.0, -8.0)),
+        ((torch.nan, 3.0), (9.0, -8.0)),
+        ((-2.0, torch.nan), (9.0, -8.0)),
+        ((2.0**64, -(2.0**64)), (2.0**64, -(2.0**64))),
+        ((3e38, -3e38), (9.0, -8.0)),
     ],
 )
 def test_meaningless_ends_are_replaced(given, resolved):
@@ -81,6 +92,9 @@ def test_meaningless_ends_are_replaced(given, resolved):
         ((2.0, 3.0), (2.0, 0.0)),
         ((-2.0, -3.0), (9.0, 0.0)),
         ((0.0, -3.0), (9.0, 0.0)),
+        ((2.0, torch.nan), (2.0, 0.0)),
+        ((torch.nan, torch.nan), (9.0, 0.0)),
+        ((torch.inf, torch.inf), (9.0, 0.0)),
     ],
 )
 def test_a_fixed_lower_end_is_zero(given, resolved):
@@ -98,6 +112,14 @@ def test_replaced_ends_still_receive_the_gradient(given):
     assert (trained.max.grad.item(), trained.min.grad.item()) == (3.0, 5.0)
     assert previous.max.grad is None
     assert previous.min.grad is None
+
+
+@pytest.mark.parametrize("end", [torch.nan, torch.inf, -torch.inf])
+def test_an_end_that_is_not_finite_receives_nothing_and_spoils_nothing(end):
+    high, low = torch.tensor(end, requires_grad=True), torch.tensor(-1.0, requires_grad=True)
+    got = resolve_clip(Clip(high, low), clip(9.0, -8.0), INT8)
+    (3.0 * got.max + 5.0 * got.min).backward()
+    assert (high.grad.item(), low.grad.item()) == (0.0, 5.0)
 
 
 def test_codes_by_hand():
