@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bridge.arguments import check_model
 from bridge.modules.base import QATLayer, qat_layers
 from bridge.modules.ranges import RangedModule
+from bridge.modules.weight_scales import PREVIOUS
 from qatfunc import calibration
 from qatfunc.arguments import check_keys
 from qatfunc.model import Model
@@ -34,7 +35,9 @@ def functionalize(model: nn.Module) -> Model:
     params is {name: tensor} of the module's parameters, ranges included, scales and offsets that
     are computed from them left out; state is a ModuleState.
     apply runs in the mode (train or eval) the model is in now, and BatchNorm's and the ranges'
-    new state is what update returns. All of it works under torch.func. Trained weight scales start
+    new state is what update returns: under NAME_pre the ranges and trained weight scales that were
+    used, which differ from params where training made these meaningless; a module goes on from
+    them. All of it works under torch.func. Trained weight scales start
     from the weights as they are at init.
 
     Args:
@@ -81,6 +84,7 @@ def functionalize(model: nn.Module) -> Model:
             given = inspect.signature(layer.forward).bind(*arguments, **named).args
             for name, x in zip(layer.ranges, layer.quantized_inputs(*given), strict=False):
                 if f"{path}.{name}" in seen:
+                    calibration.check_input(path, x)
                     taken = calibration.update(seen[f"{path}.{name}"], x)
                     seen[f"{path}.{name}"] = taken
                     buffers[_join(path, "cur_batch")] = taken.batches
@@ -190,7 +194,9 @@ def _start_scales(model: nn.Module, params: Params, buffers: dict[str, Tensor]) 
             continue
         if layer._scales_started:
             continue
-        params[_join(path, "wts_scales")] = layer._learned_scale(layer._arq_scale())
+        start = layer._learned_scale(layer._arq_scale())
+        params[_join(path, "wts_scales")] = start
+        buffers[_join(path, PREVIOUS)] = start.clone()
         if layer.calibrated:
             buffers[_join(path, "cur_batch")] += 1  # a given range: no batch will be calibrated
 

@@ -6,7 +6,7 @@ from qatfunc.arq import arq_qparams, arq_quantize
 from qatfunc.calibration import CalibrationState
 from qatfunc.clip_search import ClipSearch
 from qatfunc.int8_sums import int8_forward
-from qatfunc.lsq import lsq_quantize
+from qatfunc.lsq import lsq_quantize, resolve_scale
 from qatfunc.params import Adopted, Clip, QParams
 from qatfunc.spec import ActivationSpec, IntSpec, LayerSpec, SearchSpec, WeightSpec
 from qatfunc.ste import straight_through
@@ -34,6 +34,7 @@ __all__ = [
     "quantize",
     "quantize_centered",
     "resolve_clip",
+    "resolve_scale",
     "straight_through",
     "ulq_qparams",
     "ulq_quantize",

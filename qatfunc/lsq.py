@@ -7,8 +7,44 @@ from torch import Tensor
 
 from qatfunc.affine import quantize_centered
 from qatfunc.params import QParams
-from qatfunc.spec import IntSpec
-from qatfunc.ste import straight_through
+from qatfunc.spec import LARGEST_SCALE, SMALLEST_SCALE, IntSpec
+from qatfunc.ste import replace_value, straight_through
+
+
+def valid_scales(stored: Tensor, *, reciprocal: bool = False) -> Tensor:
+    """Return where trained weight scales are of use.
+
+    SMALLEST_SCALE <= scale <= LARGEST_SCALE, which NaN is not
+
+    Args:
+        stored: float32, scales as they are trained.
+        reciprocal: whether what is trained is 1 / scale.
+    Returns:
+        bool of stored's shape.
+    """
+    stored = stored.detach()
+    scale = 1.0 / stored if reciprocal else stored
+    return (scale >= SMALLEST_SCALE) & (scale <= LARGEST_SCALE)
+
+
+def resolve_scale(stored: Tensor, previous: Tensor, *, reciprocal: bool = False) -> Tensor:
+    """Replace trained weight scales that training has made meaningless, each for itself.
+
+    Args:
+        stored: float32, scales as they are trained.
+        previous: float32 of stored's shape, the last valid ones in the same form.
+        reciprocal: whether what is trained is 1 / scale.
+    Returns:
+        float32 of stored's shape, where not valid_scales from previous; the next call's previous.
+    Gradient: straight through to stored, also where a scale was replaced; nothing to one that is
+        not finite, which no gradient would change.
+    Source: docs/semantics.md, 5.
+
+    >>> resolve_scale(torch.tensor([0.5, -0.1]), torch.tensor([0.4, 0.2]))
+    tensor([0.5000, 0.2000])
+    """
+    valid = valid_scales(stored, reciprocal=reciprocal)
+    return replace_value(stored, torch.where(valid, stored.detach(), previous))
 
 
 def lsq_quantize(

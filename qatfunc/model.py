@@ -23,8 +23,10 @@ from torch import Tensor
 
 from qatfunc import calibration
 from qatfunc.arguments import check_params, check_spec
+from qatfunc.lsq import resolve_scale, valid_scales
+from qatfunc.numbers import looks_at_values
 from qatfunc.params import Clip
-from qatfunc.spec import LayerSpec, SearchSpec
+from qatfunc.spec import ActivationSpec, LayerSpec, SearchSpec
 from qatfunc.ulq import resolve_clip
 
 Pytree = Any
@@ -35,6 +37,8 @@ class LayerState(NamedTuple):
 
     previous: Clip
     """The last valid range of its input."""
+    previous_scale: Tensor
+    """float32 (out,) or (1,), the last valid trained scales of its weight; (0,) without them."""
     seen: calibration.CalibrationState
     """What calibration has seen of its input."""
 
@@ -69,7 +73,9 @@ def transform(
         the model; its params are {name: operator's params}, its state {name: LayerState}.
     Raises:
         TypeError: net, spec or search is of a wrong kind; init: so are params.
-        ValueError: init: params have a name that means nothing, or no weight.
+        ValueError: init: params have a name that means nothing, or no weight, or a trained weight
+            scale that is not valid; calibrate: an operator's input is not finite or too large.
+            Under a transform, or compiled, values are not looked at.
         KeyError: net uses a name that params or spec do not have.
     """
     how = search or SearchSpec()
@@ -83,7 +89,7 @@ def transform(
             raise TypeError(f"init: params must be {{name: params of an operator}}, got {params!r}")
         for name, layer in params.items():
             check_params(f"init: {name!r}", layer)
-        return dict(params), {name: _fresh(layer["weight"]) for name, layer in params.items()}
+        return dict(params), {name: _fresh(name, layer) for name, layer in params.items()}
 
     def run(params: Pytree, state: Pytree, inputs: tuple[Any, ...]) -> tuple[Any, Pytree, Pytree]:
         seen: dict[str, Tensor] = {}
@@ -92,12 +98,8 @@ def transform(
         def quantized(name: str, operator: Callable[..., Any], x: Tensor, **geometry: Any) -> Any:
             if name not in params:
                 raise KeyError(f"{name!r} is no layer of params, which has {sorted(params)}")
-            layer, seen[name] = dict(params[name]), x
-            if "clip" in layer:
-                activation = grids(name).activation
-                layer["clip"] = resolve_clip(layer["clip"], state[name].previous, activation)
-                previous = Clip(*(end.detach() for end in layer["clip"]))
-                after[name] = state[name]._replace(previous=previous)
+            seen[name] = x
+            layer, after[name] = _resolve(params[name], after[name], grids(name).activation)
             return operator(x, layer, grids(name), **geometry)
 
         return net(quantized, *inputs), after, seen
@@ -105,6 +107,8 @@ def transform(
     def calibrate(params: Pytree, state: Pytree, *inputs: Any) -> Pytree:
         unquantized = {name: _without_clip(layer) for name, layer in params.items()}
         _, _, seen = run(unquantized, state, inputs)
+        for name, x in seen.items():
+            calibration.check_input(name, x)
         return state | {
             name: state[name]._replace(seen=calibration.update(state[name].seen, x))
             for name, x in seen.items()
@@ -116,7 +120,7 @@ def transform(
             for name, layer in state.items()
         }
         trained = {name: {**layer, "clip": clips[name]} for name, layer in params.items()}
-        return trained, {name: _fresh(clip.max, clip) for name, clip in clips.items()}
+        return trained, {name: _finished(state[name], clip) for name, clip in clips.items()}
 
     def apply(params: Pytree, state: Pytree, *inputs: Any) -> Any:
         return run(params, state, inputs)[0]
@@ -135,9 +139,34 @@ def _check(net: Any, spec: Any, how: Any) -> None:
         check_spec("transform", one, LayerSpec, name=f"spec[{name!r}]" if name else "spec")
 
 
-def _fresh(like: Tensor, previous: Clip | None = None) -> LayerState:
-    ones = torch.ones((), dtype=torch.float32, device=like.device)
-    return LayerState(previous or Clip(ones, -ones), calibration.init(like.device))
+def _fresh(name: str, layer: Mapping[str, Any]) -> LayerState:
+    ones = torch.ones((), dtype=torch.float32, device=layer["weight"].device)
+    given = layer.get("weight_scale")
+    scale = ones.new_zeros(0) if given is None else given.detach()
+    if looks_at_values() and not bool(valid_scales(scale).all()):
+        raise ValueError(
+            f"{name}: weight_scale must be from 2^-23 to 2^32 where training starts, got values "
+            f"from {scale.min().item():g} to {scale.max().item():g}"
+        )
+    return LayerState(Clip(ones, -ones), scale.clone(), calibration.init(ones.device))
+
+
+def _finished(state: LayerState, clip: Clip) -> LayerState:
+    return state._replace(previous=clip, seen=calibration.init(clip.max.device))
+
+
+def _resolve(
+    params: Mapping[str, Any], state: LayerState, spec: ActivationSpec
+) -> tuple[dict[str, Any], LayerState]:
+    """Replace what training made meaningless, and remember what is valid."""
+    layer = dict(params)
+    if "clip" in layer:
+        layer["clip"] = resolve_clip(layer["clip"], state.previous, spec)
+        state = state._replace(previous=Clip(*(end.detach() for end in layer["clip"])))
+    if layer.get("weight_scale") is not None:
+        layer["weight_scale"] = resolve_scale(layer["weight_scale"], state.previous_scale)
+        state = state._replace(previous_scale=layer["weight_scale"].detach())
+    return layer, state
 
 
 def _without_clip(layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the weighted QAT layers share: weight scales, building from float layers, forward."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,10 +15,11 @@ from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.padded import pad_input
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.modules.replacing import ReplacingLayer
+from bridge.modules.weight_scales import PREVIOUS, TrainedScales
 from bridge.naming import remember_paths
 from bridge.peers import Group
 from bridge.targets import check_is_tensor
-from qatfunc import Adopted, Clip, arq_qparams
+from qatfunc import Adopted, Clip, arq_qparams, resolve_scale
 from qatfunc.channels import per_output
 from qatfunc.exact_types import autocasting
 from qatfunc.params import Params
@@ -25,16 +27,17 @@ from qatfunc.params import Params
 _STARTED = "wts_scales_started"
 
 
-class QATLayer(ReplacingLayer):
+class QATLayer(TrainedScales, ReplacingLayer):
     """A layer whose weight and input are quantized, mixed into a torch layer class.
 
     What it computes is one call into qatfunc. State beside the input's range "acts": wts_scales,
     which is trained with ulq_retrain (ARQ's scales hold until cur_batch counts a batch, or a
-    checkpoint says wts_scales_started, where inputs are not quantized and none is counted) and
-    derived otherwise; wts_offsets and wts_offsets_deploy, which are 0, and s_rec_flag.
+    checkpoint says wts_scales_started, where inputs are not quantized and none is counted; then
+    wts_scales_pre holds the last valid ones) and derived otherwise; wts_offsets and
+    wts_offsets_deploy, which are 0, and s_rec_flag.
     """
 
-    exported = ("weight", "wts_scales", "frozen_wts_scales")
+    exported = ("weight", "wts_scales", PREVIOUS, "frozen_wts_scales")
     out_channels: int
     wts_offsets: Tensor
     wts_offsets_deploy: Tensor
@@ -57,6 +60,8 @@ class QATLayer(ReplacingLayer):
         unset = torch.full((count,), torch.nan, dtype=torch.float32, device=device)
         start = torch.ones_like(unset) if read.learned_scale else unset
         self.wts_scales = nn.Parameter(start, requires_grad=read.learned_scale)
+        if read.learned_scale:
+            self._hold_previous(start.clone())
         self.wts_offsets = nn.Parameter(unset.clone(), requires_grad=False)
         zeros = torch.zeros(count, dtype=torch.int8, device=device)
         self.register_buffer("wts_offsets_deploy", zeros)
@@ -132,7 +137,7 @@ class QATLayer(ReplacingLayer):
         if "frozen_wts_scales" in self._buffers:
             params["weight_scale"] = self.frozen_wts_scales
         elif self._scales_started:
-            params["weight_scale"] = self._learned_scale(self.wts_scales)
+            params["weight_scale"] = self._learned_scale(self._trained_scales())
         if "adopted_rescale" in self._buffers and not self.training:
             params["adopted"] = Adopted(self.adopted_natural, self.adopted_rescale)
         return params
@@ -161,7 +166,7 @@ class QATLayer(ReplacingLayer):
         self._buffers.pop("frozen_wts_scales", None)
         if frozen:
             started = self._scales_started
-            scale = self._learned_scale(self.wts_scales) if started else self._arq_scale()
+            scale = self._learned_scale(self._trained_scales()) if started else self._arq_scale()
             self.register_buffer("frozen_wts_scales", scale.detach().clone(), persistent=persistent)
         self._remember_tensors()
 
@@ -172,6 +177,7 @@ class QATLayer(ReplacingLayer):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        self._save_previous(destination, prefix)
         if self._started_without_input:
             destination[prefix + _STARTED] = torch.tensor(True)
 
@@ -191,25 +197,13 @@ class QATLayer(ReplacingLayer):
                 self.register_buffer(name, torch.ones_like(stored))
             else:
                 self._buffers.pop(name, None)
+        previous = state_dict.pop(prefix + PREVIOUS, None)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._remember_tensors()
+        if self.config.learned_scale and f"{prefix}wts_scales" in state_dict:
+            self._load_previous(previous)
         if self._scales_started:
             self._read_trained_scales(state_dict, prefix, errors=args[-1])
-
-    def _read_trained_scales(
-        self, state_dict: Mapping[str, Any], prefix: str, *, errors: list[str]
-    ) -> None:
-        """Refuse scales that mean something else here, and start those that never were."""
-        reciprocal = bool(state_dict.get(f"{prefix}s_rec_flag", self.config.reciprocal_scale))
-        if reciprocal != self.config.reciprocal_scale:
-            errors.append(
-                f"{prefix}wts_scales was trained with s_rec_flag={reciprocal}, the configuration "
-                f"says {self.config.reciprocal_scale}"
-            )
-        counted = self._started_without_input or state_dict.get(f"{prefix}cur_batch", 1)
-        if not counted or bool(self.wts_scales.isnan().any()):
-            with torch.no_grad():
-                self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
 
     @classmethod
     def derived_names(cls, *, learned_scale: bool) -> set[str]:
@@ -239,24 +233,8 @@ class QATLayer(ReplacingLayer):
     def _changes_state(self) -> bool:
         return self.training or (self.calibrating_in_eval and not self.calibrated)
 
-    @property
-    def _scales_started(self) -> bool:
-        return self.config.learned_scale and (self._batches > 0 or self._started_without_input)
-
-    def _learned_scale(self, stored: Tensor) -> Tensor:
-        return 1.0 / stored if self.config.reciprocal_scale else stored
-
     def _shared_parameters(self) -> set[str]:
         return {"weight", "bias"} | ({"wts_scales"} if self.config.learned_scale else set())
-
-    @makes_state
-    def _start_scales(self) -> None:
-        self._refuse_replica()
-        self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
-        if self.calibrated:
-            self._count_batch()  # the range was given, so no batch is calibrated
-        elif not self.quantizes_input:
-            self._started_without_input = True
 
     def _arq_scale(self, weight: Tensor | None = None) -> Tensor:
         """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""
@@ -274,11 +252,21 @@ class QATLayer(ReplacingLayer):
                 "(torch.nn.utils.parametrize.remove_parametrizations) before the export"
             )
         constants, weight, bias = run_untraced(self._export_constants)
+        self._check_constants(constants)
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
         if self._rule is not None:
             x, geometry = pad_input(self._rule, self, x, geometry)
         return export_quantized(self.operator, x, weight, bias, constants, **geometry)
+
+    def _check_constants(self, constants: ExportConstants) -> None:
+        if constants.scale_x is not None:
+            self._check_exported_range("acts", constants.scale_x)
+        if not all(0.0 < scale < math.inf for scale in constants.scale_w or ()):
+            raise ValueError(
+                f"{self._where()}: cannot export a weight with NaN or infinite values, or held "
+                "scales that are not positive; load an earlier checkpoint"
+            )
 
     @torch.no_grad()
     def _export_constants(self) -> tuple[ExportConstants, Tensor | None, Tensor | None]:
@@ -291,14 +279,18 @@ class QATLayer(ReplacingLayer):
         if "frozen_wts_scales" in real:
             weight_scale = real["frozen_wts_scales"]
         elif self._scales_started:
-            weight_scale = self._learned_scale(real["wts_scales"])
+            how = self.config.reciprocal_scale
+            trained = resolve_scale(real["wts_scales"], real[PREVIOUS], reciprocal=how)
+            weight_scale = self._learned_scale(trained)
         else:
             weight_scale = self._arq_scale(real["weight"] if weight is None else weight)
         scale_x, zero_point_x = self._exported_range("acts")
+        finite = bool(torch.isfinite(real["weight"] if weight is None else weight).all())
+        scale_w = weight_scale.tolist() if finite else [math.nan]
         constants = ExportConstants(
             scale_x=scale_x if self.quantizes_input else None,
             zero_point_x=zero_point_x,
-            scale_w=weight_scale.tolist() if self.quantizes_weight else None,
+            scale_w=scale_w if self.quantizes_weight else None,
             bits_x=self.config.activation.bits,
             weight_shape=tuple((real["weight"] if weight is None else weight).shape),
         )

@@ -258,7 +258,7 @@ class RangedModule(RangeState):
             trained, _ = self._range(name, self.__dict__["_real"])
             high, low = run_untraced(lambda: [end.item() for end in trained])
             raise ValueError(
-                f"{layer_path(self)}: cannot export a range that is not a number, {name}_clip_max "
+                f"{self._where()}: cannot export a range that is not a number, {name}_clip_max "
                 f"is {high} and {name}_clip_min is {low}, as a NaN gradient leaves them; load an "
                 "earlier checkpoint or set them"
             )

@@ -121,6 +121,7 @@ class ReplacingLayer(EffectiveLayer):
         twin._init_scales(self.config)
         if self.config.learned_scale:
             twin.wts_scales = self.wts_scales
+            twin._hold_previous(self.wts_scales_pre)
         twin._in_mode(self.training)
         return twin
 

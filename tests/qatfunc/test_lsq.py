@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qatfunc import IntSpec, lsq_quantize
+from qatfunc import IntSpec, lsq_quantize, resolve_scale
+from qatfunc.spec import LARGEST_SCALE, SMALLEST_SCALE
 from tests.qatfunc import float64_gradients
 from tests.qatfunc.bits import has_negative_zero, same_bits
 
@@ -75,3 +76,38 @@ def test_inputs_are_left_as_they_are():
 def test_a_scale_that_does_not_broadcast_is_refused():
     with pytest.raises(ValueError, match=r"\(3, 1\) does not broadcast to x of shape \(2, 4\)"):
         lsq_quantize(torch.ones(2, 4), torch.ones(3, 1), INT2, channels=2)
+
+
+INVALID = [0.0, -0.0, -1.0, torch.nan, torch.inf, -torch.inf, SMALLEST_SCALE / 2, 2 * LARGEST_SCALE]
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+@pytest.mark.parametrize("scale", INVALID)
+def test_each_meaningless_scale_is_replaced_for_itself(scale: float, reciprocal: bool):
+    scales = torch.tensor([0.5, scale, 0.25])
+    stored = 1.0 / scales if reciprocal else scales
+    got = resolve_scale(stored, torch.tensor([9.0, 8.0, 7.0]), reciprocal=reciprocal)
+    assert same_bits(got, torch.tensor([stored[0], 8.0, stored[2]]))
+
+
+@pytest.mark.parametrize("scale", [SMALLEST_SCALE, LARGEST_SCALE, 1e-3])
+def test_the_ends_of_what_is_valid_are_valid(scale: float):
+    for stored, reciprocal in ((scale, False), (1.0 / scale, True)):
+        given = torch.tensor([stored])
+        assert same_bits(resolve_scale(given, torch.ones(1), reciprocal=reciprocal), given)
+
+
+def test_replaced_scales_still_receive_the_gradient():
+    stored = torch.tensor([0.5, -1.0, torch.nan], requires_grad=True)
+    previous = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    resolve_scale(stored, previous).backward(torch.tensor([3.0, 5.0, 7.0]))
+    assert stored.grad.tolist() == [3.0, 5.0, 0.0]
+    assert previous.grad is None
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_scales_resolve_under_vmap_as_one_by_one(chunk: int | None):
+    stored = torch.tensor([[0.5, -1.0], [torch.nan, 0.25]])
+    previous = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    got = torch.vmap(resolve_scale, chunk_size=chunk)(stored, previous)
+    assert got.tolist() == [[0.5, 2.0], [3.0, 0.25]]

@@ -210,3 +210,74 @@ def test_names_that_are_not_there_are_errors(missing):
     params, state = model.init(given)
     with pytest.raises(KeyError, match="fc"):
         model.apply(params, state, batch())
+
+
+def with_trained_scales(seed: int = 0) -> dict[str, Any]:
+    given = weights(seed)
+    given["conv"]["weight_scale"] = torch.tensor([0.02, 0.03, 0.04])
+    given["fc"]["weight_scale"] = torch.tensor([0.02])
+    return given
+
+
+def test_a_trained_scale_goes_on_from_the_last_valid_one():
+    model, x = transform(net, SPEC), batch()
+    params, state = model.init(with_trained_scales())
+    params, state = model.finish(params, model.calibrate(params, state, x))
+    wanted = model.apply(params, state, x)
+    broken = copied(params)
+    broken["conv"]["weight_scale"] = torch.tensor([0.02, torch.nan, -1.0])
+    broken["fc"]["weight_scale"] = torch.zeros(1)
+    before = [leaf.numpy().tobytes() for leaf in tree_leaves((broken, state))]
+    y, after = model.update(broken, state, x)
+    assert same_bits(y, wanted)
+    assert same_bits(model.apply(broken, state, x), wanted)
+    assert same_bits(after["conv"].previous_scale, params["conv"]["weight_scale"])
+    assert [leaf.numpy().tobytes() for leaf in tree_leaves((broken, state))] == before
+
+
+def test_valid_scales_become_the_last_valid_ones():
+    model, x = transform(net, SPEC), batch()
+    params, state = model.init(with_trained_scales())
+    params, state = model.finish(params, model.calibrate(params, state, x))
+    params["fc"]["weight_scale"] = torch.tensor([0.05])
+    _, after = model.update(params, state, x)
+    assert after["fc"].previous_scale.tolist() == params["fc"]["weight_scale"].tolist()
+    assert after["fc"].seen.batches == 0
+
+
+def test_a_scale_to_start_from_has_to_be_valid():
+    given = with_trained_scales()
+    given["conv"]["weight_scale"][1] = 0.0
+    with pytest.raises(ValueError, match=r"^conv: weight_scale must be from 2\^-23 to 2\^32"):
+        transform(net, SPEC).init(given)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.nan, "has NaN or infinite values"),
+        (-torch.inf, "has NaN or infinite values"),
+        (1e30, r"must be at most 2\^63 \(9.2e18\) in magnitude, got 1e\+30"),
+    ],
+)
+def test_calibration_names_the_operator_whose_input_is_of_no_use(value: float, message: str):
+    model, x = transform(net, SPEC), batch()
+    params, state = model.init(weights())
+    x[0, 0, 0] = value
+    with pytest.raises(ValueError, match=rf"^conv: calibration input {message}"):
+        model.calibrate(params, state, x)
+    params["conv"]["weight"][0] = value
+    if value != 1e30:
+        with pytest.raises(ValueError, match=r"^fc: calibration input has NaN"):
+            model.calibrate(params, state, batch())
+
+
+@pytest.mark.parametrize("end", [torch.nan, torch.inf, -torch.inf])
+def test_a_range_that_diverged_goes_on_from_the_last_valid_one(end: float):
+    model, params, state = ready()
+    broken = copied(params)
+    broken["conv"]["clip"] = Clip(torch.tensor(end), params["conv"]["clip"].min)
+    y, after = model.update(broken, state, batch())
+    assert torch.isfinite(y).all()
+    assert same_bits(y, model.apply(params, state, batch()))
+    assert torch.isfinite(torch.stack(after["conv"].previous)).all()

@@ -1,0 +1,163 @@
+"""Trained weight scales of a layer: what of them is used, kept and loaded.
+
+An optimizer may make a scale zero, negative, infinite or NaN. Each is then replaced by the last
+valid one, which a buffer holds in the form in which scales are trained (1 / scale with s_rec_flag).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from bridge.modules.inference import makes_state
+from bridge.modules.ranges import RangedModule, in_backward
+from bridge.modules.state import is_parameter
+from qatfunc.lsq import resolve_scale, valid_scales
+from qatfunc.numbers import reads_values
+
+PREVIOUS = "wts_scales_pre"
+"""The buffer of the last valid scales; a checkpoint has it only where it needs it."""
+
+
+class TrainedScales(RangedModule):
+    """A module with a weight whose scales may be trained."""
+
+    wts_scales: Tensor
+    wts_scales_pre: Tensor
+    _started_without_input: bool
+
+    def _arq_scale(self, weight: Tensor | None = None) -> Tensor:
+        """Return ARQ's scales of a weight, the layer's own by default: (out,) or (1,)."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; entering eval mode puts valid scales back, as a training forward does."""
+        super().train(mode)
+        if not (mode or self._is_replica or self._has_valid_scales()):
+            how = self.config.reciprocal_scale
+            commit_scales(self.wts_scales, self.wts_scales_pre, reciprocal=how)
+        return self
+
+    def _has_valid_scales(self) -> bool:
+        """Whether no trained scale has to be replaced, which waits for the device."""
+        if not self._scales_started or self.wts_scales.is_meta:
+            return True
+        how = self.config.reciprocal_scale
+        return bool(valid_scales(self.wts_scales, reciprocal=how).all())
+
+    @property
+    def _scales_started(self) -> bool:
+        return self.config.learned_scale and (self._batches > 0 or self._started_without_input)
+
+    def _trained_scales(self) -> Tensor:
+        """Return the valid scales, in the form in which they are trained; training keeps them."""
+        # What backward() computes again is as it was, without effects.
+        again = not torch.compiler.is_compiling() and in_backward()
+        keeps = self.training and not (again or self._is_replica)
+        resolve = commit_scales if keeps else current_scales
+        how = self.config.reciprocal_scale
+        return resolve(self.wts_scales, self.wts_scales_pre, reciprocal=how)
+
+    def _hold_previous(self, scales: Tensor | None) -> None:
+        self.register_buffer(PREVIOUS, scales, persistent=False)
+        self._remember(PREVIOUS, scales)
+
+    def _learned_scale(self, stored: Tensor) -> Tensor:
+        return 1.0 / stored if self.config.reciprocal_scale else stored
+
+    def _replicate_for_data_parallel(self) -> Self:
+        if self.training and self._scales_started and not self._is_replica:
+            self._trained_scales()
+        return super()._replicate_for_data_parallel()
+
+    @makes_state
+    def _start_scales(self) -> None:
+        self._refuse_replica()
+        self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
+        self.wts_scales_pre.copy_(self.wts_scales)
+        if self.calibrated:
+            self._count_batch()  # the range was given, so no batch is calibrated
+        elif not self.quantizes_input:
+            self._started_without_input = True
+
+    def _save_previous(self, destination: dict[str, Any], prefix: str) -> None:
+        """Write the last valid scales where the present ones are not: the reference has no key."""
+        if not self._has_valid_scales():
+            destination[prefix + PREVIOUS] = self.wts_scales_pre.clone()
+
+    def _load_previous(self, previous: Tensor | None) -> None:
+        """Remember the last valid scales of a checkpoint, or its present ones if it has none."""
+        previous = self.wts_scales.detach() if previous is None else previous
+        own = self.wts_scales_pre
+        if own.is_meta:  # load_state_dict(assign=True) leaves what no checkpoint has
+            own = torch.empty_like(previous)
+            self._hold_previous(own)
+        if not own.is_meta:
+            own.copy_(previous)
+
+    def _read_trained_scales(
+        self, state_dict: Mapping[str, Any], prefix: str, *, errors: list[str]
+    ) -> None:
+        """Refuse scales that mean something else here, and start those that never were."""
+        reciprocal = bool(state_dict.get(f"{prefix}s_rec_flag", self.config.reciprocal_scale))
+        if reciprocal != self.config.reciprocal_scale:
+            errors.append(
+                f"{prefix}wts_scales was trained with s_rec_flag={reciprocal}, the configuration "
+                f"says {self.config.reciprocal_scale}"
+            )
+        counted = self._started_without_input or state_dict.get(f"{prefix}cur_batch", 1)
+        self._start_loaded_scales(anew=not counted)
+
+    def _start_loaded_scales(self, *, anew: bool) -> None:
+        """Go on from the scales that were loaded, or were valid before, or else from ARQ's."""
+        how = {"reciprocal": self.config.reciprocal_scale}
+        loaded, previous = self.wts_scales.detach(), self.wts_scales_pre
+        if anew or not bool((valid_scales(loaded, **how) & valid_scales(previous, **how)).all()):
+            start = self._learned_scale(self._arq_scale())
+            previous.copy_(torch.where(valid_scales(previous, **how), previous, start))
+            previous.copy_(start if anew else resolve_scale(loaded, previous, **how))
+            # A new tensor, not new values in the old one: it may be in someone's checkpoint.
+            self.wts_scales.data = previous.clone()
+
+
+def current_scales(stored: Tensor, previous: Tensor, *, reciprocal: bool) -> Tensor:
+    """Return the scales that a forward uses, in the form in which they are trained.
+
+    Args:
+        stored: float32 (out,) or (1,), the parameter, or what functional_call gives in its stead.
+        previous: the last valid ones.
+        reciprocal: whether what is trained is 1 / scale.
+    Returns:
+        stored itself where all of it is valid and can be read at next to no cost.
+    """
+    if _is_read(stored) and bool(valid_scales(stored, reciprocal=reciprocal).all()):
+        return stored
+    return resolve_scale(stored, previous, reciprocal=reciprocal)
+
+
+def commit_scales(stored: Tensor, previous: Tensor, *, reciprocal: bool) -> Tensor:
+    """Replace scales that training made meaningless for good, and remember the valid ones.
+
+    Args:
+        stored: as in current_scales; under functional_call it is the caller's and stays as it is.
+        previous: the last valid ones; overwritten.
+        reciprocal: whether what is trained is 1 / scale.
+    Returns:
+        the scales to use.
+    """
+    if _is_read(stored) and bool(valid_scales(stored, reciprocal=reciprocal).all()):
+        previous.copy_(stored.detach())
+        return stored
+    # Checkpointing computes the call again without this, and compares what autograd has kept.
+    with torch.no_grad():
+        valid = resolve_scale(stored, previous, reciprocal=reciprocal)
+        previous.copy_(valid)
+        if is_parameter(stored):
+            stored.copy_(valid)
+    return current_scales(stored, previous, reciprocal=reciprocal)
+
+
+def _is_read(stored: Tensor) -> bool:
+    # Under functional_call numbers may not be what can be read off a parameter.
+    return is_parameter(stored) and reads_values(stored.data)
