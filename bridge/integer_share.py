@@ -1,13 +1,14 @@
 """How much of a model's work prepare_qat brings into integers."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from bridge.batches import call, check_batch, observing
 from bridge.plan import QUANTIZE, SKIP, UNSUPPORTED, LayerPlan
@@ -69,7 +70,7 @@ def _elements(module: Any) -> int:
 def _multiplications(model: nn.Module, plans: Sequence[LayerPlan], example: Any) -> tuple[int, int]:
     """Return the multiply-accumulates that will be in integers, and all that no rule skips."""
     check_batch(model, example, "prepare_qat: example")
-    with observing(model), FlopCounterMode(display=False) as counter:
+    with observing(model), FlopCounterMode(display=False, custom_mapping=_uncounted()) as counter:
         call(model, example)
     root = type(model).__name__
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
@@ -77,3 +78,20 @@ def _multiplications(model: nn.Module, plans: Sequence[LayerPlan], example: Any)
     for plan in plans:
         work[plan.action] += counts.get(f"{root}.{plan.path}" if plan.path else root, 0)
     return work[QUANTIZE], counter.get_total_flops() - work[SKIP]
+
+
+def _uncounted() -> dict[Any, Any]:
+    """Return how to count operators that torch's counter does not know."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    known: dict[Any, Any] = {attention: _attention_flops}
+    if hasattr(torch.ops.aten, "_grouped_mm"):  # later than the oldest torch that is accepted
+        known[torch.ops.aten._grouped_mm] = _grouped_flops
+    return known
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _grouped_flops(a: Any, _: Any, *__: Any, out_shape: Any, **___: Any) -> int:
+    return 2 * prod(out_shape) * int(a[-1])

@@ -13,7 +13,10 @@ from torch import nn
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.ranges import RangedModule
 
-_OF_ACTIVATIONS = ("matmul", "bmm", "mm", "mv", "baddbmm", "addbmm", "einsum", "tensordot", "dot")
+_OF_ACTIVATIONS = (
+    *("matmul", "bmm", "mm", "mv", "baddbmm", "addbmm", "einsum", "tensordot", "dot"),
+    *("grouped_mm", "_grouped_mm"),
+)
 _WITH_A_WEIGHT = (
     *("linear", "bilinear", "addmm", "conv1d", "conv2d", "conv3d"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -43,12 +46,13 @@ def own_products(module: nn.Module) -> list[str]:
     names, waiting = {"forward"}, ["forward"]
     while waiting:
         method = inspect.getattr_static(type(module), waiting.pop(), None)
-        if not isinstance(method, FunctionType) or _package(method) == "torch":
-            continue
-        found.update(dict.fromkeys(_in_function(method, _DEEPEST)))
-        called = {name for code in _codes(method.__code__) for name in code.co_names} - names
-        names |= called
-        waiting += sorted(called)
+        for function in (method, inspect.unwrap(method) if callable(method) else None):
+            if not isinstance(function, FunctionType) or _package(function) == "torch":
+                continue
+            found.update(dict.fromkeys(_in_function(function, _DEEPEST)))
+            called = {name for code in _codes(function.__code__) for name in code.co_names}
+            waiting += sorted(called - names)
+            names |= called
     return list(found)
 
 

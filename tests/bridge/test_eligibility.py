@@ -1,5 +1,6 @@
 """Which layers are not replaced although their class has an operator, and what the plan says."""
 
+import functools
 import types
 
 import pytest
@@ -150,11 +151,20 @@ class Products(nn.Module):
         return torch.softmax(scores(y, y), -1).bmm(y) + torch.einsum("ijk->ijk", y)
 
 
+def decorated(function):
+    @functools.wraps(function)
+    def call(*args):
+        return function(*args)
+
+    return call
+
+
 class Experts(nn.Module):
     def __init__(self):
         super().__init__()
         self.weights = nn.Parameter(torch.randn(2, 4, 4))
 
+    @decorated
     def forward(self, x):
         return torch.stack([F.linear(x, weight) for weight in self.weights])
 
@@ -203,6 +213,21 @@ def test_code_that_was_generated():
 def test_an_example_that_the_model_does_not_take(call):
     with pytest.raises(TypeError, match=r"example is a tuple of 2, and Sequential.forward takes"):
         call((torch.ones(1, 4), torch.ones(1)))
+
+
+def test_attention_counts():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = F.scaled_dot_product_attention(x, x, x)
+            return self.fc(y[0, 0])
+
+    x = torch.randn(1, 2, 16, 4)  # 2 * 2 * 16 * 16 * 4 products of activations, 16 * 4 * 4 others
+    with pytest.warns(UserWarning, match="only 6% of the multiply-accumulates"):
+        prepare_qat(Attention(), example=x)
 
 
 def test_little_that_will_be_in_integers_is_said_in_a_line():
