@@ -69,7 +69,9 @@ def advice(module: nn.Module, products: list[str]) -> str:
     weights = any(p is not None and p.ndim > 1 for p in module._parameters.values())
     how = []
     if not functions.isdisjoint(_WITH_A_WEIGHT):
-        how.append("hold its weight in an nn.Linear or nn.Conv and call that")
+        register = ", or register it (bridge.register_layer)"
+        own = register if "weight" in module._parameters else ""
+        how.append(f"hold its weight in an nn.Linear or nn.Conv and call that{own}")
     if not functions.isdisjoint({"@", *_OF_ACTIVATIONS, *_ATTENTION}):
         matmul = "use bridge.MatMulQAT for products of two activations"
         how.append(matmul + (", an nn.Linear for one with a weight" if weights else ""))

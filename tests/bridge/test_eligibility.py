@@ -175,7 +175,8 @@ def test_products_that_no_layer_does_are_in_the_plan():
     weight = "hold its weight in an nn.Linear or nn.Conv and call that"
     assert reasons(model) == {
         "0": f"@, bmm, torch.einsum in its own code stays in float: {matmul}",
-        "0.mix": f"torch.addmm in its own code stays in float: {weight}",
+        "0.mix": f"torch.addmm in its own code stays in float: {weight}, or register it "
+        "(bridge.register_layer)",
         "1": f"F.linear in its own code stays in float: {weight}",
     }
     skipped = plan_qat(model, skip=Experts)

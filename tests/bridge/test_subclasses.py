@@ -8,10 +8,12 @@ import sys
 import types
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import bridge
 from bridge import Conv2dQAT, ConvTranspose2dQAT, LinearQAT, float_model, plan_qat, prepare_qat
@@ -368,6 +370,47 @@ def test_one_graph_under_torch_compile(network):
     assert torch.equal(compiled(smaller), net(smaller))
     compiled(x).square().sum().backward()
     assert all(p.grad is not None for p in net.body[0].parameters() if p.requires_grad)
+
+
+def test_averages_replicas_and_exported_programs_have_the_same_bits(network):
+    net, x = network
+    wanted = net(x)
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    averaged.update_parameters(net)
+    assert torch.equal(averaged.eval()(x), wanted)
+    layer, y = net.body[0], torch.randn(1, 8, 7, 7)
+    replica = layer._replicate_for_data_parallel()
+    for name, parameter in layer.named_parameters():
+        setattr(replica, name, parameter.detach().clone())
+    assert torch.equal(replica(y), layer(y))
+    program = torch.export.export(net, (x,))
+    assert torch.equal(program.module()(x), wanted)
+
+
+def test_checkpointing_changes_no_gradient(network):
+    net, x = copy.deepcopy(network[0]).train(), network[1]
+    again = copy.deepcopy(net)
+    net(x).square().sum().backward()
+    checkpoint(again, x, use_reentrant=False).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        if parameter.grad is not None:
+            assert torch.equal(again.get_parameter(name).grad, parameter.grad), name
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_computed_weight_that_is_used_twice_stays_one(tmp_path, exporter):
+    net = nn.Sequential(foreign.Conv1D(4, 4), nn.ReLU(), Centred(4, 4), nn.ReLU())
+    net = nn.Sequential(net[:3], net, nn.Identity())
+    x = torch.randn(4, 4)
+    net = trained(net, x)
+    inter = export(net, (x,), tmp_path / "inter.onnx", exporter)
+    result = bridge.convert_qat_model(inter, tmp_path / "net")
+    stored = [
+        tensor for tensor in onnx.load(result.fake_quant).graph.initializer if len(tensor.dims) == 2
+    ]
+    assert len(stored) == 2
+    net = bridge.adopt(net, result)
+    assert bridge.verify(net, inter, result.fake_quant, result.deploy, x).exact
 
 
 def test_autocast_changes_no_bit(network):
