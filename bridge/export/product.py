@@ -246,6 +246,9 @@ def _operand(node: ir.Node, index: int) -> Operand:
 
 
 def _depth(node: ir.Node) -> int | None:
-    shapes = [value.shape for value in node.inputs if value is not None]
-    sizes = [shape[axis] for shape, axis in zip(shapes, (-1, -2), strict=True) if shape is not None]
+    """Return how many products make one sum: the last axis of the left input."""
+    left, right = (None if value is None else value.shape for value in node.inputs)
+    sizes = [] if left is None else [left[-1]]
+    if right is not None:
+        sizes.append(right[-2] if len(right) > 1 else right[0])  # a vector has one axis
     return next((size for size in sizes if isinstance(size, int)), None)

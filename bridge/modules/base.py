@@ -251,7 +251,7 @@ class QATLayer(TrainedScales, ReplacingLayer):
                 f"{self._where()}: the weight is parametrized; remove the parametrization "
                 "(torch.nn.utils.parametrize.remove_parametrizations) before the export"
             )
-        constants, weight, bias = run_untraced(self._export_constants)
+        constants, weight, bias = run_untraced(self._exported)
         self._check_constants(constants)
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
@@ -269,13 +269,22 @@ class QATLayer(TrainedScales, ReplacingLayer):
             )
 
     @torch.no_grad()
-    def _export_constants(self) -> tuple[ExportConstants, Tensor | None, Tensor | None]:
+    def _exported(self) -> tuple[ExportConstants, Tensor | None, Tensor | None]:
+        """What the export writes: constants, and effective weight and bias.
+
+        Effective ones become constants too; None stands for the layer's own.
+        """
+        weight, bias = self._computed_parameters(self.__dict__["_real"])
+        return self._export_constants(weight), weight, bias
+
+    @torch.no_grad()
+    def _export_constants(self, weight: Tensor | None = None) -> ExportConstants:
         """Scales and zero points of the parameters as they are now, as plain numbers.
 
-        Beside them effective weight and bias, which become constants, None for the layer's own.
+        Args:
+            weight: what the layer multiplies by, where that is not its own weight.
         """
         real: dict[str, Tensor] = self.__dict__["_real"]
-        weight, bias = self._computed_parameters(real)
         if "frozen_wts_scales" in real:
             weight_scale = real["frozen_wts_scales"]
         elif self._scales_started:
@@ -287,14 +296,13 @@ class QATLayer(TrainedScales, ReplacingLayer):
         scale_x, zero_point_x = self._exported_range("acts")
         finite = bool(torch.isfinite(real["weight"] if weight is None else weight).all())
         scale_w = weight_scale.tolist() if finite else [math.nan]
-        constants = ExportConstants(
+        return ExportConstants(
             scale_x=scale_x if self.quantizes_input else None,
             zero_point_x=zero_point_x,
             scale_w=scale_w if self.quantizes_weight else None,
             bits_x=self.config.activation.bits,
             weight_shape=tuple((real["weight"] if weight is None else weight).shape),
         )
-        return constants, weight, bias
 
 
 def qat_layers(model: nn.Module) -> Iterator[tuple[str, RangedModule]]:
