@@ -308,6 +308,15 @@ def test_infinities_saturate(made):
     assert seen.first_nan is None
 
 
+@pytest.mark.parametrize(("value", "exact"), [(torch.nan, False), (torch.inf, True)])
+def test_neither_stops_the_ascend_model(made, tmp_path, value, exact):
+    x = made.x.clone()
+    x[0, 0, 0] = value
+    done = convert_qat_model(made.inter, tmp_path / "net", target="ascend")
+    seen = verify(made.net, made.inter, done.fake_quant, done.deploy, x)
+    assert (seen.exact, seen.first_nan) == (exact, None if exact else "a")
+
+
 def reorder(path, which):
     proto = onnx.load(path)
     values = getattr(proto.graph, which)
