@@ -51,8 +51,13 @@ def count_not_a_number(graph: ir.Graph, names: Iterable[str]) -> list[str]:
     counts = []
     for name in names:
         value = known[name]
-        for op_type in ("IsNaN", "NonZero", "Size"):
-            graph.append(node := ir.node(op_type, [value]))
+        steps: list[tuple[str, dict[str, int]]] = [
+            ("IsNaN", {}),
+            ("Cast", {"to": ir.DataType.INT64}),
+            ("ReduceSum", {"keepdims": 0}),
+        ]
+        for op_type, attributes in steps:
+            graph.append(node := ir.node(op_type, [value], attributes))
             value = node.outputs[0]
         value.name = f"{name}{_COUNT}"
         value.type = ir.TensorType(ir.DataType.INT64)

@@ -66,6 +66,8 @@ def observe(
 def _check_finite(found: Feeds, titles: Mapping[str, str], batch: int) -> None:
     for name, title in titles.items():
         values = found.get(name)
+        if values is not None and not values.size:
+            raise ValueError(f"{title} is empty on batch {batch} of data, its shape {values.shape}")
         if values is not None and not np.isfinite(values).all():
             raise ValueError(
                 f"{title} is not finite on batch {batch} of data: {np.isnan(values).sum()} NaN and "
@@ -119,4 +121,11 @@ def _feeds(batch: Any, inputs: Sequence[str]) -> Feeds:
 
 
 def _array(value: Any) -> Array:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    try:
+        return value.detach().cpu().numpy()
+    except TypeError as error:
+        raise TypeError(
+            f"an array of data must be of a type of NumPy, got {value.dtype}"
+        ) from error

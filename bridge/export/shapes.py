@@ -11,6 +11,9 @@ from onnxscript.optimizer import fold_constants
 _FOLDED = 1024
 """Numbers in the largest constant that is folded: sizes are few."""
 
+_FEWEST_AXES = 2
+"""Of a value that has channels and is no matrix."""
+
 Sizes = Mapping[str, tuple[int, ...]]
 """By the names of values; what is not known is absent."""
 
@@ -102,13 +105,28 @@ def with_shapes(model: ir.Model) -> ir.Model:
     infer(inferred)
     if _state_channels(inferred):
         infer(inferred)
+    # onnx counts windows of such a pool that start behind the input, which runtimes do not.
+    rounds_up = any(map(_rounds_up, ir.traversal.RecursiveGraphIterator(model.graph)))
     for graph, other in zip(known.graphs(), inferred.graphs(), strict=True):
         for node, twin in zip(graph, other, strict=True):
             for value, found in zip(node.outputs, twin.outputs, strict=True):
                 if not value.is_graph_output():
-                    value.shape = _refined(value.shape, found.shape)
+                    shape = _channels(found.shape) if rounds_up else found.shape
+                    value.shape = _refined(value.shape, shape)
                     value.type = value.type or found.type
     return known
+
+
+def _channels(shape: ir.Shape | None) -> ir.Shape | None:
+    """Keep of a shape its rank and channels."""
+    if shape is None or len(shape) <= _FEWEST_AXES:
+        return None
+    return ir.Shape([None, shape[1], *[None] * (len(shape) - 2)])
+
+
+def _rounds_up(node: ir.Node) -> bool:
+    ceil_mode = node.attributes.get("ceil_mode")
+    return ceil_mode is not None and ceil_mode.value == 1
 
 
 def _state_channels(model: ir.Model) -> bool:

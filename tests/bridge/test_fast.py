@@ -480,6 +480,20 @@ def test_a_layer_that_met_nan_between_layers(tmp_path):
         convert(network(between), tmp_path)
 
 
+def test_one_nan_is_counted_as_one(tmp_path):
+    x = picture()
+    x[1, 2, 3, 4] = np.nan
+    with pytest.raises(ValueError, match="input 'x' on batch 1 of data: 1 values"):
+        convert(network(RESIDUAL), tmp_path, data=[x])
+
+
+def test_data_of_other_kinds(tmp_path):
+    with pytest.raises(ValueError, match=r"the output of layer 'f' is empty on batch 1 of data"):
+        convert(network(RESIDUAL), tmp_path, data=[picture()[:0]])
+    with pytest.raises(TypeError, match=r"must be of a type of NumPy, got torch.bfloat16"):
+        convert(network(RESIDUAL), tmp_path, data=[torch.zeros(2, 4, 6, 7, dtype=torch.bfloat16)])
+
+
 def test_infinite_data_saturates(tmp_path):
     done = convert(network(RESIDUAL), tmp_path, data=[picture(), picture() * np.inf])
     assert layer(done, "add").form == "QLinearAdd"
