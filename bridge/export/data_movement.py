@@ -27,7 +27,7 @@ from bridge.export.pairs import (
     read_parameters,
 )
 from bridge.export.reader import OPERATORS
-from bridge.export.windows import may_see_only_padding
+from bridge.export.windows import is_known_to_reach, may_see_only_padding
 
 _MOST_NODES = 1000
 """How many operators may lie between a DequantizeLinear and a layer."""
@@ -141,7 +141,7 @@ def _moved(node: ir.Node) -> list[ir.Value] | None:
         return [value for value in node.inputs if value is not None]
     plain = {
         "Dropout": len(node.inputs) < 3 or _is_false(node.inputs[2]),
-        "MaxPool": not may_see_only_padding(node),
+        "MaxPool": not may_see_only_padding(node) or is_known_to_reach(node),
         "Resize": given.get("mode", "nearest") == "nearest"
         and given.get("coordinate_transformation_mode") != "tf_crop_and_resize",
     }

@@ -26,6 +26,9 @@ _DIMENSIONS = 3
 _FEW_CHANNELS = 16
 """Up to so many channels, groups are written as one."""
 
+_MOST_TAPS = 64
+"""Along the depth, where each is a slice of the input: more are more nodes than they are worth."""
+
 _TO_THE_END = np.iinfo(np.int64).max
 
 
@@ -57,15 +60,17 @@ def has_pictures(layer: QuantizedLayer) -> bool:
     Args:
         layer: any layer.
     Returns:
-        False too for padding that depends on the input's size, for kernels of one tap, and for
-            many channels in groups of one, whose kernel wants one tap.
+        False too for padding that depends on the input's size, for kernels of one tap or of very
+            many along the depth, and for many channels in groups of one, whose kernel wants one
+            tap.
     """
     if layer.op != "Conv" or layer.weight.ndim != _DIMENSIONS + 2 or not layer.fixed_padding:
         return False
     inputs, *kernel = layer.weight.shape[1:]
     right = tuple(layer.attributes.get("kernel_shape") or kernel) == tuple(kernel)
     slow = (inputs == 1 and layer.groups > _FEW_CHANNELS) or prod(kernel) == 1
-    return right and not slow and given_axes(layer) is not None
+    short = kernel[0] <= _MOST_TAPS
+    return right and short and not slow and given_axes(layer) is not None
 
 
 def as_pictures(layer: QuantizedLayer) -> Pictures:

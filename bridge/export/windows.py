@@ -28,3 +28,31 @@ def may_see_only_padding(node: ir.Node) -> bool:
         return False
     given = {name: attribute.value for name, attribute in node.attributes.items()}
     return bool(given.get("ceil_mode")) or any(step > 1 for step in given.get("dilations", ()))
+
+
+def is_known_to_reach(node: ir.Node) -> bool:
+    """Whether every window of a MaxPool with `ceil_mode` is known to hold a value of its input.
+
+    Args:
+        node: a MaxPool.
+    Returns:
+        False too where the sizes of its input are not known, with dilation, and with padding that
+        depends on these sizes.
+    """
+    given = {name: attribute.value for name, attribute in node.attributes.items()}
+    shape = None if node.inputs[0] is None else node.inputs[0].shape
+    kernel = given.get("kernel_shape", ())
+    dilated = any(step > 1 for step in given.get("dilations", ()))
+    if shape is None or dilated or given.get("auto_pad", "NOTSET") != "NOTSET":
+        return False
+    sizes = [size for size in shape[2:] if isinstance(size, int)]
+    pads = given.get("pads") or [0, 0] * len(kernel)
+    strides = given.get("strides") or [1] * len(kernel)
+    if not len(sizes) == len(kernel) == len(strides) == len(pads) / 2 or min(strides) < 1:
+        return False
+    for axis, (size, taps, stride) in enumerate(zip(sizes, kernel, strides, strict=True)):
+        before, after = pads[axis], pads[axis + len(kernel)]
+        last = -(-(size + before + after - taps) // stride) * stride - before
+        if size < 1 or last >= size or before >= taps:
+            return False
+    return True

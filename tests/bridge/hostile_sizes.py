@@ -57,6 +57,14 @@ def transposed(attributes: str, taps: int = 3) -> onnx.ModelProto:
     return model(UP.format(f"ConvTranspose <{attributes}>"), w=weight, **ONE, **shapes)
 
 
+def volume(taps: int) -> onnx.ModelProto:
+    """A 3-D convolution whose kernel is long in depth, before a quantizer."""
+    body = UP.format("Conv").replace("y =", "m =")
+    body += " q = QuantizeLinear (m, sx, zx) y = DequantizeLinear (q, sx, zx)"
+    shapes = {"inputs": "float[N, 1, D, 3, 3] x", "outputs": "float[N, 1, E, 3, 3] y"}
+    return model(body, w=np.ones((1, 1, taps, 1, 1), np.int8), **ONE, **shapes)
+
+
 def scoped(value: str) -> onnx.ModelProto:
     proto = model(MATMUL)
     proto.graph.node[-1].metadata_props.add(key="pkg.torch.onnx.name_scopes", value=value)
@@ -98,6 +106,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "an output_padding of 10^9": lambda: transposed(
         "output_padding = [1000000000], strides = [2], dilations = [2]"
     ),
+    "a 3-D kernel of 20,000 planes": lambda: volume(20_000),
     "a group of 2^63 - 1": lambda: transposed(f"group = {2 * LONG - 1}"),
     "output_padding and strides of several lengths": lambda: transposed(
         "output_padding = [1, 1], strides = [2]"

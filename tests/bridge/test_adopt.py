@@ -39,7 +39,7 @@ def moved(natural, factor, name="0"):
 
 
 def rescale(layer):
-    constants, _, _ = layer._export_constants()
+    constants = layer._export_constants()
     return np.float32(constants.scale_x) * np.asarray(constants.scale_w, np.float32)
 
 

@@ -19,6 +19,9 @@ MOVES = {
     "MaxPool": (
         "m = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (xd)", {}
     ),
+    "MaxPool with ceil_mode": (
+        "m = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (xd)", {}
+    ),
     "GlobalMaxPool": ("m = GlobalMaxPool (xd)", {}),
     "Reshape": ("m = Reshape (xd, s)", {"s": np.int64([4, 4, -1, 3])}),
     "Reshape to a computed shape": ("s = Shape (x) m = Reshape (xd, s)", {}),
@@ -69,7 +72,11 @@ MOVES = {
 
 
 def moved(move: str, x: str = X, **arrays: object) -> onnx.ModelProto:
-    return model(x + move + CONV, **(FOUR | SHAPES | arrays))
+    proto = model(x + move + CONV, **(FOUR | SHAPES | arrays))
+    # Whether a window may see only padding depends on the size of what is pooled.
+    proto.graph.value_info.add(name="xd").CopyFrom(proto.graph.input[0])
+    proto.graph.value_info[0].name = "xd"
+    return proto
 
 
 def batch() -> np.ndarray:
@@ -143,6 +150,11 @@ OTHERS = {
     "MaxPool that may see only padding": (
         "m = MaxPool <kernel_shape = [2, 1], dilations = [3, 1], pads = [1, 0, 1, 0]> (xd)",
         {},
+    ),
+    "MaxPool whose last window starts after the input": (
+        "m = MaxPool <kernel_shape = [2, 2], strides = [4, 4], pads = [1, 1, 1, 1], ceil_mode = 1> "
+        "(xd)",
+        {"inputs": "float[2, 4, 7, 7] x"},
     ),
     "a scale with which codes do not come back": (
         "m = Identity (xd)",
