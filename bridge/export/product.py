@@ -238,7 +238,11 @@ def _write_tail(scribe: Scribe, product: QuantizedProduct, sums: ir.Value) -> No
 
 
 def _operand(node: ir.Node, index: int) -> Operand:
-    x_q, scale, zero_point = read_activation(node, index)
+    try:
+        x_q, scale, zero_point = read_activation(node, index)
+    except NotQuantizedError as reason:
+        which = "its second input" if index else "its input"
+        raise NotQuantizedError(str(reason).replace("its input", which, 1)) from reason
     dequantize = dequantizer_of(node.inputs[index])[0]
     if dequantize is not None and not is_activation(node.inputs[index]):
         read_stored(dequantize)  # raises where the integers of a constant are not known

@@ -46,3 +46,14 @@ def test_ascend_takes_none(tmp_path):
     message = "^layer 'mm': target 'ascend' takes INT8 activations, got int16$"
     with pytest.raises(ConversionError, match=message):
         convert_qat_model(save(wide("int16, int16"), tmp_path), tmp_path / "net", target="ascend")
+
+
+def test_the_reason_names_the_second_input(tmp_path):
+    body = BODY.replace("(t, sb, zb)", "<axis = 0> (t, sb, zb)").replace(
+        "bd = DequantizeLinear", "bd = DequantizeLinear <axis = 0>"
+    )
+    scales = np.linspace(0.1, 0.2, 7).astype(np.float32)
+    zeros = np.zeros(7, np.int8)
+    proto = model(body, sa=np.float32(0.1), za=np.int8(0), sb=scales, zb=zeros, **SHAPES)
+    with pytest.raises(ConversionError, match="its second input is not quantized per tensor"):
+        convert_qat_model(save(proto, tmp_path), tmp_path / "net")
