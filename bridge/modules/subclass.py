@@ -74,6 +74,10 @@ def obstacle(layer: nn.Module, rule: LayerRule, *, plain: nn.Module, qat: nn.Mod
         plain: torch's layer of the same sizes, on the meta device.
         qat: the QAT layer of the same sizes, on the meta device.
     """
+    try:
+        qat_subclass(type(qat), type(layer), rule)
+    except TypeError as error:
+        return f"no class can be derived from {type(layer).__name__}: {error}"
     names: set[str] = set().union(*members_of(layer))
     for parent in type(layer).__mro__:
         if parent in (rule.base, nn.Module):

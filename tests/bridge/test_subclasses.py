@@ -485,6 +485,11 @@ class Configured(nn.Conv2d):
         self.config = "mine"
 
 
+class Final(nn.Linear):
+    def __init_subclass__(cls, **_: object) -> None:
+        raise TypeError("Final is final")
+
+
 class Learned(nn.Linear):
     def __init__(self) -> None:
         super().__init__(2, 2)
@@ -512,6 +517,7 @@ REFUSED = {
     "_conv_forward": (lambda: Reflecting(1, 1, 3), "its own _conv_forward"),
     "lazy": (lambda: nn.LazyConv2d(1, 1), "LazyConv2d is a class of torch|shapes are not known"),
     "name": (lambda: Configured(1, 1, 1), "config"),
+    "final": (lambda: Final(1, 1), "no class can be derived from Final: Final is final"),
     "submodule": (Learned, "may depend on parameters of a submodule"),
     "shape": (lambda: Wrong(2, 2), r"effective weight must have shape \(2, 2\), got \(1, 2\)"),
     "norm": (
