@@ -26,6 +26,7 @@ from bridge.export.opset import (
     with_opset,
 )
 from bridge.export.options import MAX_ULPS, check_options, check_path
+from bridge.export.outputs import keep_outputs_unrounded
 from bridge.export.product import QuantizedProduct, read_products
 from bridge.export.qdq import check_symmetric
 from bridge.export.reader import FloatOperator, Refusal, named_operators, read_layers
@@ -267,6 +268,7 @@ def _finish(fake: ir.Model, deploy: ir.Model, how: Target) -> None:
     how.finish(deploy.graph)
     for model in (fake, deploy):
         _remove_unused(model)
+        keep_outputs_unrounded(model.graph)
         # A value of the file may have the name of a written one.
         passes.NameFixPass()(model)
         _drop_traces(model.graph)
