@@ -32,3 +32,17 @@ def autocasting(x: Tensor) -> bool:
     # Naming the device takes longer than asking about it.
     device = "cpu" if x.is_cpu else x.device.type
     return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return a tensor in float32, and one that is so already as it is.
+
+    An exporter records every conversion, also one of float32 to float32, with the type that it
+    expects, and refuses its own record when it computes it again within autocast.
+
+    Args:
+        x: any tensor.
+    Returns:
+        float32 of x's shape.
+    """
+    return x if x.dtype == torch.float32 else x.to(torch.float32)

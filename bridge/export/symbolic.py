@@ -171,6 +171,8 @@ def _fake_quantize_weight(
 
 def _constant(value: float | list[float] | list[int], dtype: torch.dtype) -> Tensor:
     """Make a tensor that the trace holds as a constant, which is what it is."""
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return torch.tensor(value, dtype=dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         return torch.tensor(value, dtype=dtype)
@@ -184,6 +186,7 @@ def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int) -
     return _node("DequantizeLinear", (q, scale, zero_point), axis, torch.float32)
 
 
+@torch.compiler.allow_in_graph  # torch.export's strict mode does not look into torch.onnx
 def _node(kind: str, inputs: tuple[Tensor, ...], axis: int, dtype: torch.dtype) -> Tensor:
     return torch.onnx.ops.symbolic(
         kind,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.config import QATConfig, read_config
-from bridge.export.symbolic import ExportConstants, export_quantized, run_untraced
+from bridge.export.symbolic import ExportConstants, export_quantized
 from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.padded import pad_input
 from bridge.modules.ranges import RangedModule, in_onnx_export
@@ -21,7 +21,7 @@ from bridge.peers import Group
 from bridge.targets import check_is_tensor
 from qatfunc import Adopted, Clip, arq_qparams, resolve_scale
 from qatfunc.channels import per_output
-from qatfunc.exact_types import autocasting
+from qatfunc.exact_types import autocasting, widened
 from qatfunc.params import Params
 
 _STARTED = "wts_scales_started"
@@ -83,7 +83,7 @@ class QATLayer(TrainedScales, ReplacingLayer):
         check_is_tensor(x, "input", self._where)
         if autocasting(x):
             with torch.autocast(x.device.type, enabled=False):
-                return self._quantized_forward(x.to(torch.float32), **geometry)
+                return self._quantized_forward(widened(x), **geometry)
         (x,) = self.quantized_inputs(x)
         compiling = torch.compiler.is_compiling()
         recorded = compiling or torch._C._is_tracing()
@@ -251,22 +251,12 @@ class QATLayer(TrainedScales, ReplacingLayer):
                 f"{self._where()}: the weight is parametrized; remove the parametrization "
                 "(torch.nn.utils.parametrize.remove_parametrizations) before the export"
             )
-        constants, weight, bias = run_untraced(self._exported)
-        self._check_constants(constants)
+        constants, weight, bias = self._untraced_constants()
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
         if self._rule is not None:
             x, geometry = pad_input(self._rule, self, x, geometry)
         return export_quantized(self.operator, x, weight, bias, constants, **geometry)
-
-    def _check_constants(self, constants: ExportConstants) -> None:
-        if constants.scale_x is not None:
-            self._check_exported_range("acts", constants.scale_x)
-        if not all(0.0 < scale < math.inf for scale in constants.scale_w or ()):
-            raise ValueError(
-                f"{self._where()}: cannot export a weight with NaN or infinite values, or held "
-                "scales that are not positive; load an earlier checkpoint"
-            )
 
     @torch.no_grad()
     def _exported(self) -> tuple[ExportConstants, Tensor | None, Tensor | None]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from bridge.config import read_config
-from bridge.export.symbolic import export_product, run_untraced
+from bridge.export.symbolic import export_product
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.targets import check_is_tensor, check_product
 from qatfunc import Clip, operators
-from qatfunc.exact_types import autocasting
+from qatfunc.exact_types import autocasting, widened
 
 
 class MatMulQAT(RangedModule):
@@ -52,17 +52,14 @@ class MatMulQAT(RangedModule):
             check_is_tensor(operand, name, self._where)
         if autocasting(input):
             with torch.autocast(input.device.type, enabled=False):
-                return self.forward(input.to(torch.float32), other.to(torch.float32))
+                return self.forward(widened(input), widened(other))
         check_product(input, other, self._where)
         spec = self.config.activation
         if not (self.config.enabled and self.quantizes_input):
             return torch.matmul(input, other)
         if in_onnx_export():
             self._check_exportable()
-            constants = run_untraced(self._export_constants)
-            for name, (scale, _) in zip(self.ranges, constants, strict=True):
-                self._check_exported_range(name, scale)
-            return export_product(input, other, constants)
+            return export_product(input, other, self._untraced_constants())
         clips: dict[str, Clip] = self._current_clips(input=input, other=other) or {}
         params = {f"{name}_clip": clip for name, clip in clips.items()}
         return operators.matmul(input, other, params, spec)
@@ -72,5 +69,5 @@ class MatMulQAT(RangedModule):
         how = "calibrated" if self.calibrated else f"{self._batches} batches calibrated"
         return f"int8 x int8, {how}" if self.config.enabled else "not quantized"
 
-    def _export_constants(self) -> list[tuple[float, int]]:
+    def _exported(self) -> list[tuple[float, int]]:
         return [self._exported_range(name) for name in self.ranges]

@@ -242,32 +242,23 @@ class RangedModule(RangeState):
 
     @torch.no_grad()
     def _exported_range(self, name: str) -> tuple[float, int]:
-        """Return the scale and zero point of an input as plain numbers, for run_untraced.
-
-        The scale of a range with an end that is NaN is NaN, see _check_exported_range.
-        """
+        """Return the scale and zero point of an input as plain numbers, for run_untraced."""
         spec = self.config.activation
-        trained, previous = self._range(name, self.__dict__["_real"])
-        if any(math.isnan(end.item()) for end in trained):
-            return math.nan, 0
-        scale, zero_point = ulq_qparams(resolve_clip(trained, previous, spec), spec)
+        clip = resolve_clip(*self._range(name, self.__dict__["_real"]), spec)
+        scale, zero_point = ulq_qparams(clip, spec)
         return scale.item(), int(zero_point.item())
 
-    def _check_exported_range(self, name: str, scale: float) -> None:
-        if math.isnan(scale):
-            trained, _ = self._range(name, self.__dict__["_real"])
-            high, low = run_untraced(lambda: [end.item() for end in trained])
-            raise ValueError(
-                f"{self._where()}: cannot export a range that is not a number, {name}_clip_max "
-                f"is {high} and {name}_clip_min is {low}, as a NaN gradient leaves them; load an "
-                "earlier checkpoint or set them"
-            )
+    def _exported(self) -> Any:
+        """Return what the export writes, for run_untraced."""
+        raise NotImplementedError
 
+    @torch.compiler.assume_constant_result
+    def _untraced_constants(self) -> Any:
+        """Return `_exported` from outside the tracing, torch.export's strict mode too."""
+        return run_untraced(self._exported)
+
+    @torch.compiler.assume_constant_result
     def _check_exportable(self) -> None:
-        if torch.compiler.is_dynamo_compiling():
-            # Where the default exporter fails it tries again in torch.export's strict mode, which
-            # would take the layer apart into what it is made of. The first error is what counts.
-            raise RuntimeError("a quantized layer cannot be exported in torch.export's strict mode")
         if self.calibrated or not self.quantizes_input:
             return
         names = [
