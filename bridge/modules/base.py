@@ -1,6 +1,5 @@
 """What the weighted QAT layers share: weight scales, building from float layers, forward."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from bridge.config import QATConfig, read_config
 from bridge.export.symbolic import ExportConstants, export_quantized
+from bridge.modules.finite import check_finite
 from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.padded import pad_input
 from bridge.modules.ranges import RangedModule, in_onnx_export
@@ -37,7 +37,7 @@ class QATLayer(TrainedScales, ReplacingLayer):
     wts_offsets_deploy, which are 0, and s_rec_flag.
     """
 
-    exported = ("weight", "wts_scales", PREVIOUS, "frozen_wts_scales")
+    exported = ("weight", "bias", "wts_scales", PREVIOUS, "frozen_wts_scales")
     out_channels: int
     wts_offsets: Tensor
     wts_offsets_deploy: Tensor
@@ -283,13 +283,14 @@ class QATLayer(TrainedScales, ReplacingLayer):
             weight_scale = self._learned_scale(trained)
         else:
             weight_scale = self._arq_scale(real["weight"] if weight is None else weight)
+        check_finite("the weight", real["weight"] if weight is None else weight)
+        check_finite("the bias", real.get("bias"))
+        check_finite("the weight's scale", weight_scale, positive=True)
         scale_x, zero_point_x = self._exported_range("acts")
-        finite = bool(torch.isfinite(real["weight"] if weight is None else weight).all())
-        scale_w = weight_scale.tolist() if finite else [math.nan]
         return ExportConstants(
             scale_x=scale_x if self.quantizes_input else None,
             zero_point_x=zero_point_x,
-            scale_w=scale_w if self.quantizes_weight else None,
+            scale_w=weight_scale.tolist() if self.quantizes_weight else None,
             bits_x=self.config.activation.bits,
             weight_shape=tuple((real["weight"] if weight is None else weight).shape),
         )

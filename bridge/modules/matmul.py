@@ -70,4 +70,7 @@ class MatMulQAT(RangedModule):
         return f"int8 x int8, {how}" if self.config.enabled else "not quantized"
 
     def _exported(self) -> list[tuple[float, int]]:
+        return self._export_constants()
+
+    def _export_constants(self) -> list[tuple[float, int]]:
         return [self._exported_range(name) for name in self.ranges]

@@ -1,6 +1,5 @@
 """Learned input ranges of a module: their state, calibration, checkpoints and export."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from bridge.config import QATConfig
 from bridge.export.symbolic import run_untraced
+from bridge.modules.finite import check_finite
 from bridge.modules.inference import makes_state, ordinary
 from bridge.modules.recomputed import Passes
 from bridge.modules.replicas import separate, shallow_copy
@@ -225,12 +225,18 @@ class RangedModule(RangeState):
         return name in cls.exported or any(name.startswith(f"{r}_clip_") for r in cls.ranges)
 
     def _remember(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor) and self._is_exported(name):
+        if not self._is_exported(name):
+            return
+        if isinstance(value, Tensor):
             self.__dict__.setdefault("_real", {})[name] = value
+        elif value is None:
+            self.__dict__.get("_real", {}).pop(name, None)
 
     def _remember_tensors(self) -> None:
         tensors = {**self._parameters, **self._buffers}
-        self.__dict__["_real"] = {n: t for n, t in tensors.items() if self._is_exported(n)}
+        self.__dict__["_real"] = {
+            n: t for n, t in tensors.items() if t is not None and self._is_exported(n)
+        }
 
     @makes_state
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -243,8 +249,20 @@ class RangedModule(RangeState):
     @torch.no_grad()
     def _exported_range(self, name: str) -> tuple[float, int]:
         """Return the scale and zero point of an input as plain numbers, for run_untraced."""
+        if not self.quantizes_input:
+            return 1.0, 0
         spec = self.config.activation
-        clip = resolve_clip(*self._range(name, self.__dict__["_real"]), spec)
+        current, previous = self._range(name, self.__dict__["_real"])
+        clip = resolve_clip(current, previous, spec)
+        for end in ("max", "min"):
+            # What is infinite is replaced by the last valid end; what is NaN, a mistake or a
+            # training that diverged, is not exported as if nothing were.
+            trained = getattr(current, end)
+            found = trained if trained.isnan() else getattr(clip, end)
+            check_finite(f"{name}_clip_{end}, an end of its range,", found)
+        if not clip.max >= 0 >= clip.min:
+            found = f"{clip.max.item()} and {clip.min.item()}"
+            raise ValueError(f"cannot export: the ends of its range {name} are {found}")
         scale, zero_point = ulq_qparams(clip, spec)
         return scale.item(), int(zero_point.item())
 
@@ -255,7 +273,10 @@ class RangedModule(RangeState):
     @torch.compiler.assume_constant_result
     def _untraced_constants(self) -> Any:
         """Return `_exported` from outside the tracing, torch.export's strict mode too."""
-        return run_untraced(self._exported)
+        try:
+            return run_untraced(self._exported)
+        except ValueError as error:  # another thread does not see which model runs
+            raise ValueError(f"{self._where()}: {error}") from error
 
     @torch.compiler.assume_constant_result
     def _check_exportable(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridge import MatMulQAT, adopt, calibrate, convert_qat_model, prepare_qat
+from bridge import MatMulQAT, adopt, calibrate, convert_qat_model, freeze_weight_scales, prepare_qat
 from tests.bridge.exporting import EXPORTERS, export
 from tests.qatfunc.bits import same_bits
 
@@ -52,7 +52,11 @@ def ready(model: nn.Module, *inputs: Tensor, **how: Any) -> nn.Module:
 def constants(path: Any) -> list[tuple[str, bytes]]:
     """The type and bytes of what quantizers in a file read, in the order of its nodes."""
     graph = onnx.load(path).graph
-    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer} | {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+        for node in graph.node
+        if node.op_type == "Constant"
+    }
     return [
         (f"{node.op_type} {arrays[name].dtype} {node.attribute[0].i}", arrays[name].tobytes())
         for node in graph.node
@@ -97,3 +101,77 @@ def test_an_export_within_autocast_is_the_same_file(exporter, tmp_path):
 def _run(path: Any, x: Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(path)
     return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+
+
+LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+
+
+def small(**weight: Any) -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3))
+    return ready(model, torch.randn(2, 2, 7, 7), retrain_weight_config=weight)
+
+
+BROKEN = {
+    "upper end": ({}, "acts_clip_max", r"acts_clip_max, an end of its range, is {}"),
+    "lower end": ({}, "acts_clip_min", r"acts_clip_min, an end of its range, is {}"),
+    "weight": ({}, "weight", r"the weight is NaN or infinite in 54 places"),
+    "bias": ({}, "bias", r"the bias is NaN or infinite in 2 places"),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [*((what, "nan") for what in BROKEN), ("weight", "inf"), ("bias", "-inf")],
+)
+def test_what_is_not_finite_names_its_layer(what, value, tmp_path):
+    how, name, message = BROKEN[what]
+    net = small(**how)
+    with torch.no_grad():
+        net[2].get_parameter(name).fill_(float(value))
+    wanted = rf"^2 \(Conv2dQAT\): cannot export: {message.format(value)}; a training that diverged"
+    with pytest.raises(ValueError, match=wanted):
+        export(net, (torch.randn(1, 2, 7, 7),), tmp_path / "net.onnx", "torchscript")
+    assert not list(tmp_path.iterdir())
+
+
+def test_held_scales_that_are_not_positive_name_their_layer(tmp_path):
+    net = small(**LEARNED)
+    freeze_weight_scales(net)
+    net[2].frozen_wts_scales.fill_(0.0)
+    wanted = r"^2 \(Conv2dQAT\): .*the weight's scale is NaN, infinite or not positive in 2 places"
+    with pytest.raises(ValueError, match=wanted):
+        export(net, (torch.randn(1, 2, 7, 7),), tmp_path / "net.onnx", "torchscript")
+
+
+def test_a_range_without_a_valid_one_before_names_its_layer(tmp_path):
+    net = small()
+    with torch.no_grad():
+        net[2].acts_clip_max.fill_(-2.0)
+        net[2].acts_clip_max_pre.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"^2 \(Conv2dQAT\): cannot export: "):
+        export(net, (torch.randn(1, 2, 7, 7),), tmp_path / "net.onnx", "torchscript")
+
+
+def test_the_default_exporter_names_the_layer_too(tmp_path):
+    net = small()
+    with torch.no_grad():
+        net[2].acts_clip_max.fill_(float("nan"))
+    with pytest.raises(Exception, match=r"2 \(Conv2dQAT\): cannot export: acts_clip_max"):
+        export(net, (torch.randn(1, 2, 7, 7),), tmp_path / "net.onnx", "default")
+
+
+def test_a_product_whose_range_is_not_finite(tmp_path):
+    net, x = Encoder(), torch.randn(2, 6, 8)
+    net = ready(net, x)
+    with torch.no_grad():
+        net.product.other_clip_min.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"^product \(MatMulQAT\): .*other_clip_min"):
+        export(net, (x,), tmp_path / "net.onnx", "torchscript")
+
+
+def test_a_bias_that_was_taken_away_is_not_looked_at(tmp_path):
+    net = small()
+    with torch.no_grad():
+        net[2].bias.fill_(float("nan"))
+    net[2].bias = None
+    export(net, (torch.randn(1, 2, 7, 7),), tmp_path / "net.onnx", "torchscript")
