@@ -54,9 +54,37 @@ def tied_name(node: ir.Node, bias: ir.Value | None, name: str) -> str:
     path, scope = _owner(bias, ".bias"), scope_of_name(node.name or "")
     if path and path != name:
         return path
-    # A layer's second call has the scope LAYER_1.
-    last = re.escape(name.rpartition(".")[2])
-    return name if not scope or re.fullmatch(rf"(.*\.)?{last}(_\d+)?", scope) else scope
+    return name if not scope or _may_be_in(scope, name) else scope
+
+
+def embedded_names(graph: ir.Graph) -> set[str]:
+    """Return the module paths in the names of weights that embeddings read.
+
+    Args:
+        graph: the main graph.
+    Returns:
+        paths; a layer with such a weight may be another module, which has the same weight.
+    """
+    nodes = ir.traversal.RecursiveGraphIterator(graph)
+    return {_owner(node.inputs[0], ".weight") for node in nodes if node.op_type == "Gather"}
+
+
+def first_call(scope: str) -> str:
+    """Return the scope of a module's first call, where one has that of a later call, LAYER_1.
+
+    Args:
+        scope: any name.
+    Returns:
+        the name without such a number.
+    """
+    return re.sub(r"_\d+$", "", scope)
+
+
+def _may_be_in(scope: str, path: str) -> bool:
+    """Whether a scope may be a module's: containers are in its path, but not in the scope."""
+    parts = iter(path.split("."))
+    names = ((part, first_call(part)) for part in scope.split("."))
+    return all(any(part in name for part in parts) for name in names)
 
 
 def _owner(value: ir.Value | None, ending: str) -> str:

@@ -18,7 +18,7 @@ from bridge.export.byte_weights import check_bytes
 from bridge.export.channel_scales import scale_of_outputs
 from bridge.export.constants import Array, constant, reshaper
 from bridge.export.layer import QuantizedLayer, channels_first
-from bridge.export.layer_names import UniqueNames, layer_name, tied_name
+from bridge.export.layer_names import UniqueNames, embedded_names, first_call, layer_name, tied_name
 from bridge.export.norm import read_norm
 from bridge.export.pairs import (
     NotQuantizedError,
@@ -86,9 +86,12 @@ def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
     ]
     named = {name for name, _ in found}
-    given = UniqueNames()
+    given, embedded = UniqueNames(), embedded_names(graph)
     for name, node in found:
-        tied = tied_name(node, _bias_of(node), name) if name in given else name
+        may_be_tied = name in given or name in embedded
+        tied = tied_name(node, _bias_of(node), name) if may_be_tied else name
+        if tied != name and first_call(tied) in given:
+            name = tied = first_call(tied)
         yield given.give(name if tied in named or tied in given else tied), node
 
 

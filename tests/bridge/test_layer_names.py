@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bridge import ConvTranspose2dQAT, LinearQAT
+from bridge import ConvTranspose2dQAT, LinearQAT, prepare_qat
 from bridge.export.layer_names import LAYER_KEY, module_path, scope_of_name, tied_name
 from tests.bridge.exporting import EXPORTERS, export, read
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, X, model, save, the_layer
@@ -193,3 +193,57 @@ def test_a_name_that_another_layer_has_is_not_taken(tmp_path):
     three = "float[N, 2] y, float[N, 2] z, float[N, 2] u"
     proto = model(body, outputs=three, **{"a.weight": INTEGERS, "b.weight": INTEGERS})
     assert [layer.name for layer in read(save(proto, tmp_path))] == ["a", "a#2", "b"]
+
+
+class TiedHead(nn.Module):
+    """A language model whose head, and a second one, has the embedding's weight."""
+
+    def __init__(self, *, bias: bool) -> None:
+        super().__init__()
+        self.transformer = nn.ModuleDict({"proj": nn.Embedding(11, 6), "h": nn.Linear(6, 6)})
+        self.heads = nn.ModuleDict({n: nn.Linear(6, 11, bias=bias) for n in ("proj", "aux")})
+        for head in self.heads.values():
+            head.weight = self.transformer["proj"].weight
+
+    def forward(self, ids):
+        h = torch.relu(self.transformer["h"](self.transformer["proj"](ids)))
+        return self.heads["aux"](h) + self.heads["aux"](2 * h)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_layer_tied_to_an_embedding_has_its_own_name(tmp_path, exporter, bias):
+    net = prepare_qat(nn.Sequential(TiedHead(bias=bias)), config({"clip_max": 1.0}))
+    ids = torch.arange(8).reshape(2, 4)
+    path = export(net.eval(), ids, tmp_path / "m.onnx", exporter)
+    # The TorchScript exporter leaves no more of the second path than this.
+    aux = "0.heads.aux" if exporter == "default" else "0.aux"
+    assert [layer.name for layer in read(path)] == ["0.transformer.h", aux, f"{aux}#2"]
+
+
+def test_an_embedding_function_on_a_layers_own_weight(tmp_path):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 11)
+
+        def forward(self, ids):
+            return self.head(self.body(nn.functional.embedding(ids, self.head.weight)))
+
+    net = prepare_qat(Own(), config({"clip_max": 1.0}))
+    path = export(net.eval(), torch.arange(4), tmp_path / "m.onnx", "torchscript")
+    assert [layer.name for layer in read(path)] == ["body", "head"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"),
+    [
+        ("first", "net.first"),
+        ("other.first", "other.first"),
+        ("net_1.first_2", "net.first"),
+        ("first.net", "first.net"),
+    ],
+)
+def test_a_scope_that_may_be_the_layers(scope, name):
+    node = ir.node("Conv", [], name=f"/{scope.replace('.', '/')}/Conv")
+    assert tied_name(node, None, "net.first") == ("net.first" if name == "net.first" else scope)
