@@ -94,7 +94,7 @@ def trained(how: Training) -> tuple[nn.Module, Tensor]:
 def exported(net: nn.Module) -> tuple[list[float], float]:
     layer = net[0]
     assert isinstance(layer, QATLayer)
-    constants, _, _ = layer._export_constants()
+    constants = layer._export_constants()
     assert constants.scale_w is not None
     assert constants.scale_x is not None
     return constants.scale_w, constants.scale_x
