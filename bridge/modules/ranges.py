@@ -259,7 +259,7 @@ class RangedModule(RangeState):
             # training that diverged, is not exported as if nothing were.
             trained = getattr(current, end)
             found = trained if trained.isnan() else getattr(clip, end)
-            check_finite(f"{name}_clip_{end}, an end of its range,", found)
+            check_finite(f"{name}_clip_{end}", found)
         if not clip.max >= 0 >= clip.min:
             found = f"{clip.max.item()} and {clip.min.item()}"
             raise ValueError(f"cannot export: the ends of its range {name} are {found}")

@@ -112,8 +112,8 @@ def small(**weight: Any) -> nn.Module:
 
 
 BROKEN = {
-    "upper end": ({}, "acts_clip_max", r"acts_clip_max, an end of its range, is {}"),
-    "lower end": ({}, "acts_clip_min", r"acts_clip_min, an end of its range, is {}"),
+    "upper end": ({}, "acts_clip_max", r"acts_clip_max is {}"),
+    "lower end": ({}, "acts_clip_min", r"acts_clip_min is {}"),
     "weight": ({}, "weight", r"the weight is NaN or infinite in 54 places"),
     "bias": ({}, "bias", r"the bias is NaN or infinite in 2 places"),
 }
