@@ -200,7 +200,8 @@ def test_codes_are_joined(
             layer.weight.copy_(torch.randn_like(layer.weight) * float(random.uniform(0.1, 2.0)))
     y, summaries = assert_fake_equals_deploy(net.model(x), x.numpy(), form=form)
     event(f"{[summary.form for summary in summaries].count(form)} of 3 as {form}")
-    adopt(net, SimpleNamespace(layers=summaries, mode="exact"))  # type: ignore[arg-type]
+    done = SimpleNamespace(layers=summaries, mode="exact", left_in_float=[])
+    adopt(net, done)  # type: ignore[arg-type]
     with torch.no_grad():
         assert_same_bits(net(x).numpy(), y, "torch")
 
@@ -222,7 +223,8 @@ def _assert_exact_and_adopted(net: Through, size: int, form: str, random: Random
     event(f"{forms.count(form)} of 3 as {form}")
     moved = sum(summary.moved is not None for summary in summaries)
     event(f"{moved} moved")
-    adopt(net, SimpleNamespace(mode="exact", layers=summaries))  # type: ignore[arg-type]
+    done = SimpleNamespace(layers=summaries, mode="exact", left_in_float=[])
+    adopt(net, done)  # type: ignore[arg-type]
     with torch.no_grad():
         assert_same_bits(net(x).numpy(), y, "torch")
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bridge import convert_qat_model
+from bridge import ConversionError, convert_qat_model
 from bridge.export.runtime import run_model
 from tests.bridge.graphs import (
     BIAS,
@@ -111,14 +111,18 @@ TRAINING = (
         normed(norm=NORM + " z = Relu (y)", outputs="float[N, 2] n, float[N, 2] z"),
         normed(outputs="float[N, 2] n, float[N, 2] y"),
         normed(MATMUL, **LINEAR_3D),
-        normed(norm=TRAINING),
         normed(var=np.array([0.3, -1.0], np.float32)),
         normed(norm=" g = Abs (gamma)" + NORM.replace("(y, gamma", "(y, g")),
     ],
-    ids=["another reader", "an output", "another axis", "training", "no deviation", "computed"],
+    ids=["another reader", "an output", "another axis", "no deviation", "computed"],
 )
 def test_what_is_not_folded(tmp_path, proto):
     done = convert(proto, tmp_path, fold_batch_norm=True)
     assert [layer.form for layer in done.layers] == ["MatMulInteger"]
     for path in (done.fake_quant, done.deploy):
         assert "BatchNormalization" in operators(path)
+
+
+def test_a_norm_in_training_form_is_refused(tmp_path):
+    with pytest.raises(ConversionError, match="BatchNormalization.*training"):
+        convert(normed(norm=TRAINING), tmp_path, fold_batch_norm=True)
