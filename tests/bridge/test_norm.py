@@ -124,5 +124,5 @@ def test_what_is_not_folded(tmp_path, proto):
 
 
 def test_a_norm_in_training_form_is_refused(tmp_path):
-    with pytest.raises(ConversionError, match="BatchNormalization.*training"):
+    with pytest.raises(ConversionError, match=r"BatchNormalization.*training"):
         convert(normed(norm=TRAINING), tmp_path, fold_batch_norm=True)
