@@ -30,6 +30,7 @@ def test_random_networks_have_the_same_bits_in_both_files(
         "fast": {"data": [network.x]},
         "ascend": {"target": "ascend"},
     }[mode]
+    assume(_runs(network))
     source = ir.serde.deserialize_model(network.model)
     try:
         fake, deploy, layers, _, _ = convert_model(source, **options)
@@ -42,3 +43,12 @@ def test_random_networks_have_the_same_bits_in_both_files(
         expected, actual = (outputs_at(model, network.x, level) for model in written)
         for i, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
             assert_same_bits(got, wanted, f"output {i} of {mode} at {level}")
+
+
+def _runs(network: Network) -> bool:
+    """Whether ONNX Runtime agrees with the shapes that were inferred; ceil_mode is read twice."""
+    try:
+        outputs_at(network.model.SerializeToString(), network.x, "DISABLE_ALL")
+    except Exception:  # its own classes have no common base
+        return False
+    return True
