@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from bridge.batches import call, check_batch, observing
+from bridge.modules.ranges import RangedModule
 from bridge.plan import QUANTIZE, SKIP, UNSUPPORTED, LayerPlan
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
@@ -27,6 +28,8 @@ def integer_share(model: nn.Module, plans: Sequence[LayerPlan], example: Any = N
         the line, None where at least half will be.
     """
     if not plans:
+        if any(isinstance(module, RangedModule) for module in model.modules()):
+            return None  # products that were built as such
         return f"prepare_qat: {type(model).__name__} has no layer that could be quantized"
     if example is None:
         unit = "weights (give example= to count multiply-accumulates)"

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from bridge.export import costs
+from bridge.export.ceil_mode import with_stated_windows
 from bridge.export.chains import Chain, Unchained
 from bridge.export.destinations import check_source_is_kept, name_destinations
 from bridge.export.errors import ConversionError
@@ -194,7 +195,7 @@ def convert_model(
         ValueError: data does not fit the model.
         ConversionError: the model cannot be converted.
     """
-    source = with_shapes(of_sixteen_bits(source))
+    source = with_shapes(with_stated_windows(of_sixteen_bits(source)))
     how = TARGETS[target]
     folded = fold_batch_norm and how.folds_batch_norm
     fast = None if data is None else _make_fast(source, data, fold_batch_norm=folded)

@@ -365,3 +365,15 @@ def test_products_stay_in_a_float_model():
     prepared = prepare_qat(Product())
     assert type(prepared.fc) is LinearQAT
     assert type(float_model(prepared).product) is MatMulQAT
+
+
+def test_a_model_of_products_alone_is_not_warned_of():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.multiply = MatMulQAT()
+
+        def forward(self, x):
+            return self.multiply(x, x.transpose(1, 2))
+
+    assert isinstance(prepare_qat(Product()).multiply, MatMulQAT)  # a warning would be an error
