@@ -1,6 +1,5 @@
 """Folding BatchNorm into the convolution or linear layer before it."""
 
-import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bridge.arguments import check_flags, check_model
+from bridge.modules.inference import copied, makes_state
 from bridge.norm_plan import FOLD, plan_batch_norm, refusal
 from bridge.norm_rules import take_following
 from bridge.references import held_elsewhere
@@ -22,6 +22,7 @@ _SHOWN = 6
 Pairs = Sequence[tuple[str, str]]
 
 
+@makes_state
 def fold_batch_norm(
     model: nn.Module,
     *,
@@ -56,7 +57,7 @@ def fold_batch_norm(
     """
     check_model(model, "fold_batch_norm")
     check_flags("fold_batch_norm", trainable=trainable, inplace=inplace)
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     if pairs is None:
         plans = plan_batch_norm(model, example=example)
         pairs = [(plan.layer, plan.path) for plan in plans if plan.action == FOLD]
@@ -77,6 +78,7 @@ def fold_batch_norm(
     return model
 
 
+@makes_state
 def bake_batch_norm(model: nn.Module) -> nn.Module:
     """Turn the folded weights of a trainable fold into ordinary parameters, in place.
 

@@ -1,6 +1,5 @@
 """Modules as pure functions: a prepared model becomes a qatfunc Model, and parameters go back."""
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from bridge.arguments import check_model
 from bridge.modules.base import QATLayer, qat_layers
+from bridge.modules.inference import copied
 from bridge.modules.ranges import RangedModule
 from bridge.modules.weight_scales import PREVIOUS
 from qatfunc import calibration
@@ -46,7 +46,7 @@ def functionalize(model: nn.Module) -> Model:
         init() -> (params, state) with the model's own values; calibrate, finish, apply, update.
     """
     check_model(model, "functionalize")
-    template = copy.deepcopy(model)
+    template = copied(model)
     names = {name for name, _ in template.named_parameters()} - _derived_names(template)
     layers = dict(qat_layers(template))
     modes = {module: module.training for module in template.modules()}
@@ -149,21 +149,21 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
     ):
         _check_names(what, given, own.keys() - derived)
         _check_shapes(what, given, own)
-    copied = copy.deepcopy(model)
+    twin = copied(model)
     with torch.no_grad():
-        for name, parameter in copied.named_parameters():
+        for name, parameter in twin.named_parameters():
             if name in params:
                 parameter.copy_(params[name])
-        for name, buffer in copied.named_buffers():
+        for name, buffer in twin.named_buffers():
             if name in state.buffers:
                 buffer.copy_(state.buffers[name])
-    for path, layer in qat_layers(copied):
+    for path, layer in qat_layers(twin):
         layer._batches = int(layer.cur_batch)
         seen = _seen_by(path, layer, state)
         layer._calibration = {name: one for name, one in seen.items() if int(one.batches)}
         if isinstance(layer, QATLayer) and not layer.quantizes_input:
             layer._started_without_input = layer.config.learned_scale
-    return copied
+    return twin
 
 
 def _check_names(what: str, given: Any, names: Set[str]) -> None:

@@ -1,6 +1,5 @@
 """Replacing a model's layers by QAT operators in one call, and back."""
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from os import PathLike
@@ -13,6 +12,7 @@ from bridge.carried import take_over
 from bridge.eligibility import qat_class_of
 from bridge.integer_share import integer_share
 from bridge.modules.base import QATLayer
+from bridge.modules.inference import copied
 from bridge.modules.ranges import RangedModule
 from bridge.naming import remember_paths
 from bridge.plan import QUANTIZE, plan_qat, plan_table
@@ -61,7 +61,7 @@ def prepare_qat(
         plans = plan_qat(model, config, include=include, skip=skip, layers=layers)
         print(plan_table(plans))
         return model
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     plans = plan_qat(model, config, include=include, skip=skip, layers=layers)
     share = integer_share(model, plans, example)
     replaced: dict[int, nn.Module] = {}
@@ -92,7 +92,7 @@ def float_model(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """
     check_model(model, "float_model")
     check_flags("float_model", inplace=inplace)
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     layers = [module for module in model.modules() if isinstance(module, QATLayer)]
     held = float_originals(model)
     return _swap(

@@ -1,6 +1,5 @@
 """How much each layer's output error costs the model: by weight width and by input range."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from bridge.arguments import check_model
 from bridge.layout import Listing
 from bridge.modules.base import QATLayer, qat_layers
+from bridge.modules.inference import copied
 from bridge.modules.subclass import hold_parameters
 from bridge.switches import quantization
 from qatfunc import WeightSpec, arq_qparams, fake_quantize
@@ -57,7 +57,7 @@ def sensitivity(
             raise TypeError(f"sensitivity: {name} must be a list of numbers, got {given!r}")
     if not dict(qat_layers(model)):
         raise ValueError("sensitivity: no quantized layers; call bridge.prepare_qat(model) first")
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     tables = []
     for path, layer in qat_layers(model):
         if not isinstance(layer, QATLayer):

@@ -82,6 +82,8 @@ def load_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
 def _load(path: Path, *, follow_symlinks: bool) -> tuple[onnx.ModelProto, ir.Model]:
     if not path.is_file():
         raise FileNotFoundError(f"no ONNX model at {path}")
+    if not path.stat().st_size:
+        raise ConversionError(f"{path} is empty: no ONNX model was written to it")
     try:
         proto = onnx.load(path, load_external_data=False)
         model = ir.from_proto(proto)

@@ -5,12 +5,13 @@ a checkpoint, averaging weights or broadcasting buffers would fail later. What a
 therefore made as an ordinary tensor, whatever the caller's mode.
 """
 
+import copy
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -45,3 +46,15 @@ def ordinary(x: Tensor) -> Tensor:
         x, or its copy where x was made in inference mode.
     """
     return x.clone() if x.is_inference() else x
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a model whose tensors can be trained, also within inference mode.
+
+    Args:
+        model: any module.
+    Returns:
+        its copy.
+    """
+    with torch.inference_mode(mode=False):
+        return copy.deepcopy(model)

@@ -102,7 +102,7 @@ def test_a_truncated_file(tmp_path, kept):
     path = tmp_path / "cut.onnx"
     path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(
-        ConversionError, match=r"cut\.onnx(: opset must be| is not a readable ONNX)"
+        ConversionError, match=r"cut\.onnx(: opset must be| is not a readable ONNX| is empty)"
     ):
         files.read_model(path)
 
@@ -330,4 +330,11 @@ def test_data_of_a_constant_node_stays_in_the_folder(tmp_path):
     proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=weight))
     path = save(proto, tmp_path / "model")
     with pytest.raises(ConversionError, match=r"outside the|not a valid ONNX model"):
+        convert_qat_model(path, tmp_path / "net")
+
+
+def test_an_empty_file(tmp_path):
+    path = tmp_path / "empty.onnx"
+    path.touch()
+    with pytest.raises(ConversionError, match=r"empty\.onnx is empty"):
         convert_qat_model(path, tmp_path / "net")

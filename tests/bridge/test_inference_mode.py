@@ -17,6 +17,7 @@ from bridge import (
     calibrate,
     convert_qat_model,
     float_model,
+    fold_batch_norm,
     freeze_weight_scales,
     prepare_qat,
 )
@@ -148,3 +149,14 @@ def test_a_model_prepared_in_inference_mode():
         calibrate(prepared, [batch()])
     use_afterwards(prepared)
     use_afterwards(float_model(prepared, inplace=True))
+
+
+@pytest.mark.parametrize("make", [prepare_qat, fold_batch_norm, float_model])
+def test_copies_made_in_inference_mode_train(make):
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU()).eval()
+    if make is float_model:
+        model = prepare_qat(model)
+    with torch.inference_mode():
+        made = make(model)
+    assert not any(t.is_inference() for t in made.state_dict().values())
+    made.train()(torch.randn(4, 2, 3, 3)).sum().backward()
