@@ -331,10 +331,3 @@ def test_data_of_a_constant_node_stays_in_the_folder(tmp_path):
     path = save(proto, tmp_path / "model")
     with pytest.raises(ConversionError, match=r"outside the|not a valid ONNX model"):
         convert_qat_model(path, tmp_path / "net")
-
-
-def test_an_empty_file(tmp_path):
-    path = tmp_path / "empty.onnx"
-    path.touch()
-    with pytest.raises(ConversionError, match=r"empty\.onnx is empty"):
-        convert_qat_model(path, tmp_path / "net")
