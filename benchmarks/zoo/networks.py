@@ -275,6 +275,7 @@ def _whisper_encoder() -> nn.Module:
         d_model=32,
         encoder_layers=2,
         encoder_attention_heads=2,
+        decoder_attention_heads=2,
         encoder_ffn_dim=64,
         num_mel_bins=16,
         max_source_positions=32,

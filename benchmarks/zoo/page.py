@@ -21,6 +21,9 @@ adopted and verified.
 - *torch / fake-quant*: quantized layer inputs that differ between torch and fake-quant. They can
   from the first operator on that torch and ONNX Runtime round differently, such as Sigmoid.
 - *s*: seconds for everything, on one thread of a shared machine.
+
+With random weights the activations of some deep networks shrink until the output hardly depends on
+the input; their inner values are compared all the same.
 """
 
 _COLUMNS = "network | layers | exporter | 8 bits | fake-quant / deploy | torch / fake-quant | s"
