@@ -8,40 +8,12 @@ basic on the runtime folds the Shape of such a value, and what is reshaped by it
 states the windows that are computed by its padding.
 """
 
-import math
-from typing import NamedTuple
-
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from bridge.export.windows import pool_axes
+
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
-
-
-class _Axis(NamedTuple):
-    """One spatial axis of a pool."""
-
-    size: int
-    reach: int
-    """Positions from the first to the last tap of a window."""
-    stride: int
-    before: int
-    after: int
-
-    @property
-    def inferred(self) -> int:
-        span = self.size + self.before + self.after - self.reach
-        return math.ceil(span / self.stride) + 1
-
-    @property
-    def computed(self) -> int:
-        starts = (self.inferred - 1) * self.stride
-        return self.inferred - (starts >= self.size + self.before)
-
-    @property
-    def needed(self) -> int:
-        """Padding after the input that gives as many windows without rounding up."""
-        end = (self.computed - 1) * self.stride + self.reach
-        return max(end - self.size - self.before, 0)
 
 
 def with_stated_windows(model: ir.Model) -> ir.Model:
@@ -70,8 +42,12 @@ def _nodes(model: ir.Model) -> ir.traversal.RecursiveGraphIterator:
 
 def _restate(node: ir.Node) -> bool:
     """Let a pool's padding state its windows, if inference rounds up to another count."""
-    axes = _axes(node)
-    if all(axis.inferred == axis.computed for axis in axes):
+    if node.op_type not in _POOLS or not node.attributes.get("ceil_mode"):
+        return False
+    axes = pool_axes(node)
+    if not node.attributes["ceil_mode"].value or all(
+        axis.inferred == axis.computed for axis in axes
+    ):
         return False
     counts_padding = node.op_type != "MaxPool" and "count_include_pad" in node.attributes
     for axis in axes:
@@ -81,25 +57,3 @@ def _restate(node: ir.Node) -> bool:
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
     node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
     return True
-
-
-def _axes(node: ir.Node) -> list[_Axis]:
-    """Read the axes of a pool with ceil_mode and explicit padding, [] for every other node."""
-    given = {name: attribute.value for name, attribute in node.attributes.items()}
-    if node.op_type not in _POOLS or not given.get("ceil_mode") or not node.inputs:
-        return []
-    if given.get("auto_pad", "NOTSET") != "NOTSET" or node.inputs[0] is None:
-        return []
-    kernel = given.get("kernel_shape", [])
-    n = len(kernel)
-    pads = given.get("pads") or [0] * 2 * n
-    dilations, strides = (given.get(name) or [1] * n for name in ("dilations", "strides"))
-    shape = node.inputs[0].shape
-    sizes = [] if shape is None else [size for size in shape[2:] if isinstance(size, int)]
-    # onnx.checker does not look at these; what does not fit fails in the runtime.
-    if not len(sizes) == len(strides) == len(dilations) == len(pads) / 2 == n or min(strides) < 1:
-        return []
-    return [
-        _Axis(sizes[i], dilations[i] * (kernel[i] - 1) + 1, strides[i], pads[i], pads[n + i])
-        for i in range(n)
-    ]

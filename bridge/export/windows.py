@@ -5,11 +5,53 @@ uint8 codes, -3.4e38 of floats in ONNX Runtime. So a limit commutes with a pool 
 is one; a quantizer does, as it saturates.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import onnx_ir as ir
 
 LOWEST = float(np.finfo(np.float32).min)
 """What ONNX Runtime's MaxPool of floats makes of a window without values."""
+
+
+class PoolAxis(NamedTuple):
+    """One spatial axis of a pool."""
+
+    size: int
+    taps: int
+    dilation: int
+    stride: int
+    before: int
+    after: int
+
+    @property
+    def reach(self) -> int:
+        """Positions from the first to the last tap of a window."""
+        return self.dilation * (self.taps - 1) + 1
+
+    @property
+    def inferred(self) -> int:
+        """Windows that shape inference finds with `ceil_mode`."""
+        span = self.size + self.before + self.after - self.reach
+        return -(-span // self.stride) + 1
+
+    @property
+    def computed(self) -> int:
+        """Windows that a runtime computes: none that starts in the padding after the input."""
+        start = (self.inferred - 1) * self.stride
+        return self.inferred - (start >= self.size + self.before)
+
+    @property
+    def needed(self) -> int:
+        """Padding after the input that gives as many windows without rounding up."""
+        end = (self.computed - 1) * self.stride + self.reach
+        return max(end - self.size - self.before, 0)
+
+    @property
+    def reaches(self) -> bool:
+        """Whether every window that inference finds holds a value of the input."""
+        within = self.dilation == 1 and self.size >= 1 and self.before < self.taps
+        return within and self.inferred == self.computed
 
 
 def may_see_only_padding(node: ir.Node) -> bool:
@@ -39,20 +81,31 @@ def is_known_to_reach(node: ir.Node) -> bool:
         False too where the sizes of its input are not known, with dilation, and with padding that
         depends on these sizes.
     """
+    axes = pool_axes(node)
+    return bool(axes) and all(axis.reaches for axis in axes)
+
+
+def pool_axes(node: ir.Node) -> list[PoolAxis]:
+    """Read the spatial axes of a pool.
+
+    Args:
+        node: a pool.
+    Returns:
+        one entry an axis; [] where sizes are not known, padding depends on them, or attributes do
+        not fit, at which onnx.checker does not look.
+    """
     given = {name: attribute.value for name, attribute in node.attributes.items()}
-    shape = None if node.inputs[0] is None else node.inputs[0].shape
-    kernel = given.get("kernel_shape", ())
-    dilated = any(step > 1 for step in given.get("dilations", ()))
-    if shape is None or dilated or given.get("auto_pad", "NOTSET") != "NOTSET":
-        return False
-    sizes = [size for size in shape[2:] if isinstance(size, int)]
-    pads = given.get("pads") or [0, 0] * len(kernel)
-    strides = given.get("strides") or [1] * len(kernel)
-    if not len(sizes) == len(kernel) == len(strides) == len(pads) / 2 or min(strides) < 1:
-        return False
-    for axis, (size, taps, stride) in enumerate(zip(sizes, kernel, strides, strict=True)):
-        before, after = pads[axis], pads[axis + len(kernel)]
-        last = -(-(size + before + after - taps) // stride) * stride - before
-        if size < 1 or last >= size or before >= taps:
-            return False
-    return True
+    kernel = given.get("kernel_shape") or []
+    n = len(kernel)
+    pads = given.get("pads") or [0] * 2 * n
+    dilations, strides = (given.get(name) or [1] * n for name in ("dilations", "strides"))
+    shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+    sizes = [] if shape is None else [size for size in shape[2:] if isinstance(size, int)]
+    if given.get("auto_pad", "NOTSET") != "NOTSET" or n == 0:
+        return []
+    if not len(sizes) == len(strides) == len(dilations) == len(pads) / 2 == n or min(strides) < 1:
+        return []
+    return [
+        PoolAxis(sizes[i], kernel[i], dilations[i], strides[i], pads[i], pads[n + i])
+        for i in range(n)
+    ]
