@@ -13,7 +13,7 @@ from bridge.modules.inference import copied, makes_state
 from bridge.norm_plan import FOLD, plan_batch_norm, refusal
 from bridge.norm_rules import take_following
 from bridge.references import held_elsewhere
-from qatfunc.channels import to_full_rank
+from qatfunc.linear_maps.channels import to_full_rank
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _SHOWN = 6

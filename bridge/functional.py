@@ -14,8 +14,8 @@ from bridge.modules.inference import copied
 from bridge.modules.ranges import RangedModule
 from bridge.modules.weight_scales import PREVIOUS
 from qatfunc import calibration
-from qatfunc.arguments import check_keys
 from qatfunc.model import Model
+from qatfunc.operators.arguments import check_keys
 
 Params = dict[str, Tensor]
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from bridge.arguments import check_model
 from bridge.modules.base import QATLayer, qat_layers
 from bridge.peers import Group, alone
-from qatfunc.arguments import check_keys
+from qatfunc.operators.arguments import check_keys
 
 _MEANT = {"learning_rate": "lr", "wd": "weight_decay", "decay": "weight_decay"}
 _OF_GROUPS = frozenset({"name", "param_names", "initial_lr", "lr_scale"})

@@ -1,11 +1,24 @@
-"""Quantization-aware training as pure functions over tensors."""
+"""Quantization-aware training as pure functions over tensors.
+
+Index, each importing only what is above it:
+    spec, params    static descriptions; NamedTuples of tensors
+    numerics        where values may be read, autocast, float32 arithmetic on Python numbers
+    affine, ste     quantize and dequantize; straight-through gradients
+    linear_maps     linear and convolutions with their gradients, output channels, padding
+    arq, lsq, ulq   weight scales, trained weight scales, trained activation ranges
+    calibration     the first range of an activation: init, update, merge, finish
+    composed        quantized operators as plain functions
+    fused           the same as one autograd Function
+    operators       linear, conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, matmul
+    model           whole networks as init, calibrate, finish, apply
+"""
 
 from qatfunc import calibration, operators
 from qatfunc.affine import dequantize, fake_quantize, quantize, quantize_centered
 from qatfunc.arq import arq_qparams, arq_quantize
 from qatfunc.calibration import CalibrationState
-from qatfunc.clip_search import ClipSearch
-from qatfunc.int8_sums import int8_forward
+from qatfunc.calibration.clip_search import ClipSearch
+from qatfunc.fused import int8_forward
 from qatfunc.lsq import lsq_quantize, resolve_scale
 from qatfunc.params import Adopted, Clip, QParams
 from qatfunc.spec import ActivationSpec, IntSpec, LayerSpec, SearchSpec, WeightSpec

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from qatfunc.affine import quantize_centered
-from qatfunc.channels import channel_extremes
+from qatfunc.linear_maps.channels import channel_extremes
 from qatfunc.params import QParams
 from qatfunc.spec import SMALLEST_SCALE, IntSpec, WeightSpec
 from qatfunc.ste import straight_through

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from qatfunc import calibration
-from qatfunc.arguments import check_params, check_spec
 from qatfunc.lsq import resolve_scale, valid_scales
-from qatfunc.numbers import looks_at_values
+from qatfunc.numerics.concrete import looks_at_values
+from qatfunc.operators.arguments import check_params, check_spec
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, LayerSpec, SearchSpec
 from qatfunc.ulq import resolve_clip

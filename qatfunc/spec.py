@@ -64,7 +64,7 @@ class WeightSpec(IntSpec):
     Args:
         bits: width of the integers.
         per_channel: one scale for each output channel. Which axis that is belongs to the
-            operator (see `qatfunc.channels`), so it cannot be given wrongly here.
+            operator (see `qatfunc.linear_maps.channels`), so it cannot be given wrongly here.
     """
 
     per_channel: bool = True

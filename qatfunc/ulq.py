@@ -5,7 +5,7 @@ from torch import Tensor
 
 from qatfunc.affine import quantize_centered
 from qatfunc.arq import symmetric_scale
-from qatfunc.numbers import reads_cheaply, traced
+from qatfunc.numerics.concrete import reads_cheaply, traced
 from qatfunc.params import Clip, QParams
 from qatfunc.spec import LARGEST_END, SMALLEST_SCALE, ActivationSpec
 from qatfunc.ste import replace_value, straight_through

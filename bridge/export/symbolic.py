@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bridge.targets import Operator
-from qatfunc.padding import resolve_padding
+from qatfunc.linear_maps.padding import resolve_padding
 
 # The newest version the default exporter's own opset (20) accepts beside its other nodes. The
 # 16-bit types need opset 21; the converter raises the file to it.

@@ -20,8 +20,8 @@ from bridge.naming import remember_paths
 from bridge.peers import Group
 from bridge.targets import check_is_tensor
 from qatfunc import Adopted, Clip, arq_qparams, resolve_scale
-from qatfunc.channels import per_output
-from qatfunc.exact_types import autocasting, widened
+from qatfunc.linear_maps.channels import per_output
+from qatfunc.numerics.autocast import autocasting, widened
 from qatfunc.params import Params
 
 _STARTED = "wts_scales_started"

@@ -12,7 +12,7 @@ from bridge.export.symbolic import export_product
 from bridge.modules.ranges import RangedModule, in_onnx_export
 from bridge.targets import check_is_tensor, check_product
 from qatfunc import Clip, operators
-from qatfunc.exact_types import autocasting, widened
+from qatfunc.numerics.autocast import autocasting, widened
 
 
 class MatMulQAT(RangedModule):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bridge.export.symbolic import export_padded, open_sizes
 from bridge.layer_rule import LayerRule
-from qatfunc.padding import same_padding
+from qatfunc.linear_maps.padding import same_padding
 
 
 def pad_input(

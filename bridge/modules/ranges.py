@@ -17,7 +17,7 @@ from bridge.modules.state import RangeState, is_parameter, moved
 from bridge.naming import layer_path, siblings
 from bridge.peers import Group, PeerError, alone, exchange
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
-from qatfunc.numbers import transformed
+from qatfunc.numerics.concrete import transformed
 
 
 class RangedModule(RangeState):

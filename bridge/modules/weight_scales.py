@@ -14,7 +14,7 @@ from bridge.modules.inference import makes_state
 from bridge.modules.ranges import RangedModule, in_backward
 from bridge.modules.state import is_parameter
 from qatfunc.lsq import resolve_scale, valid_scales
-from qatfunc.numbers import reads_values
+from qatfunc.numerics.concrete import reads_values
 
 PREVIOUS = "wts_scales_pre"
 """The buffer of the last valid scales; a checkpoint has it only where it needs it."""

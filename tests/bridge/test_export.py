@@ -16,7 +16,7 @@ from bridge.export.constants import constant
 from bridge.export.runtime import run_model
 from bridge.modules.base import qat_layers
 from qatfunc import arq_qparams, resolve_clip, ulq_qparams
-from qatfunc.channels import per_output, to_full_rank
+from qatfunc.linear_maps.channels import per_output, to_full_rank
 from qatfunc.params import Clip
 from tests.bridge.exporting import EXPORTERS, Nested, dynamic, export, nested, nodes, read
 from tests.bridge.layers import config, same_state, state

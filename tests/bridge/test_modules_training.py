@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from bridge import Conv2dQAT, ConvTranspose2dQAT, LinearQAT
 from qatfunc import Clip, arq_qparams, arq_quantize, calibration
-from qatfunc.channels import per_output
+from qatfunc.linear_maps.channels import per_output
 from tests.bridge.layers import KINDS, NAMES, calibrated, config, same_state, state
 from tests.qatfunc.bits import same_bits
 

@@ -25,7 +25,7 @@ from qatfunc import (
     resolve_clip,
     ulq_quantize,
 )
-from qatfunc.channels import per_output, to_full_rank
+from qatfunc.linear_maps.channels import per_output, to_full_rank
 from tests.golden import Case, parameters
 
 GRADIENT = {"rtol": 1e-5, "atol": 1e-7}

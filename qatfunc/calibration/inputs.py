@@ -1,0 +1,43 @@
+"""Which batches are of use to calibration."""
+
+import torch
+from torch import Tensor
+
+from qatfunc.numerics.concrete import looks_at_values
+from qatfunc.spec import LARGEST_END
+
+LARGEST_INPUT = LARGEST_END / 2
+"""The largest magnitude that ranges are found for, as a search tries wider ones."""
+
+
+def unusable(x: Tensor) -> str:
+    """Say why a batch is of no use to calibration, which waits for the device.
+
+    Args:
+        x: float32, any shape.
+    Returns:
+        what is wrong; nothing where x has elements, all finite and at most LARGEST_INPUT in
+        magnitude.
+    """
+    if x.numel() == 0:
+        return f"calibration input has no elements, its shape is {tuple(x.shape)}"
+    if not bool(torch.isfinite(x).all()):
+        return "calibration input has NaN or infinite values"
+    largest = x.detach().abs().amax().item()
+    if largest > LARGEST_INPUT:
+        return f"calibration input must be at most 2^63 (9.2e18) in magnitude, got {largest:g}"
+    return ""
+
+
+def check_input(name: str, x: Tensor) -> None:
+    """Refuse a batch that is of no use; under a transform or compiled, values are not looked at.
+
+    Args:
+        name: of the operator, for the message.
+        x: its input, float32.
+    Raises:
+        ValueError: see unusable.
+    """
+    reason = unusable(x) if looks_at_values() else ""
+    if reason:
+        raise ValueError(f"{name}: {reason}")

@@ -1,0 +1,64 @@
+"""The grid of an activation as the fused operator uses it, and quantizing to it in place."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qatfunc.numerics.concrete import Number, reads_cheaply
+from qatfunc.numerics.scalars import to_float32, ulq_scale
+from qatfunc.params import Clip
+from qatfunc.spec import ActivationSpec
+from qatfunc.ulq import ulq_qparams
+
+_FEW_VALUES = 1024
+"""Up to here looking for the extremes costs less than clamping and masking for nothing does."""
+
+
+class Grid(NamedTuple):
+    """Integers from low to high, counted from the zero point, in steps of scale."""
+
+    scale: Tensor
+    low: Number
+    high: Number
+    clips: bool = True
+    """Whether what is quantized may lie outside."""
+
+
+def activation_grid(x: Tensor, clip: Clip, spec: ActivationSpec) -> Grid:
+    """Return the grid of a range.
+
+    Args:
+        x: what is to be quantized.
+        clip: a valid range, scalars.
+        spec: width and symmetry.
+    Returns:
+        the grid, whose values are those of ulq.ulq_qparams.
+    """
+    if not reads_cheaply(clip.max):
+        scale, zero_point = ulq_qparams(clip, spec)
+        return Grid(scale, spec.qmin - zero_point, spec.qmax - zero_point)
+    step, zero = ulq_scale(clip.max.item(), clip.min.item(), spec)
+    low, high = spec.qmin - zero, spec.qmax - zero
+    return Grid(
+        clip.max.new_full((), step), low, high, clips=not _holds(x, step * low, step * high)
+    )
+
+
+def _holds(x: Tensor, low: float, high: float) -> bool:
+    """Whether few values, none of them NaN, lie from the float32 nearest to low to that to high."""
+    if not 0 < x.numel() <= _FEW_VALUES:
+        return False
+    least, most = torch.aminmax(x)
+    return least.item() >= to_float32(low) and most.item() <= to_float32(high)
+
+
+def clamped_(x: Tensor, grid: Grid) -> Tensor:
+    """Clamp a tensor to a grid's ends, in place."""
+    return x.clamp_(grid.low, grid.high)  # type: ignore[arg-type]
+
+
+def to_integers(x: Tensor, grid: Grid) -> Tensor:
+    """Return clamp(round(x / scale), low, high) in one new tensor of x's memory format."""
+    integers = torch.div(x, grid.scale).round_()
+    return clamped_(integers, grid) if grid.clips else integers

@@ -1,0 +1,154 @@
+"""ULQ's gradients of x and of the range in few passes over the data (see qatfunc.ulq).
+
+With n the integers of x and g the gradient of x' = n * scale:
+
+    x:        g inside the range, 0 outside
+    clip.max: E + sum of g above;   clip.min: sum of g below - E
+    E = sum(g * (n - clamp(x / scale, low, high))) / steps + e_max * sum above + e_min * sum below
+
+where e_end = (round(end / scale) - end / scale) / steps. Only the few elements outside the range
+contribute to both sums, so their integers, high above and low below, tell one from the other.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qatfunc.fused.grid import Grid, clamped_
+from qatfunc.numerics.concrete import Number, number
+from qatfunc.numerics.scalars import next_float32, round_half_even, to_float32
+from qatfunc.params import Clip
+from qatfunc.spec import ActivationSpec
+
+
+class Quantized(NamedTuple):
+    """An input and what a backward pass has to know about it again."""
+
+    x: Tensor
+    clip: Clip
+    grid: Grid
+    steps: int
+    """high - low of the grid."""
+    integers: Tensor
+    """n, counted from the zero point."""
+    rounding: Tensor
+    """n - x / scale inside the range, 0 outside."""
+
+
+def quantize_again(x: Tensor, clip: Clip, grid: Grid, spec: ActivationSpec) -> Quantized:
+    """Quantize an input to the same integers as the forward did.
+
+    Args:
+        x: float32, any shape.
+        clip: its range.
+        grid: the range's.
+        spec: width and symmetry.
+    Returns:
+        the integers, and how far they are from x.
+    """
+    ratio = torch.div(x, grid.scale)
+    integers = ratio.round()
+    if grid.clips:
+        clamped_(integers, grid)
+        clamped_(ratio, grid)
+    rounding = torch.sub(integers, ratio, out=ratio)
+    return Quantized(x, clip, grid, spec.steps, integers, rounding)
+
+
+def inside(g: Tensor, quantized: Quantized, *, out: Tensor | None = None) -> Tensor:
+    """Return g where low * scale <= x <= high * scale, 0 elsewhere.
+
+    Args:
+        g: a gradient, of x's shape.
+        quantized: x and its grid.
+        out: memory of x's shape that may be used for it.
+    Returns:
+        a tensor of x's shape; g where nothing is outside.
+    """
+    if not quantized.grid.clips:
+        return g
+    lowest, highest = _ends(quantized.grid)
+    if isinstance(highest, Tensor) or isinstance(lowest, Tensor):
+        return g.masked_fill((quantized.x > highest) | (quantized.x < lowest), 0.0)
+    # The backward of hardtanh is one pass; it drops the bounds themselves, which are inside here.
+    below, above = -next_float32(-lowest), next_float32(highest)
+    if out is None:
+        return torch.ops.aten.hardtanh_backward.default(g, quantized.x, below, above)
+    return torch.ops.aten.hardtanh_backward.grad_input(g, quantized.x, below, above, grad_input=out)
+
+
+def input_gradients(g: Tensor, quantized: Quantized) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of x, clip.max and clip.min; overwrites g and the rounding.
+
+    Args:
+        g: the gradient of x' = n * scale.
+        quantized: x and its integers.
+    Returns:
+        a tensor of x's shape, and scalars.
+    """
+    grid, steps = quantized.grid, quantized.steps
+    rounding, like = number(dot(g, quantized.rounding)), quantized.clip
+    # Memory that is touched for the first time takes ten times as long as the arithmetic.
+    passed = inside(g, quantized, out=quantized.rounding)
+    if not grid.clips:
+        error = rounding / steps
+        return passed, _scalar(error, like.max), _scalar(-error, like.min)
+    clipped = g.sub_(passed)
+    total, weighted = number(clipped.sum()), number(dot(clipped, quantized.integers))
+    above = (weighted - grid.low * total) / steps
+    below = (grid.high * total - weighted) / steps
+    e_max, e_min = _end_errors(quantized)
+    error = rounding / steps + e_max * above + e_min * below
+    return passed, _scalar(error + above, like.max), _scalar(below - error, like.min)
+
+
+def range_shares(quantized: Quantized) -> tuple[Tensor, Tensor]:
+    """Return what each element's gradient counts in those of clip.max and clip.min.
+
+    Args:
+        quantized: x and its integers.
+    Returns:
+        e + above and below - e, of x's shape: the gradients are their products with g, summed.
+    """
+    x = quantized.x
+    lowest, highest = _ends(quantized.grid)
+    above, below = (x > highest).to(x.dtype), (x < lowest).to(x.dtype)
+    e_max, e_min = _end_errors(quantized)
+    error = (quantized.rounding / quantized.steps).add_(above * e_max).add_(below * e_min)
+    return above.add_(error), below.sub_(error)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum a * b over all elements, without a copy where both have one dense memory format."""
+    if not (a.is_contiguous() and b.is_contiguous()):
+        order = sorted(range(a.ndim), key=a.stride, reverse=True)
+        a, b = a.permute(order), b.permute(order)
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
+def _ends(grid: Grid) -> tuple[Number, Number]:
+    scale = number(grid.scale)
+    return _product(scale, grid.low), _product(scale, grid.high)
+
+
+def _product(a: Number, b: Number) -> Number:
+    product = a * b
+    return product if isinstance(product, Tensor) else to_float32(product)
+
+
+def _end_errors(quantized: Quantized) -> tuple[Number, Number]:
+    high, low = (_end_error(end, quantized) for end in quantized.clip)
+    return high, low
+
+
+def _end_error(end: Tensor, quantized: Quantized) -> Number:
+    value = number(end) / number(quantized.grid.scale)
+    if isinstance(value, Tensor):
+        return (torch.round(value) - value) / quantized.steps
+    value = to_float32(value)
+    return (round_half_even(value) - value) / quantized.steps
+
+
+def _scalar(value: Number, like: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else like.new_full((), value)

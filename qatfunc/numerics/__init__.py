@@ -1,0 +1,7 @@
+"""What the formulas need of torch and of floating point.
+
+Index:
+    concrete    where values of tensors may be read as Python numbers
+    autocast    keeping autocast away from sums of integers
+    scalars     float32 arithmetic on Python numbers
+"""
