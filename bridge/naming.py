@@ -2,11 +2,12 @@
 
 import inspect
 
-import torch
 from torch import nn
-from torch._dynamo import OptimizedModule
+
+from bridge.compiler import constant_result, original, uncompiled
 
 _REMEMBERED = "_path_in_model"
+_FRAMES = "frames cannot be compiled, nor can what looks at them"
 
 
 def remember_paths(model: nn.Module, kind: type[nn.Module]) -> None:
@@ -23,7 +24,7 @@ def remember_paths(model: nn.Module, kind: type[nn.Module]) -> None:
             module.__dict__[_REMEMBERED] = path
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def layer_path(layer: nn.Module) -> str:
     """Return a layer's path in the outermost module whose forward is running.
 
@@ -40,7 +41,7 @@ def layer_path(layer: nn.Module) -> str:
     return _described(layer)
 
 
-@torch.compiler.disable  # frames cannot be compiled, nor can what looks at them
+@uncompiled(reason=_FRAMES)
 def siblings(layer: nn.Module) -> dict[str, nn.Module]:
     """Return the modules of the model that is running a layer, by path.
 
@@ -68,7 +69,7 @@ def loading_strictly() -> bool:
     return False
 
 
-@torch.compiler.disable
+@uncompiled(reason=_FRAMES)
 def _described(layer: nn.Module) -> str:
     path = _paths(layer).get(id(layer), "") or layer.__dict__.get(_REMEMBERED, "")
     kind = type(layer).__name__
@@ -83,9 +84,7 @@ def _running_model(layer: nn.Module) -> nn.Module:
     model = layer
     frame = inspect.currentframe()
     while frame is not None:
-        candidate = frame.f_locals.get("self")
-        if isinstance(candidate, OptimizedModule):
-            candidate = candidate._orig_mod
+        candidate = original(frame.f_locals.get("self"))
         if (
             isinstance(candidate, nn.Module)
             and not _is_wrapper(candidate)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bridge.compiler import in_graph
 from bridge.targets import Operator
 from qatfunc.linear_maps.padding import resolve_padding
 
@@ -186,7 +187,7 @@ def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int) -
     return _node("DequantizeLinear", (q, scale, zero_point), axis, torch.float32)
 
 
-@torch.compiler.allow_in_graph  # torch.export's strict mode does not look into torch.onnx
+@in_graph  # torch.export's strict mode does not look into torch.onnx
 def _node(kind: str, inputs: tuple[Tensor, ...], axis: int, dtype: torch.dtype) -> Tensor:
     return torch.onnx.ops.symbolic(
         kind,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from bridge.compiler import constant_result, uncompiled
 from bridge.config import QATConfig
 from bridge.export.symbolic import run_untraced
 from bridge.modules.finite import check_finite
@@ -128,9 +129,7 @@ class RangedModule(RangeState):
                     stored.copy_(value)
         return self._resolve(name)
 
-    @torch.compiler.disable(
-        reason="a layer calibrates: call bridge.calibrate(model, batches) first"
-    )
+    @uncompiled(reason="a layer calibrates: call bridge.calibrate(model, batches) first")
     @makes_state
     def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
         """Take a batch into account; after the last one, set the ranges."""
@@ -270,7 +269,7 @@ class RangedModule(RangeState):
         """Return what the export writes, for run_untraced."""
         raise NotImplementedError
 
-    @torch.compiler.assume_constant_result
+    @constant_result
     def _untraced_constants(self) -> Any:
         """Return `_exported` from outside the tracing, torch.export's strict mode too."""
         try:
@@ -278,7 +277,7 @@ class RangedModule(RangeState):
         except ValueError as error:  # another thread does not see which model runs
             raise ValueError(f"{self._where()}: {error}") from error
 
-    @torch.compiler.assume_constant_result
+    @constant_result
     def _check_exportable(self) -> None:
         if self.calibrated or not self.quantizes_input:
             return
@@ -293,7 +292,7 @@ class RangedModule(RangeState):
         )
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _warn_uncalibrated(layer: str, seen: str) -> None:
     """Warn at every call or, while a call is compiled, then."""
     warnings.warn(f"{layer} is not calibrated: its input passes unquantized ({seen})", stacklevel=3)
@@ -310,7 +309,7 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def in_onnx_export() -> bool:
     """Return whether torch.onnx.export is running, also inside torch.export's strict mode.
 
