@@ -4,13 +4,14 @@ torch.compiler's own decorators import torch._dynamo where a function is defined
 than all of `import bridge`.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
+
+from qatfunc.torch_internals import compiler_is_loaded, mark_constant_result
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -26,7 +27,7 @@ def constant_result(function: Callable[_P, _T]) -> Callable[_P, _T]:
     Returns:
         the same function.
     """
-    vars(function)["_dynamo_marked_constant"] = True
+    mark_constant_result(function)
     return function
 
 
@@ -44,7 +45,7 @@ def uncompiled(*, reason: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]
 
         @constant_result
         def hold_disabled() -> bool:
-            if held.called is function and "torch._dynamo" in sys.modules:
+            if held.called is function and compiler_is_loaded():
                 held.called = torch.compiler.disable(function, reason=reason)
             return True
 
@@ -78,18 +79,6 @@ def in_graph(function: Callable[_P, _T]) -> Callable[_P, _T]:
         return function(*args, **kwargs)
 
     return call
-
-
-def original(module: Any) -> Any:
-    """Return the module that torch.compile was called with.
-
-    Args:
-        module: any object.
-    Returns:
-        the module within an OptimizedModule; another object as it is.
-    """
-    kind = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
-    return module._orig_mod if kind is not None and isinstance(module, kind) else module
 
 
 @dataclass

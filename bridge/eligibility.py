@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from bridge.carried import conflicts
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.base import QATLayer
 from bridge.subclasses import is_registered, layer_rule
+from qatfunc.torch_internals import is_traceable_wrapper_subclass
 
 # Classes with weights that could be quantized but that no operator here replaces.
 _WITHOUT_OPERATOR = (

@@ -4,7 +4,8 @@ import inspect
 
 from torch import nn
 
-from bridge.compiler import constant_result, original, uncompiled
+from bridge.compiler import constant_result, uncompiled
+from qatfunc.torch_internals import original_module
 
 _REMEMBERED = "_path_in_model"
 _FRAMES = "frames cannot be compiled, nor can what looks at them"
@@ -84,7 +85,7 @@ def _running_model(layer: nn.Module) -> nn.Module:
     model = layer
     frame = inspect.currentframe()
     while frame is not None:
-        candidate = original(frame.f_locals.get("self"))
+        candidate = original_module(frame.f_locals.get("self"))
         if (
             isinstance(candidate, nn.Module)
             and not _is_wrapper(candidate)

@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bridge.batches import call, check_batch, observing
 from bridge.modules.ranges import RangedModule
+from qatfunc.torch_internals import BatchNorm, Dropout, TorchDispatchMode, tree_leaves
 
 FOLDABLE = (
     nn.Conv1d,
@@ -82,7 +79,7 @@ def traced_calls(model: nn.Module) -> Calls:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, FOLDABLE):
             calls.readers[str(node.target)].append(len(node.users))
-        elif isinstance(module, _BatchNorm):
+        elif isinstance(module, BatchNorm):
             source = node.args[0] if node.args else node.kwargs.get("input")
             calls.inputs[str(node.target)].append(_layer_of(source, modules))
     return calls
@@ -108,7 +105,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # Subclasses too: what they do beside is theirs, and no part of the graph. What computes
         # itself may do something else in the other mode.
-        leaf = isinstance(m, (RangedModule, _BatchNorm, *FOLDABLE)) or _computes_itself(m)
+        leaf = isinstance(m, (RangedModule, BatchNorm, *FOLDABLE)) or _computes_itself(m)
         return leaf or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -150,10 +147,10 @@ class _Watch(TorchDispatchMode):
         for path, module in self.model.named_modules():
             if isinstance(module, FOLDABLE):
                 handles.append(module.register_forward_hook(self._noting_output(path)))
-            elif isinstance(module, _BatchNorm):
+            elif isinstance(module, BatchNorm):
                 hook = self._noting_input(path)
                 handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-            elif isinstance(module, _DropoutNd) or _computes_itself(module):
+            elif isinstance(module, Dropout) or _computes_itself(module):
                 # In eval mode these may return what they get, which no operation shows.
                 handles.append(module.register_forward_pre_hook(lambda _, given: self.read(given)))
         try:

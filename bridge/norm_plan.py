@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from bridge.arguments import check_model
@@ -16,6 +15,7 @@ from bridge.norm_pairs import FOLDABLE, Calls, observed_calls, traced_calls
 from bridge.norm_rules import refusal_of_class
 from bridge.references import Reference, held_elsewhere
 from bridge.subclasses import layer_rule
+from qatfunc.torch_internals import BatchNorm
 
 FOLD, LEAVE = "folded", "left"
 
@@ -54,7 +54,7 @@ def plan_batch_norm(model: nn.Module, *, example: Any = None) -> tuple[NormPlan,
         ValueError: the model cannot be traced and example is left out.
     """
     check_model(model, "plan_batch_norm")
-    norms = {p: m for p, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    norms = {p: m for p, m in model.named_modules() if isinstance(m, BatchNorm)}
     if not norms:
         return ()
     calls = traced_calls(model) if example is None else observed_calls(model, example)
@@ -86,7 +86,7 @@ def refusal(
         the reason, "" for a pair that can be folded.
     """
     layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
-    if not isinstance(layer, FOLDABLE) or not isinstance(norm, _BatchNorm):
+    if not isinstance(layer, FOLDABLE) or not isinstance(norm, BatchNorm):
         return (
             f"{layer_path} and {norm_path} must be a convolution or linear layer and a BatchNorm, "
             f"got {type(layer).__name__} and {type(norm).__name__}"

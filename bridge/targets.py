@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qatfunc import operators
+from qatfunc.torch_internals import is_jit_tracing
 
 Layer = Callable[[], str]
 
@@ -149,7 +150,7 @@ def check_product(a: Tensor, b: Tensor, layer: Layer) -> None:
         raise RuntimeError(
             f"{layer()}: input is on {a.device}, other on {b.device}; move one of them"
         )
-    if not torch.compiler.is_compiling() and torch._C._is_tracing():
+    if not torch.compiler.is_compiling() and is_jit_tracing():
         return  # under torch.jit.trace sizes are no numbers
     pairs = zip(reversed(a.shape[:-2]), reversed(b.shape[:-2]), strict=False)
     if a.shape[:-2] != b.shape[:-2] and any(m != n and 1 not in (m, n) for m, n in pairs):

@@ -2,6 +2,7 @@
 
 Index, each importing only what is above it:
     spec, params    static descriptions; NamedTuples of tensors
+    torch_internals torch's private names
     numerics        where values may be read, autocast, float32 arithmetic on Python numbers
     affine, ste     quantize and dequantize; straight-through gradients
     linear_maps     linear and convolutions with their gradients, output channels, padding

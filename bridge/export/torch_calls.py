@@ -21,6 +21,7 @@ from bridge.export.operands import (
 )
 from bridge.export.runtime import Feeds
 from bridge.modules.ranges import RangedModule
+from qatfunc.torch_internals import original_module
 
 
 @dataclass(slots=True)
@@ -60,8 +61,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
-    inner = getattr(model, "_orig_mod", None)  # of torch.compile
-    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+    inner = original_module(model)
+    return model if inner is model else unwrapped(inner)
 
 
 def compare_calls(

@@ -23,6 +23,7 @@ from qatfunc import Adopted, Clip, arq_qparams, resolve_scale
 from qatfunc.linear_maps.channels import per_output
 from qatfunc.numerics.autocast import autocasting, widened
 from qatfunc.params import Params
+from qatfunc.torch_internals import is_jit_tracing
 
 _STARTED = "wts_scales_started"
 
@@ -86,7 +87,7 @@ class QATLayer(TrainedScales, ReplacingLayer):
                 return self._quantized_forward(widened(x), **geometry)
         (x,) = self.quantized_inputs(x)
         compiling = torch.compiler.is_compiling()
-        recorded = compiling or torch._C._is_tracing()
+        recorded = compiling or is_jit_tracing()
         exported = recorded and in_onnx_export()  # torch's answer takes as long as an operator
         weight = self._parameter("weight") if exported else self._effective_weight()
         self.operator.check_tensors(x, weight, self._where)

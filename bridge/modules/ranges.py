@@ -18,7 +18,7 @@ from bridge.modules.state import RangeState, is_parameter, moved
 from bridge.naming import layer_path, siblings
 from bridge.peers import Group, PeerError, alone, exchange
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
-from qatfunc.numerics.concrete import transformed
+from qatfunc.torch_internals import is_in_backward, transforms_are_active
 
 
 class RangedModule(RangeState):
@@ -72,12 +72,12 @@ class RangedModule(RangeState):
         calibrated = self.calibrated
         if torch.compiler.is_compiling():
             return self._clips_of_a_call(inputs, calibrated)
-        if in_backward():
+        if is_in_backward():
             # Activation checkpointing computes a forward again: as it was, without effects.
             passed = self._passes.recall(inputs)
             return None if passed else {name: self._resolve(name) for name in inputs}
         alike = not self.training or (calibrated and not self._passes.any)
-        if alike or self.calibrating_in_eval or transformed():
+        if alike or self.calibrating_in_eval or transforms_are_active():
             self._passes.latest(passed=not calibrated)
             return self._clips_of_a_call(inputs, calibrated)
         self._passes.begin(self._versions)
@@ -296,17 +296,6 @@ class RangedModule(RangeState):
 def _warn_uncalibrated(layer: str, seen: str) -> None:
     """Warn at every call or, while a call is compiled, then."""
     warnings.warn(f"{layer} is not calibrated: its input passes unquantized ({seen})", stacklevel=3)
-
-
-def in_backward() -> bool:
-    """Return whether a backward pass is running: what is computed now was computed before.
-
-    torch has no public name for it; torch.utils.checkpoint asks in the same way.
-
-    Returns:
-        True while autograd computes gradients.
-    """
-    return torch._C._current_graph_task_id() != -1
 
 
 @constant_result

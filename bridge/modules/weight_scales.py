@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from bridge.modules.inference import makes_state
-from bridge.modules.ranges import RangedModule, in_backward
+from bridge.modules.ranges import RangedModule
 from bridge.modules.state import is_parameter
 from qatfunc.lsq import resolve_scale, valid_scales
 from qatfunc.numerics.concrete import reads_values
+from qatfunc.torch_internals import is_in_backward
 
 PREVIOUS = "wts_scales_pre"
 """The buffer of the last valid scales; a checkpoint has it only where it needs it."""
@@ -53,7 +54,7 @@ class TrainedScales(RangedModule):
     def _trained_scales(self) -> Tensor:
         """Return the valid scales, in the form in which they are trained; training keeps them."""
         # What backward() computes again is as it was, without effects.
-        again = not torch.compiler.is_compiling() and in_backward()
+        again = not torch.compiler.is_compiling() and is_in_backward()
         keeps = self.training and not (again or self._is_replica)
         resolve = commit_scales if keeps else current_scales
         how = self.config.reciprocal_scale

@@ -14,15 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from qatfunc.composed import composed_op
 from qatfunc.fused.kernels import FusedSpec, fused_backward, fused_forward, grids_of, named
 from qatfunc.linear_maps.bilinear import Bilinear
 from qatfunc.numerics.autocast import exact_types
-from qatfunc.numerics.concrete import transformed
 from qatfunc.params import Params
 from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
+from qatfunc.torch_internals import (
+    apply_untransformed,
+    forward_ad_is_active,
+    transforms_are_active,
+)
 
 _OPTIONAL = ("bias", "weight_scale")
 
@@ -48,10 +52,11 @@ def fused_op(
     optional = tuple([name for name in _OPTIONAL if params.get(name) is not None])
     static = FusedSpec(op, weight, activation, optional)
     tensors = (x, params["weight"], *params["clip"], *[params[name] for name in optional])
-    if transformed() or forward_ad._current_level >= 0:
+    if transforms_are_active() or forward_ad_is_active():
         y: Tensor = _Forward.apply(static, *tensors)[0]
         return y
-    return _apply_eager(static, tensors)
+    eager: Tensor = apply_untransformed(_Eager, static, *tensors)
+    return eager
 
 
 class _Forward(Function):
@@ -103,19 +108,12 @@ class _Eager(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         spec, grids, tensors = ctx.spec, ctx.grids, ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() or transformed():
+        if torch.is_grad_enabled() or transforms_are_active():
             found = iter(_Backward.apply(spec, needed, g, grids.weight.scale, *tensors))
         else:
             with exact_types(g):
                 found = iter(fused_backward(spec, needed, g, grids, named(spec, tensors)))
         return None, *[next(found) if need else None for need in needed]
-
-
-def _apply_eager(spec: FusedSpec, tensors: Sequence[Tensor]) -> Tensor:
-    """_Eager.apply but for what it does about transforms, which takes as long as two operators."""
-    alive = [torch._C._functorch.unwrap_if_dead(t) for t in tensors]
-    y: Tensor = super(Function, _Eager).apply(spec, *alive)
-    return y
 
 
 class _Backward(Function):

@@ -19,6 +19,7 @@ from torch import Tensor
 from qatfunc.fused.grid import Grid
 from qatfunc.fused.int8_trial import Operands, Signature, Trials, Ways, extremes, is_earned
 from qatfunc.linear_maps.bilinear import Bilinear, Linear
+from qatfunc.torch_internals import int8_matmul
 
 Mode = Literal["auto", "always", "never"]
 
@@ -96,7 +97,7 @@ def int8_sums(x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
     """
     shift = int(grid.low) + 128
     codes = torch.sub(x.flatten(0, -2), shift).to(torch.int8).contiguous()
-    sums = torch._int_mm(codes, weight.to(torch.int8).contiguous().t())
+    sums = int8_matmul(codes, weight.to(torch.int8).contiguous().t())
     sums.add_(weight.sum(1).to(torch.int32), alpha=shift)
     return sums.to(torch.float32).unflatten(0, x.shape[:-1])
 

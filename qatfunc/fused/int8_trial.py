@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qatfunc.fused.grid import Grid
+from qatfunc.torch_internals import onednn_is_enabled
 
 MARGIN = 1.1
 """How many times as fast as floats integers have to be: what timing a few calls can tell."""
@@ -170,4 +171,4 @@ def _is_equal(ways: Ways, operands: Operands) -> bool:
 
 def _with_settings(signature: Signature) -> tuple[Signature, int, bool]:
     """Add the settings of torch by which it chooses a kernel."""
-    return signature, torch.get_num_threads(), torch._C._get_mkldnn_enabled()
+    return signature, torch.get_num_threads(), onednn_is_enabled()

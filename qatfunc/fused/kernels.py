@@ -27,6 +27,7 @@ from qatfunc.numerics.concrete import reads_cheaply
 from qatfunc.numerics.scalars import symmetric_scale
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, WeightSpec
+from qatfunc.torch_internals import onednn_is_enabled
 
 _ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
 
@@ -289,7 +290,7 @@ def _output_scales(op: Bilinear, scales: Tensor) -> Tensor:
 
 def _sums_exactly(op: Bilinear, x: Tensor) -> bool:
     """Whether products are added up as they are, which oneDNN is always asked to do."""
-    return x.is_cpu and (isinstance(op, Linear) or torch._C._get_mkldnn_enabled())
+    return x.is_cpu and (isinstance(op, Linear) or onednn_is_enabled())
 
 
 def _has_few_channels(op: Bilinear, weight: Tensor) -> bool:

@@ -10,22 +10,19 @@ elsewhere than on a CPU it divides by a float by multiplying with its reciprocal
 import torch
 from torch import Tensor
 
+from qatfunc.torch_internals import is_jit_tracing, transforms_are_active
+
 Number = float | Tensor
 
 
 def traced() -> bool:
     """Whether somebody records what is computed, so that numbers read would become constants."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
-
-
-def transformed() -> bool:
-    """Whether a transform of torch.func is active."""
-    return torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or is_jit_tracing()
 
 
 def looks_at_values() -> bool:
     """Whether what is done may depend on values, at whatever cost: nobody records or transforms."""
-    return not traced() and not transformed()
+    return not traced() and not transforms_are_active()
 
 
 def reads_cheaply(x: Tensor) -> bool:
@@ -38,7 +35,7 @@ def reads_values(x: Tensor) -> bool:
 
     Nobody records or transforms what is computed, and x is a plain tensor on a CPU.
     """
-    return type(x) is Tensor and reads_cheaply(x) and not traced() and not transformed()
+    return type(x) is Tensor and reads_cheaply(x) and not traced() and not transforms_are_active()
 
 
 def number(x: Tensor) -> Number:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bridge.compiler import constant_result, in_graph, original, uncompiled
+from bridge.compiler import constant_result, in_graph, uncompiled
 
 REASON = "counts its calls"
 
@@ -83,10 +83,3 @@ def test_what_is_in_the_graph_is_one_node():
     (graph,) = graphs.found
     called = [n.target for n in graph.graph.nodes if n.op.startswith("call")]
     assert [getattr(target, "__name__", target) for target in called] == ["add", "node", "mul"]
-
-
-def test_original_is_the_module_that_was_compiled():
-    module = nn.Linear(2, 2)
-    assert original(torch.compile(module)) is module
-    assert original(module) is module
-    assert original(None) is None
