@@ -6,7 +6,7 @@ ZOO := .venv-zoo
 # Trained weights for examples/faces.py. Installed without what it wants: it is only read.
 WEIGHTS := facenet-pytorch==2.6.0
 
-.PHONY: demo networks test test-deep lint bench bench-deploy ort-versions tables zoo clean
+.PHONY: demo networks test test-deep lint bench bench-deploy ort-versions tables zoo dist clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/lenet_mnist.py outputs
@@ -50,6 +50,13 @@ tables: $(VENV)/.test $(VENV)/.demo
 zoo: $(ZOO)/.ready
 	OMP_NUM_THREADS=1 $(ZOO)/bin/python -m benchmarks.zoo --workers 2
 
+# The wheel and the source distribution, as a package index wants them.
+dist: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 # Packages of networks come without what they want: it would replace the torch that is pinned.
 $(ZOO)/.ready: benchmarks/zoo/requirements.txt benchmarks/zoo/packages.txt
 	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
@@ -71,4 +78,4 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ZOO) outputs build *.egg-info
+	rm -rf $(VENV) $(ZOO) outputs build dist *.egg-info

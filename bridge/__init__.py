@@ -35,6 +35,7 @@ from bridge.switches import (
     quantization,
     set_quantization,
 )
+from qatfunc.version import __version__
 
 __all__ = [
     "Conv1dQAT",
@@ -53,6 +54,7 @@ __all__ = [
     "NormPlan",
     "Tuning",
     "Verification",
+    "__version__",
     "adopt",
     "ascend_twin",
     "average_whole_gradients",

@@ -1,6 +1,7 @@
 """Quantization-aware training as pure functions over tensors.
 
 Index, each importing only what is above it:
+    version         of both packages
     spec, params    static descriptions; NamedTuples of tensors
     torch_internals torch's private names
     numerics        where values may be read, autocast, float32 arithmetic on Python numbers
@@ -25,6 +26,7 @@ from qatfunc.params import Adopted, Clip, QParams
 from qatfunc.spec import ActivationSpec, IntSpec, LayerSpec, SearchSpec, WeightSpec
 from qatfunc.ste import straight_through
 from qatfunc.ulq import resolve_clip, ulq_qparams, ulq_quantize
+from qatfunc.version import __version__
 
 __all__ = [
     "ActivationSpec",
@@ -37,6 +39,7 @@ __all__ = [
     "QParams",
     "SearchSpec",
     "WeightSpec",
+    "__version__",
     "arq_qparams",
     "arq_quantize",
     "calibration",

@@ -1,7 +1,7 @@
 """The published schema of configuration files accepts what the reader accepts, and no more."""
 
 import json
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 import jsonschema
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.config import read_config
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "config.schema.json").read_text())
+SCHEMA = json.loads(resources.files("bridge").joinpath("config.schema.json").read_text())
 _VALIDATOR = jsonschema.Draft202012Validator({"$ref": "#/$defs/config", "$defs": SCHEMA["$defs"]})
 
 _flags = st.sampled_from([None, True, False])

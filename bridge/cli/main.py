@@ -1,0 +1,40 @@
+"""What `qatfunc` does with its arguments."""
+
+import argparse
+from collections.abc import Sequence
+
+from qatfunc.version import __version__
+
+_DESCRIPTION = """\
+Quantization-aware training for PyTorch whose integer ONNX model computes exactly what training
+computed."""
+
+_EPILOG = """\
+The library is used from Python:
+  import bridge     quantized layers, calibration, conversion, verification
+  import qatfunc    the mathematics as pure functions over tensors
+
+Scripts written for AMCT run as they are:
+  python -m bridge.amct script.py args..."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: those after the program's name, of this process by default.
+    Returns:
+        the exit status.
+    Raises:
+        SystemExit: with 0 after --help and --version, with 2 where arguments are wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="qatfunc",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qatfunc {__version__}")
+    parser.parse_args(arguments)
+    parser.print_help()
+    return 0

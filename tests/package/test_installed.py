@@ -1,0 +1,66 @@
+"""A user's script with the wheel installed: what it prints, and what `mypy --strict` sees."""
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.package.source import ROOT
+
+REVEALED = """
+reveal_type(bridge.__version__)
+reveal_type(bridge.prepare_qat(nn.Linear(1, 1)))
+reveal_type(bridge.calibrate(nn.Linear(1, 1), []))
+reveal_type(bridge.convert_qat_model("inter.onnx", "net").deploy)
+reveal_type(bridge.verify(None, "i", "f", "d", None).exact)
+reveal_type(bridge.Conv2dQAT(1, 1, 1))
+reveal_type(operators.matmul)
+"""
+TYPES = ("str", "torch.nn.modules.module.Module", "None", "pathlib.Path", "bool", "Conv2dQAT")
+
+
+@pytest.fixture
+def python(distributions: tuple[Path, Path], tmp_path: Path) -> Path:
+    """An environment with the wheel, and with this one's packages after it."""
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(distributions[0]).extractall(installed)
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    others = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "these.pth").write_text("\n".join([str(installed), *others]))
+    return environment / "bin" / "python"
+
+
+def test_a_users_script_runs(python, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text((ROOT / "examples" / "typed_script.py").read_text())
+    done = subprocess.run(
+        [python, script, tmp_path], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+    )
+    assert "first difference: torch / fake-quant none, fake-quant / deploy none" in done.stdout
+    assert (tmp_path / "net_deploy_model.onnx").exists()
+
+
+def test_a_users_script_is_typed(python, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text((ROOT / "examples" / "typed_script.py").read_text() + REVEALED)
+    # In the cache that the whole project has, so that torch is read once.
+    options = ["--strict", "--python-executable", python, "--cache-dir", ROOT / ".mypy_cache/user"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, script],
+        cwd=tmp_path,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Success: no issues found" in done.stdout, done.stdout + done.stderr
+    *found, product = [line for line in done.stdout.splitlines() if "Revealed type" in line]
+    for line, kind in zip(found, TYPES, strict=True):
+        assert line.endswith(f'{kind}"')
+    assert "params: " in product
+    assert product.endswith('-> torch._tensor.Tensor"')
