@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridge import Conv2dQAT, LinearQAT, calibrate, prepare_qat
-from bridge.modules.base import QATLayer
+from bridge.modules.weighted import QATLayer
 from examples.networks import lenet, resnet18
 
 

@@ -1,4 +1,4 @@
-"""What each form of a convolution costs on this machine: the table of bridge/export/costs.py.
+"""What each form of a convolution costs on this machine: the table of bridge/export/plan/costs.py.
 
     python benchmarks/forms.py [ROUNDS]
 
@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
 
-from bridge.export.chains import Chain
-from bridge.export.convert import convert_model
-from bridge.export.costs import FLOAT, FLOAT32, FORMS, KINDS, PICTURES, features, kind
-from bridge.export.forms import Form, choose_ort_form, ort_form
-from bridge.export.layer import QuantizedLayer
-from bridge.export.pictures import has_pictures
-from bridge.export.tune import take_turns
+from bridge.export.geometry.conv3d import has_pictures
+from bridge.export.pipeline import convert_model
+from bridge.export.plan.costs import FLOAT, FLOAT32, FORMS, KINDS, PICTURES, features, kind
+from bridge.export.plan.forms import Form, choose_ort_form, ort_form
+from bridge.export.plan.tune import take_turns
+from bridge.export.read.layer import QuantizedLayer
+from bridge.export.requantization.chains import Chain
 
 
 class Shape(NamedTuple):

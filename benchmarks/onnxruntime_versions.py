@@ -94,9 +94,9 @@ def write_files(folder: Path) -> Iterator[tuple[str, str]]:
     import onnx_ir as ir
     import torch
 
-    from bridge.export.ascend_twin import twin_of
-    from bridge.export.convert import convert_model
-    from bridge.export.files import read_model
+    from bridge.export.normalize.model import read_model
+    from bridge.export.pipeline import convert_model
+    from bridge.export.targets.ascend.twin import twin_of
     from tests.networks.exporting import export
 
     for name, (model, shape, forms) in _networks().items():
@@ -107,7 +107,7 @@ def write_files(folder: Path) -> Iterator[tuple[str, str]]:
             path = folder / "inter_model"
             export(exported, x, path, dynamo=exporter == "default")
             for form, options in forms.items():
-                given = options | ({"data": [x.numpy()]} if form == "fast" else {})
+                given = options | ({"mode": "fast", "data": [x.numpy()]} if form == "fast" else {})
                 case = f"{name}, {form}" + (", default exporter" if exporter == "default" else "")
                 fake, deploy, *_ = convert_model(read_model(path), **given)
                 made = {"fake-quant": fake, "deploy": deploy}
@@ -187,8 +187,8 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
     """Networks by name: the float model, its input's shape, and what to convert it with."""
     from torch import nn
 
-    from bridge.export.costs import FLOAT, FORMS, INTEGER, PICTURES, QLINEAR
-    from bridge.export.forms import ort_candidates
+    from bridge.export.plan.costs import FLOAT, FORMS, INTEGER, PICTURES, QLINEAR
+    from bridge.export.plan.forms import ort_candidates
 
     def chosen(form: str) -> Callable[..., Any]:
         def choose(layer: Any, chain: Any) -> Any:

@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 
-from bridge.export.constants import Array
-from bridge.export.snap import snap
-from bridge.export.steps import EXACT_BOUND, Grid, Steps, prove
+from bridge.export.graph.constants import Array
+from bridge.export.requantization.multipliers import snap
+from bridge.export.requantization.step_functions import EXACT_BOUND, Grid, Steps, prove
 
 CHANNELS = 2048
 LAYERS = 10

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bridge.arguments import check_model
-from bridge.export.summary import Conversion, LayerSummary
-from bridge.modules.base import QATLayer, qat_layers
+from bridge.export.result.conversion import Conversion, LayerSummary
+from bridge.modules.weighted import QATLayer, qat_layers
 
 
 def adopt(model: nn.Module, conversion: Conversion) -> nn.Module:

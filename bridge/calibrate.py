@@ -11,13 +11,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from bridge.arguments import check_model
-from bridge.batches import call, check_batch, check_batches, stack_error
-from bridge.eligibility import candidates, has_operator
-from bridge.modules.base import calibrating, qat_layers
+from bridge.distributed import Group, exchange, report_failure, reshard
 from bridge.modules.ranges import RangedModule
-from bridge.peers import Group, exchange, report_failure, reshard
-from bridge.references import held_elsewhere
-from bridge.superseded import held_originals, never_called
+from bridge.modules.weighted import calibrating, qat_layers
+from bridge.selection.batches import call, check_batch, check_batches, stack_error
+from bridge.selection.eligibility import candidates, has_operator
+from bridge.selection.references import held_elsewhere
+from bridge.selection.superseded import held_originals, never_called
 
 Layers = Mapping[str, RangedModule]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bridge.arguments import check_model
-from bridge.modules.base import QATLayer, qat_layers
-from bridge.modules.inference import copied
 from bridge.modules.ranges import RangedModule
+from bridge.modules.state.inference import copied
 from bridge.modules.weight_scales import PREVIOUS
+from bridge.modules.weighted import QATLayer, qat_layers
 from qatfunc import calibration
 from qatfunc.model import Model
 from qatfunc.operators.arguments import check_keys

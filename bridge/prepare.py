@@ -8,16 +8,16 @@ from typing import Any
 from torch import nn
 
 from bridge.arguments import check_flags, check_model
-from bridge.carried import take_over
-from bridge.eligibility import qat_class_of
-from bridge.integer_share import integer_share
-from bridge.modules.base import QATLayer
-from bridge.modules.inference import copied
+from bridge.config.rules import Config, Selectors
+from bridge.modules.paths import remember_paths
 from bridge.modules.ranges import RangedModule
-from bridge.naming import remember_paths
-from bridge.plan import QUANTIZE, plan_qat, plan_table
-from bridge.rules import Config, Selectors
-from bridge.superseded import float_originals, guard
+from bridge.modules.state.inference import copied
+from bridge.modules.weighted import QATLayer
+from bridge.selection.carried import take_over
+from bridge.selection.eligibility import qat_class_of
+from bridge.selection.integer_share import integer_share
+from bridge.selection.plan import QUANTIZE, plan_qat, plan_table
+from bridge.selection.superseded import float_originals, guard
 
 
 def prepare_qat(
@@ -41,7 +41,7 @@ def prepare_qat(
 
     Args:
         model: any module.
-        config: configuration of every layer, see bridge.config.read_config; or the path of a
+        config: configuration of every layer, see bridge.config.reader.read_config; or the path of a
             .json or .toml file with the keys default (a configuration), layers (pattern to
             configuration) and skip (patterns), see bridge/config.schema.json.
         inplace: change model itself instead of a copy.

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bridge.arguments import check_model
 from bridge.layout import Listing
-from bridge.modules.base import QATLayer, qat_layers
-from bridge.modules.inference import copied
-from bridge.modules.subclass import hold_parameters
+from bridge.modules.from_float.subclass import hold_parameters
+from bridge.modules.state.inference import copied
+from bridge.modules.weighted import QATLayer, qat_layers
 from bridge.switches import quantization
 from qatfunc import WeightSpec, arq_qparams, fake_quantize
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from bridge.arguments import check_flags, check_model
-from bridge.modules.base import QATLayer, qat_layers
 from bridge.modules.ranges import RangedModule
+from bridge.modules.weighted import QATLayer, qat_layers
 
 _SHOWN = 8
 """Layers named in a message."""

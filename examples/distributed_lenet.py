@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import bridge
-from bridge.report import verification_table
+from bridge.export.result.verify.verification import verification_table
 from examples.lenet_mnist import CONFIG, digits
 from examples.networks import lenet
 

@@ -23,7 +23,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bridge
-from bridge.report import conversion_table, verification_table
+from bridge.export.result.conversion import conversion_table
+from bridge.export.result.verify.verification import verification_table
 
 EPOCHS = 15
 BATCH = 50

@@ -19,8 +19,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bridge
-from bridge.plan import plan_qat, plan_table
-from bridge.report import conversion_table, verification_table
+from bridge.export.result.conversion import conversion_table
+from bridge.export.result.verify.verification import verification_table
+from bridge.selection.plan import plan_qat, plan_table
 from examples import faces
 from examples.networks import (
     UNet,

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridge.modules.base import QATLayer
-from bridge.targets import CONV1D, CONV2D, CONV3D, CONV_TRANSPOSE1D, CONV_TRANSPOSE2D
+from bridge.modules.weighted import QATLayer
+from bridge.operators import CONV1D, CONV2D, CONV3D, CONV_TRANSPOSE1D, CONV_TRANSPOSE2D
 
 Config = Mapping[str, Any]
 Size = int | tuple[int, ...]
@@ -117,7 +117,7 @@ class Conv1dQAT(_ConvQAT, nn.Conv1d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
         padding_mode, device, dtype: as torch's; padding_mode must be "zeros".
-        config: the configuration dict, see bridge.config.read_config.
+        config: the configuration dict, see bridge.config.reader.read_config.
     Raises:
         TypeError: config is not a dict.
         ValueError: a configuration value is wrong, or padding_mode is not "zeros".
@@ -132,7 +132,7 @@ class Conv2dQAT(_ConvQAT, nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
         padding_mode, device, dtype: as torch's; padding_mode must be "zeros".
-        config: the configuration dict, see bridge.config.read_config.
+        config: the configuration dict, see bridge.config.reader.read_config.
     Raises:
         TypeError: config is not a dict.
         ValueError: a configuration value is wrong, or padding_mode is not "zeros".
@@ -148,7 +148,7 @@ class Conv3dQAT(_ConvQAT, nn.Conv3d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
         padding_mode, device, dtype: as torch's; padding_mode must be "zeros" and the depth
         dilation 1.
-        config: the configuration dict, see bridge.config.read_config.
+        config: the configuration dict, see bridge.config.reader.read_config.
     Raises:
         TypeError: config is not a dict.
         ValueError: a configuration value is wrong.
@@ -164,7 +164,7 @@ class ConvTranspose1dQAT(_ConvTransposeQAT, nn.ConvTranspose1d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
         padding_mode, device, dtype: as Conv1dQAT's, in the same order.
-        config: the configuration dict, see bridge.config.read_config.
+        config: the configuration dict, see bridge.config.reader.read_config.
         output_padding: as torch's, keyword only.
     Raises:
         TypeError: config is not a dict.
@@ -180,7 +180,7 @@ class ConvTranspose2dQAT(_ConvTransposeQAT, nn.ConvTranspose2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
         padding_mode, device, dtype: as Conv2dQAT's, in the same order.
-        config: the configuration dict, see bridge.config.read_config.
+        config: the configuration dict, see bridge.config.reader.read_config.
         output_padding: as torch's, keyword only.
     Raises:
         TypeError: config is not a dict.

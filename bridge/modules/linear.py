@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridge.layer_rule import LayerRule
-from bridge.modules.base import QATLayer
-from bridge.targets import LINEAR
+from bridge.layer_classes.rule import LayerRule
+from bridge.modules.weighted import QATLayer
+from bridge.operators import LINEAR
 
 
 class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
@@ -16,7 +16,7 @@ class LinearQAT(QATLayer, nn.Linear):  # type: ignore[misc]
 
     Args:
         in_features, out_features, bias, device, dtype: as torch's.
-        config: the configuration dict, see bridge.config.read_config.
+        config: the configuration dict, see bridge.config.reader.read_config.
     Raises:
         TypeError: config is not a dict.
         ValueError: a configuration value is wrong.

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.config import read_config
-from bridge.export.symbolic import export_product
+from bridge.config.reader import read_config
 from bridge.modules.ranges import RangedModule, in_onnx_export
-from bridge.targets import check_is_tensor, check_product
+from bridge.modules.symbolic import export_product
+from bridge.operators import check_is_tensor, check_product
 from qatfunc import Clip, operators
 from qatfunc.numerics.autocast import autocasting, widened
 
@@ -22,7 +22,7 @@ class MatMulQAT(RangedModule):
 
     Args:
         device: of the parameters.
-        config: the configuration dict, see bridge.config.read_config; its weight part is not used.
+        config: the configuration dict, see config.reader.read_config; its weight part is not used.
     Raises:
         TypeError: config is not a dict.
         ValueError: a configuration value is wrong, or dst_type is not INT8.

@@ -7,16 +7,16 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from bridge.compiler import constant_result, uncompiled
-from bridge.config import QATConfig
-from bridge.export.symbolic import run_untraced
-from bridge.modules.finite import check_finite
-from bridge.modules.inference import makes_state, ordinary
-from bridge.modules.recomputed import Passes
-from bridge.modules.replicas import separate, shallow_copy
-from bridge.modules.state import RangeState, is_parameter, moved
-from bridge.naming import layer_path, siblings
-from bridge.peers import Group, PeerError, alone, exchange
+from bridge.config.reader import QATConfig
+from bridge.distributed import Group, PeerError, alone, exchange
+from bridge.modules.compiling import constant_result, uncompiled
+from bridge.modules.paths import layer_path, siblings
+from bridge.modules.state.checkpoint import RangeState, is_parameter, moved
+from bridge.modules.state.finite import check_finite
+from bridge.modules.state.inference import makes_state, ordinary
+from bridge.modules.state.recomputed import Passes
+from bridge.modules.state.replicas import separate, shallow_copy
+from bridge.modules.symbolic import run_untraced
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
 from qatfunc.torch_internals import is_in_backward, transforms_are_active
 

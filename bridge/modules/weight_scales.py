@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from bridge.modules.inference import makes_state
 from bridge.modules.ranges import RangedModule
-from bridge.modules.state import is_parameter
+from bridge.modules.state.checkpoint import is_parameter
+from bridge.modules.state.inference import makes_state
 from qatfunc.lsq import resolve_scale, valid_scales
 from qatfunc.numerics.concrete import reads_values
 from qatfunc.torch_internals import is_in_backward

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from bridge.modules.base import QATLayer
+from bridge.modules.weighted import QATLayer
 from property_tests.bridge.cases import Case
 from property_tests.bridge.numbers import rows_of
 

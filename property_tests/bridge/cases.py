@@ -19,7 +19,7 @@ from bridge import (
     ConvTranspose2dQAT,
     LinearQAT,
 )
-from bridge.modules.base import QATLayer
+from bridge.modules.weighted import QATLayer
 from property_tests.bridge.numbers import Random, fill, fillings, inputs, mixtures
 
 Array = np.ndarray

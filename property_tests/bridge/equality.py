@@ -7,13 +7,13 @@ import onnx_ir as ir
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
-from bridge.export.ascend_twin import twin_of
-from bridge.export.chains import Chain
-from bridge.export.convert import convert_model
-from bridge.export.forms import Form, choose_ort_form, ort_candidates
-from bridge.export.layer import QuantizedLayer
-from bridge.export.runtime import ASCEND_OPERATORS
-from bridge.export.summary import LayerSummary
+from bridge.export.pipeline import convert_model
+from bridge.export.plan.forms import Form, choose_ort_form, ort_candidates
+from bridge.export.read.layer import QuantizedLayer
+from bridge.export.requantization.chains import Chain
+from bridge.export.result.conversion import LayerSummary
+from bridge.export.running.runtime import ASCEND_OPERATORS
+from bridge.export.targets.ascend.twin import twin_of
 
 Array = np.ndarray
 
@@ -70,7 +70,8 @@ def assert_fake_equals_deploy(
     With data the mode is "fast".
     """
     choose = None if form is None else forced(form)
-    fake, deploy, layers, floats, _ = convert_model(source, choose=choose, data=data)
+    options = {} if data is None else {"mode": "fast", "data": data}
+    fake, deploy, layers, floats, _ = convert_model(source, choose=choose, **options)
     assert not floats
     models = [ir.to_proto(model).SerializeToString() for model in (fake, deploy)]
     results = {level: run_at(models[0], x, level) for level in LEVELS}

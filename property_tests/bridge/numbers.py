@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bridge.modules.base import QATLayer
+from bridge.modules.weighted import QATLayer
 
 Array = np.ndarray
 Random = np.random.Generator

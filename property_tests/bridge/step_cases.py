@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from bridge.export.steps import Grid, IntegerSteps, Steps
+from bridge.export.requantization.step_functions import Grid, IntegerSteps, Steps
 
 Array = np.ndarray
 Draw = Any

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.add_factors import fit_factors
+from bridge.export.requantization.add_factors import fit_factors
 from property_tests.bridge.add_kernels import KERNELS, natural
 from property_tests.bridge.depth import share
 

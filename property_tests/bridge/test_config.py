@@ -8,7 +8,7 @@ import jsonschema
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from bridge.config import read_config
+from bridge.config.reader import read_config
 
 SCHEMA = json.loads(resources.files("bridge").joinpath("config.schema.json").read_text())
 _VALIDATOR = jsonschema.Draft202012Validator({"$ref": "#/$defs/config", "$defs": SCHEMA["$defs"]})

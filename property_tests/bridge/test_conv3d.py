@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import event, given
 
-from bridge.export.costs import FLOAT, INTEGER, PICTURES, QLINEAR
+from bridge.export.plan.costs import FLOAT, INTEGER, PICTURES, QLINEAR
 from property_tests.bridge.builders import Graph, add_layer, inter_model
 from property_tests.bridge.cases import Case, conv3d_cases
 from property_tests.bridge.depth import share

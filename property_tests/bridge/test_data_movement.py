@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.data_movement import comes_back
+from bridge.export.normalize.data_movement import comes_back
 
 TINY = float(np.finfo(np.float32).tiny)
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from bridge.export.costs import QLINEAR
+from bridge.export.plan.costs import QLINEAR
 from property_tests.bridge.builders import Graph
 from property_tests.bridge.cases import randoms
 from property_tests.bridge.depth import share

@@ -17,7 +17,7 @@ from bridge import (
     ConvTranspose2dQAT,
     adopt,
 )
-from bridge.export.costs import FORMS, PICTURES, QLINEAR
+from bridge.export.plan.costs import FORMS, PICTURES, QLINEAR
 from property_tests.bridge.builders import Graph, add_layer, inter_model
 from property_tests.bridge.cases import (
     Case,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bridge import calibrate, float_model, functionalize, prepare_qat, to_module
-from bridge.export.convert import convert_model
+from bridge.export.pipeline import convert_model
 from bridge.modules import LAYER_CLASSES
-from bridge.modules.base import calibrating
+from bridge.modules.weighted import calibrating
 from property_tests.bridge.builders import Graph, add_layer
 from property_tests.bridge.cases import Case, Draw
 from property_tests.bridge.depth import share

@@ -5,8 +5,9 @@ import onnx_ir as ir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.convert import convert_model, read_quantized
-from bridge.export.layer import QuantizedLayer, channels_first
+from bridge.export.pipeline import convert_model
+from bridge.export.read.layer import QuantizedLayer, channels_first
+from bridge.export.read.quantized import read_quantized
 from property_tests.bridge.builders import inter_model
 from property_tests.bridge.cases import (
     Case,

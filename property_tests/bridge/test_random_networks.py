@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from bridge.export.ascend_twin import twin_of
-from bridge.export.convert import convert_model
-from bridge.export.costs import FORMS, PICTURES
-from bridge.export.errors import ConversionError
+from bridge.export.graph.errors import ConversionError
+from bridge.export.pipeline import convert_model
+from bridge.export.plan.costs import FORMS, PICTURES
+from bridge.export.targets.ascend.twin import twin_of
 from property_tests.bridge.depth import share
 from property_tests.bridge.equality import LEVELS, assert_same_bits, forced, outputs_at
 from property_tests.bridge.random_networks import Network, networks
@@ -27,7 +27,7 @@ def test_random_networks_have_the_same_bits_in_both_files(
     """fake-quant = deploy in every output, at every optimization level, in any form."""
     options: dict[str, Any] = {
         "exact": {} if form is None else {"choose": forced(form)},
-        "fast": {"data": [network.x]},
+        "fast": {"mode": "fast", "data": [network.x]},
         "ascend": {"target": "ascend"},
     }[mode]
     assume(_runs(network))

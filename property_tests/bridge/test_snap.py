@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.snap import snap
-from bridge.export.steps import EXACT_BOUND, prove
+from bridge.export.requantization.multipliers import snap
+from bridge.export.requantization.step_functions import EXACT_BOUND, prove
 from property_tests.bridge.step_cases import every, step_functions
 
 BOUNDS = st.sampled_from((0, 1, 7, 300, 5000, 5000, 20_000, 1 << 17))

@@ -4,8 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.snap import snap
-from bridge.export.steps import EXACT_BOUND, Grid, corners, prove, thresholds
+from bridge.export.requantization.multipliers import snap
+from bridge.export.requantization.step_functions import (
+    EXACT_BOUND,
+    Grid,
+    corners,
+    prove,
+    thresholds,
+)
 from property_tests.bridge.step_cases import (
     SLOPES,
     every,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import bridge
-from bridge.known_layers import same_pads
+from bridge.layer_classes.known import same_pads
 from property_tests.bridge.depth import share
 from qatfunc import Clip, operators
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
-from bridge.modules.base import QATLayer
+from bridge.modules.weighted import QATLayer
 from property_tests.bridge.builders import inter_model
 from property_tests.bridge.cases import Case, randoms
 from property_tests.bridge.depth import share

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from bridge.export.costs import PICTURES, QLINEAR
+from bridge.export.plan.costs import PICTURES, QLINEAR
 from property_tests.bridge.builders import Graph
 from property_tests.bridge.cases import randoms
 from property_tests.bridge.depth import share

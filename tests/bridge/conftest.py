@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from bridge.export import costs
-from bridge.export.layer import QuantizedLayer
+from bridge.export.plan import costs
+from bridge.export.read.layer import QuantizedLayer
 
 
 @pytest.fixture(autouse=True, scope="package")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT, calibrate
-from bridge.export.files import read_model
-from bridge.export.layer import QuantizedLayer
-from bridge.export.reader import read_layers
+from bridge.export.normalize.model import read_model
+from bridge.export.read.layer import QuantizedLayer
+from bridge.export.read.layers import read_layers
 from tests.bridge.layers import config
 
 EXPORTERS = {"default": True, "torchscript": False}

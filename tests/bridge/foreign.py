@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from bridge import convert_qat_model
-from bridge.export.summary import Conversion
+from bridge.export.result.conversion import Conversion
 from property_tests.bridge.equality import LEVELS, outputs_at
 from tests.bridge.graphs import save
 

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from bridge.export.files import read_model
-from bridge.export.layer import QuantizedLayer
-from bridge.export.reader import FloatOperator, read_layers
+from bridge.export.normalize.model import read_model
+from bridge.export.read.layer import QuantizedLayer
+from bridge.export.read.layers import FloatOperator, read_layers
 
 Array = Any
 

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from bridge.export.add_factors import fit_factors
+from bridge.export.requantization.add_factors import fit_factors
 from property_tests.bridge.add_kernels import KERNELS, every_pair, natural
 
 CASES = {

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, adopt, calibrate, convert_qat_model, verify
-from bridge.export.summary import MovedRescale
+from bridge.export.result.conversion import MovedRescale
 from tests.bridge.exporting import export
 from tests.bridge.layers import same_state, state
 

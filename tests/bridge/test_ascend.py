@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from bridge import ConversionError, convert_qat_model
-from bridge.export.runtime import run_model
+from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import (
     BIAS,
     GEMM,

@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 
 from bridge import ConversionError, ascend_twin, verify
-from bridge.export.ascend_functions import DOMAIN
-from bridge.export.runtime import run_model
+from bridge.export.running.runtime import run_model
+from bridge.export.targets.ascend.functions import DOMAIN
 from tests.bridge.exporting import export, nested
 from tests.bridge.graphs import BIAS, GEMM, SX, W, X, batch, model, same_bits, save
 from tests.bridge.test_ascend import ADDED, PER_TENSOR, RECIPROCAL, attributes, convert, convolution

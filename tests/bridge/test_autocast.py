@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, convert_qat_model, verify
-from bridge.modules.base import qat_layers
+from bridge.modules.weighted import qat_layers
 from qatfunc import ActivationSpec, Clip, operators
 from tests.bridge.exporting import export
 from tests.bridge.layers import NAMES, calibrated, config, state

@@ -1,4 +1,4 @@
-"""bridge.export.bias: biases that other tools store as integers of their own scale, or as pairs."""
+"""read.bias: biases that other tools store as integers of their own scale, or as pairs."""
 
 import numpy as np
 import pytest

@@ -1,10 +1,10 @@
-"""bridge.export.byte_weights: weights around zero points of their own, in every form."""
+"""bridge.export.lower.byte_weights: weights around zero points of their own, in every form."""
 
 import numpy as np
 import pytest
 
 from bridge import convert_qat_model, sums_int8_exactly
-from bridge.export.byte_weights import parts_of
+from bridge.export.read.zero_points import parts_of
 from property_tests.bridge.equality import outputs_at
 from tests.bridge.foreign import converted_right
 from tests.bridge.graphs import W, X, model, save

@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from bridge.export.ceil_mode import with_stated_windows
-from bridge.export.convert import convert_model
+from bridge.export.normalize.ceil_mode import with_stated_windows
+from bridge.export.pipeline import convert_model
 from property_tests.bridge.builders import Graph
 from property_tests.bridge.equality import LEVELS, assert_same_bits, forced, outputs_at
 

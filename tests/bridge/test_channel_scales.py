@@ -1,4 +1,4 @@
-"""bridge.export.channel_scales: inputs with one scale a channel, in front of a depthwise layer."""
+"""read.channel_scales: inputs with one scale a channel, in front of a depthwise layer."""
 
 import numpy as np
 import onnx

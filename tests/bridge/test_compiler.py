@@ -1,4 +1,4 @@
-"""bridge.compiler: what torch's own decorators do, without their import of the compiler."""
+"""bridge.modules.compiling: what torch's decorators do, without importing the compiler."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.compiler import constant_result, in_graph, uncompiled
+from bridge.modules.compiling import constant_result, in_graph, uncompiled
 
 REASON = "counts its calls"
 

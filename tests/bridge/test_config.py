@@ -1,10 +1,10 @@
-"""bridge.config: every key of the dict, and what each of them refuses."""
+"""bridge.config.reader: every key of the dict, and what each of them refuses."""
 
 import copy
 
 import pytest
 
-from bridge.config import read_config
+from bridge.config.reader import read_config
 
 SAMPLE = {
     "retrain_data_config": {

@@ -1,10 +1,10 @@
-"""bridge.export.constants: numbers that do not depend on the model's input."""
+"""bridge.export.graph.constants: numbers that do not depend on the model's input."""
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bridge.export.constants import constant, reshaper, root
+from bridge.export.graph.constants import constant, reshaper, root
 from tests.bridge.graphs import model
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(1, 2, 3)

@@ -8,11 +8,11 @@ import onnx
 import pytest
 
 from bridge import Conversion, ConversionError, convert_qat_model
-from bridge.export.convert import convert_model
-from bridge.export.files import read_model
-from bridge.export.forms import TARGETS
-from bridge.export.reader import FloatOperator
-from bridge.export.summary import LayerSummary
+from bridge.export.normalize.model import read_model
+from bridge.export.pipeline import convert_model
+from bridge.export.read.layers import FloatOperator
+from bridge.export.result.conversion import LayerSummary
+from bridge.export.targets.table import TARGETS
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, W, X, model, save
 
 pytestmark = pytest.mark.usefixtures("integers_first")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge.export import costs
+from bridge.export.plan import costs
 from tests.bridge.graphs import the_layer
 from tests.bridge.test_explain import layer
 

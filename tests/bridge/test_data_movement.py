@@ -1,11 +1,11 @@
-"""bridge.export.data_movement: layers whose input was quantized before it was moved about."""
+"""normalize.data_movement: layers whose input was quantized before it was moved about."""
 
 import numpy as np
 import onnx
 import pytest
 
 from bridge import convert_qat_model
-from bridge.export.files import read_model
+from bridge.export.normalize.model import read_model
 from tests.bridge.foreign import converted_right
 from tests.bridge.graphs import SX, ZX, X, model, save, the_reason
 

@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from bridge import ConversionError, convert_qat_model, explain
-from bridge.export import costs
-from bridge.export.forms import TARGETS
+from bridge.export.plan import costs
+from bridge.export.targets.table import TARGETS
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, ZX, X, model, save
 from tests.bridge.test_chains import chained, long_sums
 

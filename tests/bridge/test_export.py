@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from bridge import ConvTranspose2dQAT, LinearQAT, calibrate, convert_qat_model
-from bridge.export.constants import constant
-from bridge.export.runtime import run_model
-from bridge.modules.base import qat_layers
+from bridge.export.graph.constants import constant
+from bridge.export.running.runtime import run_model
+from bridge.modules.weighted import qat_layers
 from qatfunc import arq_qparams, resolve_clip, ulq_qparams
 from qatfunc.linear_maps.channels import per_output, to_full_rank
 from qatfunc.params import Clip

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from bridge import Tuning, adopt, convert_qat_model
-from bridge.export.add_factors import fit_factors
-from bridge.export.convert import convert_model
-from bridge.export.files import read_model
-from bridge.export.runtime import run_model
-from bridge.report import conversion_table
+from bridge.export.normalize.model import read_model
+from bridge.export.pipeline import convert_model
+from bridge.export.requantization.add_factors import fit_factors
+from bridge.export.result.conversion import conversion_table
+from bridge.export.running.runtime import run_model
 from property_tests.bridge.add_kernels import KERNELS
 from tests.bridge.graphs import model, same_bits, save
 
@@ -419,7 +419,7 @@ def test_files_agree_in(tmp_path, name):
 def test_the_source_is_left_as_it_is(tmp_path):
     source = read_model(save(network(RESIDUAL), tmp_path))
     before = [str(node) for node in source.graph]
-    convert_model(source, data=[picture()])
+    convert_model(source, mode="fast", data=[picture()])
     assert [str(node) for node in source.graph] == before
 
 

@@ -1,4 +1,4 @@
-"""bridge.export.files: what is read, and that nothing is ever half written."""
+"""bridge.export.files.loading: what is read, and that nothing is ever half written."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,9 @@ import onnx_ir as ir
 import pytest
 
 from bridge import ConversionError, convert_qat_model, explain
-from bridge.export import files
-from bridge.export.runtime import run_model
+from bridge.export.files import writing
+from bridge.export.normalize.model import read_model
+from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import (
     BIAS,
     GEMM,
@@ -52,7 +53,7 @@ def test_functions_and_constants_are_brought_to_one_form(tmp_path):
         '<domain: "local", opset_import: ["" : 17]> product (a, b) => (c) { c = MatMul (a, b) }'
     )
     proto = model(body, functions=functions, sx=None)
-    graph = files.read_model(save(proto, tmp_path)).graph
+    graph = read_model(save(proto, tmp_path)).graph
     operators = [node.op_type for node in graph]
     assert operators == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]
     assert [value.name for value in graph.inputs] == ["x"]
@@ -60,17 +61,17 @@ def test_functions_and_constants_are_brought_to_one_form(tmp_path):
 
 
 def test_initializers_are_no_inputs_any_more_where_they_had_to_be(tmp_path):
-    read = files.read_model(save(with_inputs(model(MATMUL), ir_version=3), tmp_path))
+    read = read_model(save(with_inputs(model(MATMUL), ir_version=3), tmp_path))
     assert [value.name for value in read.graph.inputs] == ["x"]
     assert read.ir_version == 4
     path = save(with_inputs(model(MATMUL), "w", ir_version=4), tmp_path)
-    assert [value.name for value in files.read_model(path).graph.inputs] == ["x", "w"]
+    assert [value.name for value in read_model(path).graph.inputs] == ["x", "w"]
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19, 21, 23])
 def test_opsets_from_13_on_are_read(tmp_path, opset):
     path = save(model(MATMUL, opset=opset), tmp_path)
-    assert files.read_model(path).opset_imports[""] == opset
+    assert read_model(path).opset_imports[""] == opset
 
 
 @pytest.mark.parametrize("opset", [7, 12])
@@ -79,21 +80,21 @@ def test_older_opsets_are_refused(tmp_path, opset):
     with pytest.raises(
         ConversionError, match=rf"inter\.onnx: opset must be 13 or later, got {opset}"
     ):
-        files.read_model(path)
+        read_model(path)
 
 
 def test_a_model_without_standard_operators_is_refused(tmp_path):
     proto = model("y = Relu (x)")
     proto.opset_import[0].domain = "ai.onnx.ml"
     with pytest.raises(ConversionError, match="opset must be 13 or later, got None"):
-        files.read_model(save(proto, tmp_path))
+        read_model(save(proto, tmp_path))
 
 
 def test_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no ONNX model at .*absent\.onnx"):
-        files.read_model(tmp_path / "absent.onnx")
+        read_model(tmp_path / "absent.onnx")
     with pytest.raises(FileNotFoundError, match="no ONNX model at"):
-        files.read_model(tmp_path)
+        read_model(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.98])
@@ -104,7 +105,7 @@ def test_a_truncated_file(tmp_path, kept):
     with pytest.raises(
         ConversionError, match=r"cut\.onnx(: opset must be| is not a readable ONNX| is empty)"
     ):
-        files.read_model(path)
+        read_model(path)
 
 
 @pytest.mark.parametrize("data", [b"hello, this is no model", b"\x00" * 64, b"PK\x03\x04zip"])
@@ -112,7 +113,7 @@ def test_another_kind_of_file(tmp_path, data):
     path = tmp_path / "other.onnx"
     path.write_bytes(data)
     with pytest.raises(ConversionError, match=r"other\.onnx is not a readable ONNX model"):
-        files.read_model(path)
+        read_model(path)
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_external_data_that_is_gone(external, tmp_path):
 def test_models_beyond_the_limit_get_their_data_beside_them(
     external, tmp_path, monkeypatch, source
 ):
-    monkeypatch.setattr(files, "_INLINE_LIMIT", 0)
+    monkeypatch.setattr(writing, "_INLINE_LIMIT", 0)
     path = external if source == "external" else save(large(), tmp_path, "inline.onnx")
     done = convert_qat_model(path, tmp_path / "out" / "net")
     names = [f"net_{kind}_model.onnx" for kind in ("deploy", "fake_quant")]
@@ -181,7 +182,7 @@ def test_models_beyond_the_limit_get_their_data_beside_them(
 
 def test_the_limit_counts_bytes_of_initializers(tmp_path, monkeypatch):
     # deploy holds 600 bytes of int8 weight, fake-quant 2400 of float.
-    monkeypatch.setattr(files, "_INLINE_LIMIT", 1000)
+    monkeypatch.setattr(writing, "_INLINE_LIMIT", 1000)
     convert_qat_model(save(large(), tmp_path), tmp_path / "out" / "net")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {
@@ -258,7 +259,7 @@ def test_a_name_that_is_no_text_leaves_no_folder(tmp_path):
 
 
 def test_a_model_is_never_in_place_before_its_data(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_INLINE_LIMIT", 0)
+    monkeypatch.setattr(writing, "_INLINE_LIMIT", 0)
     moved, replace = [], os.replace
 
     def watched(old, new):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from bridge import ascend_twin, convert_qat_model
-from bridge.export.float_operator import fit_by_taps
-from bridge.export.runtime import run_model
+from bridge.export.geometry.output_padding import fit_by_taps
+from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import SX, ZX, codes, model, same_bits, save
 
 KERNEL = np.random.default_rng(0).integers(-90, 90, (3, 2, 2)).astype(np.int8)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from bridge import convert_qat_model
-from bridge.export.layer_names import LAYER_KEY
-from bridge.export.runtime import run_model
+from bridge.export.graph.names import LAYER_KEY
+from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import (
     BIAS,
     GEMM,

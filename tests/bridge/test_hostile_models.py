@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto
 
 from bridge import ConversionError, convert_qat_model
-from bridge.export.runtime import run_model
+from bridge.export.running.runtime import run_model
 from property_tests.bridge.equality import LEVELS, run_at
 from tests.bridge.graphs import (
     BIAS,

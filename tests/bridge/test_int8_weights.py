@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from bridge.export import int8_probe
+from bridge.export.running import int8_probe
 from tests.bridge.graphs import MATMUL, model, same_bits
 from tests.bridge.test_ascend_twin import LEVELS, run
 from tests.bridge.test_chains import ARRAYS, FIRST, KERNEL, SECOND, chained, convert, picture

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bridge import ConvTranspose2dQAT, LinearQAT, prepare_qat
-from bridge.export.layer_names import LAYER_KEY, module_path, scope_of_name, tied_name
+from bridge.export.graph.names import LAYER_KEY, module_path, scope_of_name, tied_name
 from tests.bridge.exporting import EXPORTERS, export, read
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, X, model, save, the_layer
 from tests.bridge.layers import config

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge import LinearQAT, MatMulQAT, calibrate, convert_qat_model, verify
-from bridge.modules.base import qat_layers
+from bridge.modules.weighted import qat_layers
 from qatfunc import ActivationSpec, Clip, operators, resolve_clip, ulq_qparams
 from qatfunc.affine import fake_quantize
 from tests.bridge.exporting import EXPORTERS, dynamic, export

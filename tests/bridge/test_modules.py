@@ -14,7 +14,7 @@ from bridge import (
     ConvTranspose2dQAT,
     LinearQAT,
 )
-from bridge.modules.base import qat_layers
+from bridge.modules.weighted import qat_layers
 from tests.bridge.layers import KINDS, NAMES, config
 
 REQUIRED = inspect.Parameter.empty

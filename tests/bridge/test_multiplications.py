@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bridge import calibrate, convert_qat_model, explain, prepare_qat
-from bridge.export.multiplications import in_integers, multiplies, multiply_accumulates
+from bridge.export.result.multiplications import in_integers, multiplies, multiply_accumulates
 from tests.bridge.exporting import export
 from tests.bridge.graphs import MATMUL, model, save
 

@@ -1,11 +1,11 @@
-"""bridge.naming: a layer's path in the model that is running."""
+"""bridge.modules.paths: a layer's path in the model that is running."""
 
 import copy
 
 import torch
 from torch import nn
 
-from bridge.naming import layer_path, remember_paths, siblings
+from bridge.modules.paths import layer_path, remember_paths, siblings
 
 
 class Asked(nn.Module):

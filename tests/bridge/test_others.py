@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from bridge import ascend_twin, convert_qat_model, explain
-from bridge.export.runtime import run_model
+from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import same_bits
 from tests.bridge.others import make
 

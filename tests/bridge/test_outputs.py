@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bridge.export.convert import convert_model
+from bridge.export.pipeline import convert_model
 from property_tests.bridge.equality import LEVELS
 from tests.bridge.graphs import model, same_bits
 from tests.bridge.test_ascend_twin import run

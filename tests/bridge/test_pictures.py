@@ -6,10 +6,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from bridge.export.convert import convert_model
-from bridge.export.costs import FLOAT, PICTURES
-from bridge.export.forms import ort_form
-from bridge.export.pictures import as_pictures, has_pictures
+from bridge.export.geometry.conv3d import as_pictures, has_pictures
+from bridge.export.pipeline import convert_model
+from bridge.export.plan.costs import FLOAT, PICTURES
+from bridge.export.plan.forms import ort_form
 from property_tests.bridge.equality import assert_fake_equals_deploy
 from tests.bridge.graphs import model, the_layer
 

@@ -10,7 +10,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from bridge import ConversionError, convert_qat_model
-from bridge.export.runtime import run_model
+from bridge.export.running.runtime import run_model
 from tests.bridge.exporting import export, nested
 from tests.bridge.graphs import (
     BIAS,

@@ -1,4 +1,4 @@
-"""bridge.export.reader: every form of a quantized layer, and why an operator stays in float."""
+"""read.layers: every form of a quantized layer, and why an operator stays in float."""
 
 import re
 
@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bridge.export.layer import channels_first
+from bridge.export.read.layer import channels_first
 from tests.bridge.graphs import (
     BIAS,
     GEMM,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bridge import convert_qat_model
-from bridge.export.files import write_models
-from bridge.export.record import record_text
+from bridge.export.files.writing import write_models
+from bridge.export.result.record import record_text
 from tests.bridge.graphs import GEMM, MATMUL, SW, SX, W, X, model, read, save, the_layer
 
 

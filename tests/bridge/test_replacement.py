@@ -7,7 +7,7 @@ import time
 import pytest
 
 from bridge import convert_qat_model
-from bridge.export.files import write_models
+from bridge.export.files.writing import write_models
 from tests.bridge.graphs import MATMUL, model, save
 
 

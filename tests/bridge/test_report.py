@@ -10,12 +10,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bridge import Conversion, Explanation, LayerExplanation, LayerPlan, Verification
-from bridge.export.differences import Difference
-from bridge.export.reader import FloatOperator
-from bridge.export.summary import LayerSummary, Proof
-from bridge.export.verify import LayerCheck, OutputCheck
-from bridge.plan import plan_table
-from bridge.report import conversion_table, explanation_table, verification_table
+from bridge.export.read.layers import FloatOperator
+from bridge.export.result.conversion import LayerSummary, Proof, conversion_table
+from bridge.export.result.explanation import explanation_table
+from bridge.export.result.verify.differences import Difference
+from bridge.export.result.verify.verification import LayerCheck, OutputCheck, verification_table
+from bridge.selection.plan import plan_table
 
 
 def printed(table, width=200):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bridge.export.files import read_model
-from bridge.export.reader import named_operators
-from bridge.export.shapes import infer_sizes, macs, macs_per_position, open_inputs
+from bridge.export.graph.shapes import infer_sizes, macs, macs_per_position, open_inputs
+from bridge.export.normalize.model import read_model
+from bridge.export.read.layers import named_operators
 from examples.networks import resnet18
 from tests.bridge.exporting import export
 from tests.bridge.graphs import model, save

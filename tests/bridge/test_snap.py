@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from bridge.export.snap import snap
-from bridge.export.steps import EXACT_BOUND, Grid, Steps, prove
+from bridge.export.requantization.multipliers import snap
+from bridge.export.requantization.step_functions import EXACT_BOUND, Grid, Steps, prove
 
 UINT8 = Grid(zero_point=0, qmin=0, qmax=255)
 

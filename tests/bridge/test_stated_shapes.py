@@ -6,9 +6,9 @@ import onnx_ir as ir
 import pytest
 from onnx import shape_inference
 
-from bridge.export.convert import convert_model
-from bridge.export.costs import FORMS, INTEGER, PICTURES
-from bridge.export.shapes import with_shapes
+from bridge.export.graph.shapes import with_shapes
+from bridge.export.pipeline import convert_model
+from bridge.export.plan.costs import FORMS, INTEGER, PICTURES
 from property_tests.bridge.equality import forced, run_at
 from tests.bridge.graphs import model, same_bits
 

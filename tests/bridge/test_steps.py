@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from bridge.export.steps import (
+from bridge.export.requantization.step_functions import (
     EXACT_BOUND,
     Grid,
     IntegerSteps,

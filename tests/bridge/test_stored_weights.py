@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto
 
 from bridge import ascend_twin, convert_qat_model
-from bridge.export.runtime import run_model
+from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import BIAS, GEMM, INTEGERS, batch, model, same_bits, save
 from tests.bridge.test_ascend_twin import LEVELS, run_all
 

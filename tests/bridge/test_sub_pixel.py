@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bridge.export.convert import convert_model
-from bridge.export.costs import FLOAT, FORMS, INTEGER
-from bridge.export.forms import ort_candidates
-from bridge.export.runtime import run_model
-from bridge.export.sub_pixel import as_convolution, has_phases
+from bridge.export.geometry.conv_transpose import as_convolution, has_phases
+from bridge.export.pipeline import convert_model
+from bridge.export.plan.costs import FLOAT, FORMS, INTEGER
+from bridge.export.plan.forms import ort_candidates
+from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import codes, model, same_bits, the_layer
 
 SX, SW, ZX = np.float32(0.5), np.float32(0.25), np.int8(-7)

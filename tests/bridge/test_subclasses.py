@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 import bridge
 from bridge import Conv2dQAT, ConvTranspose2dQAT, LinearQAT, float_model, plan_qat, prepare_qat
-from bridge.export.files import read_model
-from bridge.export.reader import read_layers
-from bridge.subclasses import class_rule
+from bridge.export.normalize.model import read_model
+from bridge.export.read.layers import read_layers
+from bridge.layer_classes.registry import class_rule
 from qatfunc import Clip, operators
 from tests.bridge import foreign_layers as foreign
 from tests.bridge.exporting import EXPORTERS, dynamic, export
@@ -336,7 +336,7 @@ def test_checkpoints_copies_and_pickles(network, monkeypatch):
 def test_a_pickle_of_a_class_that_is_not_registered_says_so(monkeypatch):
     layer = LinearQAT.from_float(Centred(4, 2))
     stored = pickle.dumps(layer)
-    monkeypatch.setattr("bridge.subclasses._registered", {})
+    monkeypatch.setattr("bridge.layer_classes.registry._registered", {})
     with pytest.raises(TypeError, match=r"cannot load a quantized Centred: .*register_layer"):
         pickle.loads(stored)
 
@@ -555,7 +555,7 @@ def test_what_an_attention_reads_stays():
     [([(1, 1)], "for each of 2 axes, got"), ([(1, 1), (0, -1)], "padding is negative")],
 )
 def test_pads_that_are_none_are_refused(monkeypatch, pads, message):
-    monkeypatch.setattr("bridge.subclasses._registered", {})
+    monkeypatch.setattr("bridge.layer_classes.registry._registered", {})
     bridge.register_layer(Doubled, padding=lambda *_: pads)
     layer = Conv2dQAT.from_float(Doubled(1, 1, 1), config(CLIPPED))
     with pytest.raises(ValueError, match=message):
@@ -584,7 +584,7 @@ def test_registrations_that_say_nothing_are_refused(arguments, options, message)
 
 
 def test_a_name_may_be_registered_before_its_class_exists(monkeypatch):
-    monkeypatch.setattr("bridge.subclasses._registered", {})
+    monkeypatch.setattr("bridge.layer_classes.registry._registered", {})
     bridge.register_layer("some.package.Late", base=nn.Conv2d, padding=lambda *_: [(1, 1), (0, 0)])
     late = foreign.named("some.package.Late")(type("Late", (Doubled,), {}))
     assert only(late(1, 1, 3)) == ("quantized", "default, a Conv2d by registration")

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from bridge import ascend_twin, convert_qat_model, explain
-from bridge.export.layer_names import LAYER_KEY
+from bridge.export.graph.names import LAYER_KEY
 from tests.bridge.graphs import model, same_bits, save
 from tests.bridge.test_ascend_twin import LEVELS, run
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bridge import Tuning, calibrate, convert_qat_model, explain, prepare_qat, verify
-from bridge.export import costs
-from bridge.export.runtime import run_model
-from bridge.export.tune import surely_fastest, take_turns
+from bridge.export.plan import costs
+from bridge.export.plan.tune import surely_fastest, take_turns
+from bridge.export.running.runtime import run_model
 from examples.networks import lenet
 from tests.bridge.exporting import export
 from tests.bridge.graphs import BIAS, GEMM, MATMUL, model, same_bits, save

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, calibrate, convert_qat_model, verify
-from bridge.export.differences import Difference
+from bridge.export.result.verify.differences import Difference
 from tests.bridge.exporting import dynamic, export
 from tests.bridge.graphs import with_inputs
 from tests.bridge.layers import config, same_state, state

@@ -1,4 +1,4 @@
-"""bridge.export.product: products of activations of 16 bits, as those of their halves."""
+"""bridge.export.read.products: products of activations of 16 bits, as those of their halves."""
 
 import numpy as np
 import pytest

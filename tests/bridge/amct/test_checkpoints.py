@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bridge
-from bridge.export.files import read_model
+from bridge.export.normalize.model import read_model
 from qatfunc import Clip, arq_qparams, calibration, ulq_qparams
 from tests.bridge.exporting import EXPORTERS, export, read
 from tests.bridge.layers import config, same_state, state

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bridge
-from bridge.export.runtime import run_model
+from bridge.export.running.runtime import run_model
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

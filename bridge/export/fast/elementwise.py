@@ -1,0 +1,203 @@
+"""Sums and LeakyRelus from codes to codes: reading them, and their forms.
+
+Read is DequantizeLinear -> Add | LeakyRelu -> (Relu | Clip)* -> QuantizeLinear, all of uint8.
+
+A sum has factors with which nothing but its last step rounds (requantization.add_factors). For a
+LeakyRelu ONNX Runtime makes a table of its 256 codes, with the operations of the float nodes in
+their order, when it loads the model.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.graph.builder import Scribe
+from bridge.export.graph.copies import Counterparts
+from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
+from bridge.export.passes.uint8_codes import unsigned_numbers
+from bridge.export.plan.forms import FLOAT32, INT8
+from bridge.export.read.clamps import behind_limits
+from bridge.export.read.products import Operand
+from bridge.export.read.qdq import NotQuantizedError, read_activation
+from bridge.export.requantization.add_factors import fit_factors
+from bridge.export.requantization.step_functions import Grid
+
+MICROSOFT = "com.microsoft"
+"""Domain of QLinearAdd and QLinearLeakyRelu."""
+
+FLOAT = "float"
+"""The form of a sum that has no factors."""
+
+OPERATORS = {"Add": "QLinearAdd", "LeakyRelu": "QLinearLeakyRelu"}
+"""What is read here, and what computes it with codes."""
+
+_LARGEST = np.iinfo(np.uint8).max
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elementwise:
+    """What an operator on uint8 values computes, up to the quantizer that reads it.
+
+    Args:
+        name: path of the module it is in, or the node's name.
+        node: the float Add or LeakyRelu.
+        output: the uint8 codes of the result.
+        operands: what it reads.
+        scale: of the result.
+        grid: the integers of the result.
+        code_range: the smallest and the largest code that the activation behind it leaves.
+        factors: of a sum's operands; None if there are none, and of a LeakyRelu.
+    """
+
+    name: str
+    node: ir.Node
+    output: ir.Value
+    operands: tuple[Operand, ...]
+    scale: np.float32
+    grid: Grid
+    code_range: tuple[int, int]
+    factors: tuple[np.float32, np.float32] | None
+
+    def on(self, copy: Counterparts) -> "Elementwise":
+        """Return the operator as it stands in a copy of its model.
+
+        Args:
+            copy: where the nodes and values of the model are.
+        """
+        return replace(
+            self,
+            node=copy.nodes[self.node],
+            output=copy.values[self.output],
+            operands=tuple(operand.on(copy) for operand in self.operands),
+        )
+
+    @property
+    def form(self) -> str:
+        """What it becomes in a deploy model."""
+        if self.node.op_type == "Add" and self.factors is None:
+            return FLOAT
+        return OPERATORS[self.node.op_type]
+
+    @property
+    def arithmetic(self) -> str:
+        """What computes in that form."""
+        return FLOAT32 if self.form == FLOAT else INT8
+
+    @property
+    def reason(self) -> str:
+        """Why that form."""
+        if self.node.op_type != "Add":
+            return "a table of its 256 codes"
+        if self.factors is None:
+            return "no factors near its scales have one result on every processor"
+        return "factors with which every processor computes the same"
+
+
+def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elementwise]:
+    """Find the sums and LeakyRelus of dequantized uint8 values that one uint8 quantizer reads.
+
+    Args:
+        graph: the main graph; a Relu or Clip may stand before the quantizer.
+        taken: names that none of them may have.
+    Returns:
+        these, in topological order, each with a name of its own.
+    """
+    found: list[Elementwise] = []
+    names = UniqueNames(taken)
+    for node in graph:
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
+            one = _read(node, _name(node))
+            if one is not None:
+                found.append(replace(one, name=names.give(one.name)))
+    return found
+
+
+def write_fake_elementwise(scribe: Scribe, one: Elementwise) -> None:
+    """Write a sum in float, of which nothing is rounded before the quantizer.
+
+    Args:
+        scribe: writes the nodes.
+        one: the sum; a LeakyRelu is left as it is.
+    """
+    if one.factors is None:
+        return
+    a, b = (
+        scribe.op("DequantizeLinear", operand.x_q, factor, operand.zero_point)
+        for operand, factor in zip(one.operands, one.factors, strict=True)
+    )
+    zero = np.uint8(one.grid.zero_point)
+    _replace(scribe, one, scribe.op("QuantizeLinear", scribe.op("Add", a, b), np.float32(1), zero))
+
+
+def write_integer_elementwise(scribe: Scribe, one: Elementwise) -> None:
+    """Write a sum as QLinearAdd, a LeakyRelu as QLinearLeakyRelu.
+
+    Args:
+        scribe: writes the nodes.
+        one: the operator; a sum without factors is left as it is.
+    """
+    if one.form == FLOAT:
+        return
+    scales = one.factors or [operand.scale for operand in one.operands]
+    operands = [
+        value
+        for operand, scale in zip(one.operands, scales, strict=True)
+        for value in (operand.x_q, scale, operand.zero_point)
+    ]
+    last = one.scale if one.factors is None else np.float32(1), np.uint8(one.grid.zero_point)
+    attributes = {name: attribute.value for name, attribute in one.node.attributes.items()}
+    _replace(scribe, one, scribe.op(one.form, *operands, *last, domain=MICROSOFT, **attributes))
+
+
+def _read(node: ir.Node, name: str) -> Elementwise | None:
+    try:
+        operands = tuple(_operand(node, i) for i in range(len(node.inputs)))
+    except NotQuantizedError:
+        return None
+    value, low, high = behind_limits(node.outputs[0])
+    users = [use.node for use in value.uses()]
+    if len(users) != 1 or value.is_graph_output() or users[0].op_type != "QuantizeLinear":
+        return None
+    numbers = unsigned_numbers(users[0])
+    if numbers is None:
+        return None
+    scale, zero_y = numbers
+    grid = Grid(zero_point=zero_y, qmin=0, qmax=_LARGEST)
+    with np.errstate(over="ignore"):
+        ends = grid.codes(np.array([low, high], np.float32) / scale)
+    factors = None
+    if node.op_type == "Add":
+        a, b = operands
+        natural = float(a.scale) / float(scale), float(b.scale) / float(scale)
+        factors = fit_factors(natural, (int(a.zero_point), int(b.zero_point)), zero_y)
+    return Elementwise(
+        name=name,
+        node=node,
+        output=users[0].outputs[0],
+        operands=operands,
+        scale=scale,
+        grid=grid,
+        code_range=(int(ends[0]), int(ends[1])),
+        factors=factors,
+    )
+
+
+def _operand(node: ir.Node, index: int) -> Operand:
+    operand = Operand(*read_activation(node, index))
+    if operand.zero_point.dtype != np.uint8:
+        raise NotQuantizedError(f"its operand is {operand.zero_point.dtype}, not uint8")
+    return operand
+
+
+def _replace(scribe: Scribe, one: Elementwise, codes: ir.Value) -> None:
+    low, high = one.code_range
+    if low > 0 or high < _LARGEST:
+        codes = scribe.op("Clip", codes, np.uint8(low), np.uint8(high))
+    scribe.replace(one.output, codes, ir.DataType.UINT8)
+
+
+def _name(node: ir.Node) -> str:
+    name = module_path(node) or scope_of_name(node.name or "") or node.name
+    return name or node.outputs[0].name or node.op_type

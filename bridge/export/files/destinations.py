@@ -1,0 +1,157 @@
+"""Where a conversion writes: never over what it reads, nor two files in one place."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import onnx_ir as ir
+
+_KINDS = ("fake_quant", "deploy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destinations:
+    """The files of a conversion.
+
+    Args:
+        fake_quant: of the fake-quant model.
+        deploy: of the deploy model.
+        record: of the quantization factors, None without.
+    """
+
+    fake_quant: Path
+    deploy: Path
+    record: Path | None
+
+
+def name_destinations(
+    save_path: str | PathLike[str], record_file: str | PathLike[str] | None
+) -> Destinations:
+    """Name the files of a conversion.
+
+    Args:
+        save_path: prefix of the models.
+        record_file: of the quantization factors, None without.
+    Returns:
+        their paths.
+    Raises:
+        TypeError: an argument is no path.
+        ValueError: an argument names no file, or the record would replace a model.
+    """
+    check_path("save_path", save_path)
+    prefix = Path(save_path)
+    if str(save_path).endswith(("/", "\\")) or not prefix.name or prefix.is_dir():
+        raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
+    fake, deploy = (prefix.with_name(f"{prefix.name}_{k}_model.onnx") for k in _KINDS)
+    record = None if record_file is None else _name_record(record_file, (fake, deploy))
+    places = (fake, deploy) if record is None else (fake, deploy, record)
+    for path in places:
+        if path.is_dir():
+            raise ValueError(f"a file cannot be written to {path}, which is a folder")
+    return Destinations(fake_quant=fake, deploy=deploy, record=record)
+
+
+def _name_record(record_file: str | PathLike[str], models: Iterable[Path]) -> Path:
+    check_path("record_file", record_file)
+    record = Path(record_file)
+    if str(record_file).endswith(("/", "\\")) or not record.name:
+        raise ValueError(f"record_file must name a file, got {str(record_file)!r}")
+    for model in models:
+        for path in (model, data_file(model)):
+            # Some file systems do not tell upper and lower case apart.
+            if _is_same(record, path) or _real(record).lower() == _real(path).lower():
+                raise ValueError(
+                    f"record_file must differ from the models that are written, got "
+                    f"{str(record_file)!r}, which is {path}"
+                )
+    return record
+
+
+def check_source_is_kept(source: Path, model: ir.Model, destinations: Destinations) -> None:
+    """Raise if a file of a conversion would replace one of the model that is converted.
+
+    Args:
+        source: where the model is.
+        model: as read.
+        destinations: of the conversion.
+    Raises:
+        ValueError: a path is that of the model or of its data, or leads to it by a link.
+    """
+    sources = [source, *external_files(model)]
+    record = destinations.record
+    if record is not None:
+        check_other_file("record_file", record, sources)
+    for path in (destinations.fake_quant, destinations.deploy):
+        check_other_file("save_path", path, sources)
+        check_other_file("save_path", data_file(path), sources)
+
+
+def check_other_file(argument: str, path: Path, sources: Iterable[Path]) -> None:
+    """Raise if a file that is to be written is one of those that are read.
+
+    Args:
+        argument: what names the file.
+        path: of the file.
+        sources: of the files that are read.
+    Raises:
+        ValueError: one is the same, or a link leads from one to the other.
+    """
+    for source in sources:
+        if _is_same(path, source):
+            raise ValueError(
+                f"{argument}: {path} would replace {source}, which is being converted; choose "
+                f"another {argument}"
+            )
+
+
+def external_files(model: ir.Model) -> list[Path]:
+    """List the files beside a model that hold its data.
+
+    Args:
+        model: as read.
+    Returns:
+        their paths.
+    """
+    tensors = (
+        value.const_value for graph in model.graphs() for value in graph.initializers.values()
+    )
+    found = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    return sorted(found)
+
+
+def data_file(path: Path) -> Path:
+    """Return where the data of a model is written that is too large for one file.
+
+    Args:
+        path: of the model.
+    Returns:
+        path of its data.
+    """
+    return path.with_name(f"{path.name}.data")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two paths are of one file, by links too."""
+    try:
+        return path.samefile(other)
+    except OSError:  # one is not there yet
+        return _real(path) == _real(other)
+
+
+def _real(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def check_path(name: str, path: object) -> None:
+    """Raise unless an argument is a path.
+
+    Args:
+        name: of the argument.
+        path: what was given.
+    Raises:
+        TypeError: it is neither a str nor a path.
+    """
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"{name} must be a str or a path, got {path!r:.80}")

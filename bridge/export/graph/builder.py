@@ -1,0 +1,141 @@
+"""Writing nodes into a graph in place of a layer's operator."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.graph.constants import Array
+from bridge.export.graph.names import LAYER_KEY
+
+
+class Written(Protocol):
+    """What a scribe writes nodes for: a layer, or a product of two activations."""
+
+    @property
+    def name(self) -> str:
+        """Module path."""
+
+    @property
+    def node(self) -> ir.Node:
+        """The float operator."""
+
+    @property
+    def output(self) -> ir.Value:
+        """The value it produces."""
+
+
+class Scribe:
+    """Writes the nodes of one layer just before its operator, named after the layer.
+
+    The nodes stand in the operator's own graph, which may be the body of an If, Loop or Scan.
+
+    Args:
+        layer: the layer, or product.
+        vnni: write weights as int8, for processors that sum uint8 x int8 in 32 bits.
+    """
+
+    def __init__(self, layer: Written, *, vnni: bool = False) -> None:
+        self.vnni = vnni
+        self._graph = graph_of(layer.node)
+        self._layer = layer
+        self._count = 0
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | Array | np.generic,
+        domain: str = "",
+        **attributes: Any,
+    ) -> ir.Value:
+        """Write a node and return its output.
+
+        Args:
+            op_type: the operator.
+            inputs: values, or arrays that become initializers.
+            domain: the operator's.
+            attributes: the node's attributes.
+        Returns:
+            the node's only output.
+        """
+        name = f"{self._layer.name}/{op_type}_{self._count}"
+        self._count += 1
+        values = [v if isinstance(v, ir.Value) else self._initializer(v, name) for v in inputs]
+        node = ir.node(
+            op_type,
+            values,
+            attributes,
+            domain=domain,
+            name=name,
+            outputs=[ir.Value(name=f"{name}_output")],
+            metadata_props={LAYER_KEY: self._layer.name},
+        )
+        self._graph.insert_before(self._layer.node, node)
+        return node.outputs[0]
+
+    def replace_output(self, value: ir.Value) -> None:
+        """Let a value take the place and the name of the layer's output.
+
+        Args:
+            value: what the written nodes compute.
+        """
+        self.replace(self._layer.output, value, ir.DataType.FLOAT)
+
+    def replace(self, old: ir.Value, value: ir.Value, dtype: ir.DataType) -> None:
+        """Let a value take the place and the name of another.
+
+        What computed the other is then without readers, and is removed after all is written.
+
+        Args:
+            old: any value of the graph.
+            value: what the written nodes compute.
+            dtype: its type.
+        """
+        name, value.shape, value.type = old.name, old.shape, ir.TensorType(dtype)
+        old.name = f"{name}/replaced"
+        value.name = name
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+
+    def _initializer(self, array: Array | np.generic, user: str) -> ir.Value:
+        return add_initializer(
+            self._graph, f"{user}_constant_{len(self._graph.initializers)}", array
+        )
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """Return the graph that a node stands in: the main one, or a body of If, Loop or Scan.
+
+    Args:
+        node: a node of a model without functions.
+    Returns:
+        its graph.
+    Raises:
+        ValueError: it is in no graph.
+    """
+    if not isinstance(node.graph, ir.Graph):
+        raise ValueError(f"node {node.name!r} ({node.op_type}) is in no graph")
+    return node.graph
+
+
+def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir.Value:
+    """Give a graph an initializer.
+
+    Args:
+        graph: the graph.
+        name: of the initializer; made longer where the graph has it already, as a file that a
+            conversion wrote has.
+        array: its values.
+    Returns:
+        the initializer.
+    """
+    while name in graph.initializers:
+        name += "_"
+    tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,172 @@
+"""The portable form: activations in Q/DQ pairs, weights and biases as stored integers.
+
+    x -> QuantizeLinear -> DequantizeLinear ------------------------+
+    weight, int8 ------> DequantizeLinear(scale_w) -----------------+-> operator -> y
+    bias, int32 -------> DequantizeLinear(scale_x * scale_w) -------+
+
+The operator is the file's own: Conv, ConvTranspose, Gemm, or MatMul with an Add for its bias.
+
+Scales of channels lie on axis 0 of a convolution's weight, on axis 1 of a transposed one's and of a
+matrix. With groups a transposed convolution's weight is (in, out/groups, ...) and no axis holds its
+channels: the scales go to axis 1 where all groups have the same, to axis 0 where a group has one
+channel; otherwise the file stores the weight with one channel a row, and shape operators on
+constants lead back.
+
+Zero points are always written: without one, QuantizeLinear makes unsigned integers. With symmetric
+ranges (`asymmetric: False`) they are all 0, as TensorRT wants them. Its parser has been reported to
+refuse the DequantizeLinear of an int32 bias, which other runtimes need to compute in integers.
+
+What is exact: every integer and every scale is the fake-quant model's, so reading the file again
+gives a fake-quant model with the same bits. What is not: a runtime computes the operator in its
+own way. If that is float32 in the order written here, y differs from fake-quant's by at most
+
+    gamma(K + 6) * A * scale_x * scale_w,        gamma(n) = n u / (1 - n u),  u = 2^-24
+
+where K products make one sum and A is the sum of their magnitudes and the bias's, in integers: of
+the 2 + 1 roundings of a product (3 of the bias) and the K of the sum, and the 3 of fake-quant. The
+next quantizer's integer then differs only where a value lies that close to a tie. A runtime that
+fuses the operator with the next quantizer has its own roundings, and its integers differ by one
+step on a few more values.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from bridge.export.geometry.output_padding import fitted
+from bridge.export.graph.builder import Scribe, add_initializer, graph_of
+from bridge.export.graph.constants import Array, called, constant
+from bridge.export.graph.errors import ConversionError
+from bridge.export.graph.names import LAYER_KEY
+from bridge.export.read.layer import QuantizedLayer
+from bridge.export.read.qdq import NotQuantizedError, read_stored
+from bridge.export.read.zero_points import has_zero_point, zero_point_of
+
+
+def write_qdq(scribe: Scribe, layer: QuantizedLayer) -> None:
+    """Write a layer with a stored weight and a stored bias; its input keeps the pair it has.
+
+    Args:
+        scribe: writes the nodes.
+        layer: the layer, without a folded BatchNormalization.
+    """
+    one = fitted(layer)
+    x, weight, attributes = _input(layer), _weight(scribe, layer, one.weight), one.attributes
+    op_type = layer.node.op_type
+    bias = layer.bias
+    if bias is not None and layer.correction is not None:
+        bias = (bias - layer.correction).astype(np.int32)  # the pair has its zero points
+    if bias is None:
+        y = scribe.op(op_type, x, weight, **attributes)
+    elif op_type == "MatMul":
+        y = scribe.op("Add", scribe.op("MatMul", x, weight), _bias(scribe, layer, bias))
+    else:
+        y = scribe.op(op_type, x, weight, _bias(scribe, layer, bias), **attributes)
+    scribe.replace_output(y)
+
+
+def store_quantized_constants(graph: ir.Graph) -> None:
+    """Replace the QuantizeLinear of a constant by its integers; its DequantizeLinear stays.
+
+    Args:
+        graph: after all layers were written and unused nodes removed; what is left are constants
+            of operators that stay in float.
+    """
+    for node in list(RecursiveGraphIterator(graph)):
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            continue
+        quantize = node.inputs[0].producer()
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        try:
+            integers, _, _ = read_stored(node)
+        except NotQuantizedError:
+            continue  # an activation, or not rightly quantized; no layer has read it
+        stored = add_initializer(graph_of(node), f"{node.inputs[0].name}_integers", integers)
+        node.replace_input_with(0, stored)
+
+
+def check_symmetric(graph: ir.Graph) -> None:
+    """Raise unless every activation is int8 or int16, every weight int8, with the zero point 0.
+
+    Args:
+        graph: of a finished model.
+    Raises:
+        ConversionError: names the layers that read others, or the nodes where no layer does.
+    """
+    found = []
+    for node in RecursiveGraphIterator(graph):
+        stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+        if node.op_type != "QuantizeLinear" and not stored:
+            continue
+        default = np.zeros(1, np.int8 if stored else np.uint8)
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else default
+        if zero is None or (zero.dtype.kind == "i" and not zero.any()):
+            continue
+        pairs = [node] if stored else [use.node for use in node.outputs[0].uses()]
+        readers = [use.node for pair in pairs for value in pair.outputs for use in value.uses()]
+        names = [r.metadata_props[LAYER_KEY] for r in readers if LAYER_KEY in r.metadata_props]
+        what = f"layer {names[0]!r}" if names else f"node {called(node)!r}"
+        found.append(f"{what} ({zero.dtype} {zero.ravel()[0]})")
+    if found:
+        raise ConversionError(
+            f"inputs or weights with zero points: {', '.join(found)}; a symmetric model needs "
+            "layers trained with retrain_data_config['asymmetric'] = False"
+        )
+
+
+def _input(layer: QuantizedLayer) -> ir.Value:
+    """The layer's dequantized input: OpenVINO takes a pair for one only if nobody splits it."""
+    value = layer.node.inputs[0]
+    if value is None:
+        raise ConversionError(f"layer {layer.name!r}: its operator has no input")
+    return value
+
+
+def _weight(scribe: Scribe, layer: QuantizedLayer, weight: Array) -> ir.Value:
+    one_zero = has_zero_point(weight)
+    if layer.op != "ConvTranspose" or (layer.scale_w.size == 1 and one_zero):
+        return _dequantized(scribe, weight, layer.scale_w, axis=int(layer.op == "MatMul"))
+    scale_w = np.broadcast_to(layer.scale_w, layer.groups * weight.shape[1])
+    by_group = scale_w.reshape(layer.groups, -1)
+    if (by_group == by_group[0]).all() and (one_zero or layer.groups == 1):
+        return _dequantized(scribe, weight, by_group[0], axis=1)
+    inputs, channels = weight.shape[0] // layer.groups, weight.shape[1]
+    if channels == 1 and one_zero:
+        return _dequantized(scribe, weight, np.repeat(scale_w, inputs), axis=0)
+    split = weight.reshape(layer.groups, inputs, channels, *weight.shape[2:])
+    rows = np.swapaxes(split, 1, 2)
+    stored = rows.reshape(layer.groups * channels, inputs, *weight.shape[2:])
+    value = _dequantized(scribe, stored, scale_w, axis=0)
+    value = scribe.op("Reshape", value, np.array(rows.shape, np.int64))
+    value = scribe.op("Transpose", value, perm=[0, 2, 1, *range(3, rows.ndim)])
+    return scribe.op("Reshape", value, np.array(weight.shape, np.int64))
+
+
+def _bias(scribe: Scribe, layer: QuantizedLayer, bias: Array) -> ir.Value:
+    return _dequantized(scribe, bias, layer.rescale, axis=0)
+
+
+def _dequantized(scribe: Scribe, integers: Array, scale: Array, *, axis: int) -> ir.Value:
+    # ONNX gives int32 no zero point.
+    zeros = [] if integers.dtype == np.int32 else [np.zeros(scale.shape, integers.dtype)]
+    if integers.dtype == np.int16:
+        integers, scale, zeros[0] = _bytes(integers, scale, axis)
+    if scale.size == 1:
+        scale, zeros = scale.reshape(()), [zero.reshape(()) for zero in zeros]
+    on_axis: dict[str, Any] = {"axis": axis} if scale.size > 1 else {}
+    return scribe.op("DequantizeLinear", integers, scale, *zeros, **on_axis)
+
+
+def _bytes(weight: Array, scale: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Write a weight that leaves int8 as uint8 around one zero point, or one a channel."""
+    if has_zero_point(weight):
+        zero = np.full(scale.shape, zero_point_of(weight), np.uint8)
+        return (weight + zero.ravel()[0]).astype(np.uint8), scale, zero
+    rows = np.moveaxis(weight, axis, 0)
+    zero = np.array([zero_point_of(row) for row in rows], np.uint8)
+    codes = rows + zero.reshape(-1, *(1,) * (rows.ndim - 1))
+    scale = np.broadcast_to(scale, zero.shape)
+    return np.ascontiguousarray(np.moveaxis(codes, 0, axis).astype(np.uint8)), scale, zero

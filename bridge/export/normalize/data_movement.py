@@ -1,0 +1,220 @@
+"""A pair in front of each layer whose input was quantized further up, before data movement.
+
+    x -> Q -> DQ -> (operators that move values) -> layer
+      =  x -> Q -> DQ -> (operators that move values) -> Q -> DQ -> layer
+      =  x -> (operators that move values) -> Q -> DQ -> layer       where nothing else reads them
+
+Tools leave out the second pair, as MaxPool, Reshape, Concat and the like only pass codes on. It
+changes no value: for codes q, |q - zero_point| < 2^17, the product (q - zero_point) * scale and the
+quotient by scale each err by at most 2^-24 of themselves in float32, together by less than half a
+step, so that the quantizer returns q. The last step holds because a quantizer is monotone and
+takes each value by itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.geometry.windows import is_known_to_reach, may_see_only_padding
+from bridge.export.graph.constants import constant, reshaper
+from bridge.export.read.layers import OPERATORS
+from bridge.export.read.qdq import (
+    NotQuantizedError,
+    check_scale,
+    dequantizer_of,
+    is_activation,
+    read_parameters,
+)
+
+_MOST_NODES = 1000
+"""How many operators may lie between a DequantizeLinear and a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """What lies between pairs of one scale and a layer."""
+
+    moves: dict[ir.Node, None]
+    pairs: dict[ir.Node, None]
+
+
+def quantize_after_movement(graph: ir.Graph) -> None:
+    """Give every layer whose input was quantized before data movement a pair of its own.
+
+    Args:
+        graph: the main graph of a QDQ model; it is changed, and its subgraphs are.
+    """
+    paths: dict[ir.Value, _Path] = {}
+    written: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
+    for node in list(ir.traversal.RecursiveGraphIterator(graph)):
+        owner = node.graph
+        if not isinstance(owner, ir.Graph):
+            continue
+        for index in _activations(node):
+            value = node.inputs[index]
+            path = _path(value)
+            if value is None or path is None:
+                continue
+            if (value, owner) not in written:
+                written[value, owner] = _pair(owner, node, value, next(iter(path.pairs)))
+                paths[value] = path
+            node.replace_input_with(index, written[value, owner])
+    for path in paths.values():
+        _drop_first_pair(path)
+
+
+def _activations(node: ir.Node) -> Iterator[int]:
+    """Iterate over the inputs of a layer that are activations."""
+    if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
+        return
+    second = node.inputs[1]
+    if dequantizer_of(second)[0] is not None and not is_activation(second):
+        yield 0
+    elif node.op_type == "MatMul" and all(_is_pair(v) or _path(v) for v in node.inputs):
+        yield from (0, 1)
+
+
+def _is_pair(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def _path(value: ir.Value | None) -> _Path | None:
+    """Follow a value back to the pairs of one scale that it comes from, None if there are none."""
+    path, waiting = _Path({}, {}), [] if value is None else [value]
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or len(path.moves) > _MOST_NODES:
+            return None
+        if node.op_type == "DequantizeLinear":
+            path.pairs[node] = None
+        elif node not in path.moves:
+            data = _moved(node)
+            if data is None:
+                return None
+            path.moves[node] = None
+            waiting += data
+    same = _numbers(next(iter(path.pairs))) if path.moves and path.pairs else None
+    if same is None or any(_numbers(pair) != same for pair in path.pairs):
+        return None
+    return path if all(_fits(node, *same) for node in path.moves) else None
+
+
+def comes_back(scale: np.float32, codes: np.dtype[Any]) -> bool:
+    """Whether every code is quantized to itself again: round(((q - z) * s) / s) = q - z.
+
+    Args:
+        scale: s, positive and finite.
+        codes: the type of q and z.
+    Returns:
+        False for integers of more than 16 bits, for a scale that is subnormal, and for one with
+        which the largest value is infinite.
+    """
+    if codes.kind not in "iu" or codes.itemsize > 2:
+        return False
+    with np.errstate(over="ignore"):
+        largest = scale * np.float32(1 << 8 * codes.itemsize)
+    return bool(np.isfinite(largest) and scale >= np.finfo(np.float32).tiny)
+
+
+def _numbers(pair: ir.Node) -> tuple[np.float32, np.dtype[Any], int] | None:
+    """Return scale, type and zero point of a pair, None where codes would not come back."""
+    try:
+        scale, zero_point = read_parameters(pair)
+        check_scale(pair, scale)
+    except NotQuantizedError:
+        return None
+    if scale.size != 1 or not comes_back(np.float32(scale.item()), zero_point.dtype):
+        return None
+    return np.float32(scale.item()), zero_point.dtype, int(zero_point.item())
+
+
+def _moved(node: ir.Node) -> list[ir.Value] | None:
+    """Return what a node only moves about, None for other operators."""
+    given = {name: attribute.value for name, attribute in node.attributes.items()}
+    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+        return None
+    if node.op_type == "Concat":
+        return [value for value in node.inputs if value is not None]
+    plain = {
+        "Dropout": len(node.inputs) < 3 or _is_false(node.inputs[2]),
+        "MaxPool": not may_see_only_padding(node) or is_known_to_reach(node),
+        "Resize": given.get("mode", "nearest") == "nearest"
+        and given.get("coordinate_transformation_mode") != "tf_crop_and_resize",
+    }
+    second = len(node.outputs) > 1 and node.op_type != "Split" and bool(node.outputs[1].uses())
+    if second or not plain.get(node.op_type, node.op_type in _MOVES):
+        return None
+    return [node.inputs[0]]
+
+
+_MOVES = frozenset(
+    (
+        *("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split"),
+        *("Gather", "GatherElements", "GatherND", "Expand", "Tile", "DepthToSpace"),
+        *("SpaceToDepth", "Pad", "Relu", "ReduceMax", "ReduceMin", "GlobalMaxPool", "Compress"),
+        "ReverseSequence",
+    )
+)
+"""Operators whose outputs are values of their first input, or zero."""
+
+
+def _is_false(value: ir.Value | None) -> bool:
+    stored = constant(value)
+    return value is None or (stored is not None and not stored.any())
+
+
+def _fits(node: ir.Node, scale: np.float32, codes: np.dtype[Any], zero: int) -> bool:
+    """Whether what a Pad adds is a value of the codes."""
+    if node.op_type != "Pad" or len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    mode = node.attributes.get("mode")
+    if mode is not None and mode.as_string() != "constant":
+        return True
+    added, info = constant(node.inputs[2]), np.iinfo(codes)
+    if added is None or added.dtype != np.float32 or added.size != 1 or not np.isfinite(added):
+        return False
+    steps = np.clip(np.rint(added / scale), info.min - zero, info.max - zero)
+    return bool((steps.astype(np.float32) * scale == added).all())
+
+
+def _pair(graph: ir.Graph, before: ir.Node, value: ir.Value, like: ir.Node) -> ir.Value:
+    """Write a pair like another one in front of a node."""
+    zero_point = read_parameters(like)[1]
+    parameters = [like.inputs[1], *like.inputs[2:3]]
+    names = f"{value.name}/quantized", f"{value.name}/dequantized"
+    # Without a zero point a quantizer makes uint8.
+    signed = zero_point.dtype != np.uint8 and (len(parameters) == 1 or parameters[1] is None)
+    attributes = {"output_dtype": ir.DataType.from_numpy(zero_point.dtype)} if signed else {}
+    quantize = ir.node("QuantizeLinear", [value, *parameters], attributes, name=names[0])
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters], name=names[1])
+    kinds = ir.DataType.from_numpy(zero_point.dtype), ir.DataType.FLOAT
+    for node, name, kind in zip((quantize, dequantize), names, kinds, strict=True):
+        node.outputs[0].name, node.outputs[0].shape = name, value.shape
+        node.outputs[0].type = ir.TensorType(kind)
+        graph.insert_before(before, node)
+    return dequantize.outputs[0]
+
+
+def _drop_first_pair(path: _Path) -> None:
+    """Let a run of moves that one new pair alone reads start from what the first pair quantizes."""
+    (dequantize, *others), moves = path.pairs, list(path.moves)
+    quantize = None if dequantize.inputs[0] is None else dequantize.inputs[0].producer()
+    if others or quantize is None or quantize.op_type != "QuantizeLinear":
+        return
+    chained = all(node.op_type in ("MaxPool", "Relu") or reshaper(node) for node in moves)
+    nodes = [quantize, dequantize, *moves]
+    alone = all(
+        sum(len(value.uses()) for value in node.outputs) == 1
+        and not any(value.is_graph_output() for value in node.outputs)
+        and node.graph is moves[0].graph
+        for node in nodes
+    )
+    if chained and alone and _numbers(quantize) == _numbers(dequantize):
+        moves[-1].replace_input_with(0, quantize.inputs[0])
+        for node in (dequantize, quantize):
+            if node.graph is not None:
+                node.graph.remove(node, safe=True)

@@ -1,0 +1,81 @@
+"""Reading a model and bringing it to the form that the readers expect."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from bridge.export.files.loading import find_external, load_both
+from bridge.export.files.validity import cause, check_functions, check_model
+from bridge.export.graph.constants import array_of
+from bridge.export.graph.errors import ConversionError
+from bridge.export.normalize.channel_padding import pad_before_pairs
+from bridge.export.normalize.computed_parameters import compute_parameters
+from bridge.export.normalize.data_movement import quantize_after_movement
+
+# From this version on an initializer that is an input too is a default that callers may override;
+# before it every initializer had to be an input.
+_IR_VERSION_OF_DEFAULTS = 4
+
+
+def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
+    """Load a model and bring it to the form the reader expects.
+
+    Functions are inlined, Constant nodes become initializers, nodes are sorted, and layers whose
+    input was quantized before data movement get a pair of their own. Where the IR version is below
+    4, initializers that are inputs too become constants. Weights in external files are not read
+    before they are needed.
+
+    Args:
+        path: an .onnx file.
+        follow_symlinks: as load_model's.
+    Returns:
+        the model.
+    Raises:
+        FileNotFoundError: there is no such file, or a file with its data is missing.
+        ConversionError: the file is not a valid ONNX model, its opset is below 13, it has no
+            outputs, or its data lies outside its folder or ends too early.
+    """
+    proto, model = load_both(path, follow_symlinks=follow_symlinks)
+    check_model(path, proto, model, linked=follow_symlinks)
+    if not model.graph.outputs:
+        raise ConversionError(f"{path}: the model has no outputs")
+    _normalize(path, model)
+    find_external(path, model, follow_symlinks=follow_symlinks)  # of Constant nodes too now
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
+                array_of(tensor, value.name)
+    compute_parameters(model.graph)
+    quantize_after_movement(model.graph)
+    pad_before_pairs(model.graph)
+    return model
+
+
+def _normalize(path: Path, model: ir.Model) -> None:
+    if (model.ir_version or 0) < _IR_VERSION_OF_DEFAULTS:
+        passes.RemoveInitializersFromInputsPass()(model)
+        model.ir_version = _IR_VERSION_OF_DEFAULTS
+    check_functions(path, model)
+    try:
+        passes.InlinePass()(model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    except Exception as error:
+        raise ConversionError(f"{path}: its functions cannot be inlined: {cause(error)}") from error
+    for node, name, tensor in _tensor_attributes(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            raise ConversionError(
+                f"{path}: attribute {name!r} of {node.op_type} {node.name!r} has its data in "
+                f"another file, which only initializers and Constant nodes may"
+            )
+
+
+def _tensor_attributes(
+    model: ir.Model,
+) -> Iterator[tuple[ir.Node, str, ir.TensorProtocol]]:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield node, name, attribute.as_tensor()

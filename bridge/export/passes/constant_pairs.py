@@ -1,0 +1,54 @@
+"""A Q/DQ pair on a constant, of a kind that no layer has: its values, from ONNX Runtime itself.
+
+Weights that a QuantizeLinear of the file quantizes to 4 bits, to 8-bit floats or in blocks.
+"""
+
+import onnx_ir as ir
+import onnxruntime
+from onnx import helper
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+from bridge.export.graph.constants import Array, constant
+from bridge.export.passes.dequantization import Dequantization
+
+_IR_VERSION = 10
+_REFUSALS = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented)
+
+
+def values_of_pair(one: Dequantization, opset: int) -> Array | None:
+    """Return what a DequantizeLinear makes of the QuantizeLinear of a constant.
+
+    Args:
+        one: the DequantizeLinear.
+        opset: version of the standard operators.
+    Returns:
+        the values; None if it reads no such pair, or ONNX Runtime does not take it.
+    """
+    quantize = one.codes.producer()
+    if quantize is None or quantize.op_type != "QuantizeLinear":
+        return None
+    pair, made = (quantize, one.node), one.node.outputs[0].name or ""
+    given = {value for node in pair for value in node.inputs if value is not None} - {one.codes}
+    arrays = {value: constant(value) for value in given}
+    tensors = [ir.Tensor(a, name=v.name) for v, a in arrays.items() if a is not None]
+    if len(tensors) < len(arrays):
+        return None
+    graph = helper.make_graph(
+        [ir.serde.serialize_node(node) for node in pair],
+        "pair",
+        [],
+        [helper.make_tensor_value_info(made, one.dtype, None)],
+        [ir.serde.serialize_tensor(tensor) for tensor in tensors],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # As it stands, without folding or fusing anything.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    except _REFUSALS:
+        return None
+    values: Array = session.run([made], {})[0]
+    return values

@@ -1,0 +1,44 @@
+"""Transposed convolutions in float as ONNX Runtime takes them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.geometry.output_padding import FITTED_ATTRIBUTES, more_taps
+from bridge.export.graph.builder import add_initializer
+from bridge.export.graph.constants import called, constant
+from bridge.export.graph.names import LAYER_KEY
+
+
+def fit_transposed(graph: ir.Graph) -> None:
+    """Restate the transposed convolutions in float so that ONNX Runtime takes them.
+
+    Args:
+        graph: the main graph; its subgraphs count. Nodes that were written for a layer stay.
+    """
+    for node in list(ir.traversal.RecursiveGraphIterator(graph)):
+        owner, weight = node.graph, node.inputs[1] if len(node.inputs) > 1 else None
+        if node.op_type != "ConvTranspose" or weight is None or LAYER_KEY in node.metadata_props:
+            continue
+        given = {name: attribute.value for name, attribute in node.attributes.items()}
+        taps, attributes = more_taps(given)
+        if attributes is given or not isinstance(owner, ir.Graph):
+            continue
+        for name in attributes.keys() & FITTED_ATTRIBUTES:
+            node.attributes[name] = ir.AttrInt64s(name, attributes[name])
+        if any(taps):
+            node.replace_input_with(1, _padded(owner, node, weight, taps))
+
+
+def _padded(graph: ir.Graph, node: ir.Node, weight: ir.Value, taps: Sequence[int]) -> ir.Value:
+    """Write a weight with more taps of 0."""
+    stored, name = constant(weight), f"{called(node)}more_taps"
+    if stored is not None:
+        sides = [(0, 0), (0, 0), *((0, count) for count in taps)]
+        return add_initializer(graph, name, np.pad(stored, sides))
+    sizes = np.array([0] * (len(taps) + 4) + list(taps), np.int64)
+    pad = ir.node("Pad", [weight, add_initializer(graph, f"{name}_pads", sizes)], name=name)
+    pad.outputs[0].name = f"{name}_output"
+    graph.insert_before(node, pad)
+    return pad.outputs[0]

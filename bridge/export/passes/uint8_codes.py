@@ -1,0 +1,68 @@
+"""Activations as unsigned bytes: the same codes counted 128 higher, which is no rounding at all.
+
+ONNX Runtime's integer kernels want their activations so, and a QLinearConv hands on the type that
+it takes.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from bridge.export.graph.builder import add_initializer, graph_of
+from bridge.export.graph.constants import Array, constant
+
+_SHIFT = 128
+
+
+def count_from_zero(graph: ir.Graph) -> None:
+    """Let int8 quantizers that only DequantizeLinear nodes read write uint8 codes.
+
+    Args:
+        graph: the main graph of a QDQ model; those inside it count.
+    """
+    for node in list(RecursiveGraphIterator(graph)):
+        if node.op_type != "QuantizeLinear" or constant(node.inputs[0]) is not None:
+            continue
+        readers = [use.node for use in node.outputs[0].uses()]
+        pair = [node, *readers]
+        only_read = all(reader.op_type == "DequantizeLinear" for reader in readers)
+        plain = all(set(one.attributes) <= {"axis"} for one in pair)
+        if not only_read or not plain or node.outputs[0].is_graph_output():
+            continue
+        zeros = [_signed_zero(one) for one in pair]
+        if all(zero is not None for zero in zeros):
+            for one, zero in zip(pair, zeros, strict=True):
+                _count(one, np.asarray(zero, np.int16) + _SHIFT)
+            node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+
+
+def unsigned_numbers(node: ir.Node) -> tuple[np.float32, int] | None:
+    """Return what a quantizer of a whole tensor to uint8 rounds to.
+
+    Args:
+        node: a QuantizeLinear or DequantizeLinear.
+    Returns:
+        scale and zero point; None if they are not constant, or of another kind.
+    """
+    scale = constant(node.inputs[1])
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scale is None or zero is None or scale.size != 1 or zero.size != 1:
+        return None
+    plain = set(node.attributes) <= {"axis"} and scale.dtype == np.float32
+    number = np.float32(scale.reshape(()))
+    if not plain or zero.dtype != np.uint8 or not 0 < number < np.inf:
+        return None
+    return number, int(zero.reshape(()))
+
+
+def _signed_zero(node: ir.Node) -> Array | None:
+    """Return a node's zero point, or points, None if they are no int8 constant."""
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if zero is None or zero.dtype != np.int8:
+        return None
+    return zero.reshape(()) if zero.size == 1 else zero
+
+
+def _count(node: ir.Node, zero_point: Array) -> None:
+    name = f"{node.outputs[0].name}_zero_point"
+    node.replace_input_with(2, add_initializer(graph_of(node), name, zero_point.astype(np.uint8)))

@@ -1,0 +1,130 @@
+"""The forms that a layer can take for ONNX Runtime, and the one expected to be the fastest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from bridge.export.geometry.conv3d import has_pictures
+from bridge.export.geometry.conv_transpose import has_phases
+from bridge.export.graph.builder import Scribe
+from bridge.export.lower.float32 import write_float_deploy
+from bridge.export.lower.int8 import write_integer
+from bridge.export.lower.qlinear_conv import write_chain
+from bridge.export.plan import costs
+from bridge.export.read.layer import QuantizedLayer
+from bridge.export.requantization.chains import Chain
+
+Writer = Callable[[Scribe, QuantizedLayer], None]
+
+INT8, FLOAT32, OF_RUNTIME = "int8", costs.FLOAT32, "its runtime's"
+"""What multiplies in a form: integer operators, float ones, or what a runtime makes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to write a layer in a deploy model.
+
+    Args:
+        name: what to call it.
+        write: writes the nodes.
+        arithmetic: what multiplies in it.
+    """
+
+    name: str
+    write: Writer
+    arithmetic: str = INT8
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The form that a layer takes.
+
+    Args:
+        form: the form.
+        reason: why this one.
+        speed: the float layer's time over the form's, expected; None if not known.
+        seconds: times of the forms that were tried on this machine, by name, fastest first.
+    """
+
+    form: Form
+    reason: str
+    speed: float | None = None
+    seconds: tuple[tuple[str, float], ...] = ()
+
+
+def ort_form(name: str, chain: Chain | None = None) -> Form:
+    """Return a form for ONNX Runtime by its name; every one is exact.
+
+    Args:
+        name: one of costs.FORMS, costs.PICTURES, or "MatMulInteger".
+        chain: what QLinearConv computes; the other forms need none.
+    Returns:
+        the form.
+    """
+    if name in costs.CHAINED:
+        if chain is None:
+            raise ValueError(f"{name} needs a chain")
+        return Form(name, partial(write_chain, chain, in_pictures=name == costs.PICTURES))
+    if name == costs.FLOAT:
+        return Form(name, write_float_deploy, FLOAT32)
+    return Form(name, write_integer)
+
+
+def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ...]:
+    """List the forms that a layer can take for ONNX Runtime, all of them exact.
+
+    Args:
+        layer: as read.
+        chain: what QLinearConv can compute from it, if anything.
+    Returns:
+        the forms, of different names.
+    """
+    names: tuple[str, ...] = costs.FORMS if chain is not None else costs.FORMS[1:]
+    if layer.op == "MatMul":
+        names = ("MatMulInteger", costs.FLOAT)
+    elif chain is not None and has_pictures(layer):
+        names = (*names, costs.PICTURES)
+    elif layer.op == "ConvTranspose" and not has_phases(layer):
+        names = (costs.FLOAT,)
+    return tuple(ort_form(name, chain) for name in names)
+
+
+def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
+    """Pick the fastest form of a layer for ONNX Runtime on a CPU.
+
+    Args:
+        layer: as read.
+        chain: what QLinearConv can compute from it, if anything.
+    Returns:
+        the form, and why.
+    """
+    forms = {form.name: form for form in ort_candidates(layer, chain)}
+    halves = "; 16-bit input, as two halves of 8 bits" if layer.wide else ""
+    if layer.op == "MatMul":
+        return Choice(forms["MatMulInteger"], f"the integer operator of matrix products{halves}")
+    if len(forms) == 1:
+        return Choice(forms[costs.FLOAT], f"no integer operator for it{halves}")
+    times = costs.estimates(layer, list(forms), chained=chain is not None)
+    float32 = times.pop(costs.FLOAT32)
+    name = min(times, key=lambda form: times[form])
+    if name == costs.FLOAT:
+        reason = _why_float(layer)
+    elif name in costs.CHAINED:
+        reason = "proven equal, and fastest"
+    else:
+        reason = "fastest" if chain is None else "faster than QLinearConv here"
+    # The table was measured with inputs of 8 bits, and not in one dimension.
+    speed = float32 / times[name] if layer.weight.ndim > 3 and not layer.wide else None
+    return Choice(forms[name], reason + halves, speed)
+
+
+def _why_float(layer: QuantizedLayer) -> str:
+    kind = costs.kind(layer)
+    if kind.endswith("depthwise"):
+        return "depthwise: float is faster"
+    if kind.endswith("grouped"):
+        return f"{layer.groups} groups: float is faster"
+    inputs, outputs = layer.weight.shape[:2]
+    if layer.op == "Conv":
+        inputs, outputs = outputs, inputs
+    return f"too few channels, {inputs} in and {outputs} out: float is faster"

@@ -1,0 +1,109 @@
+"""Biases of layers: reading them, and rounding them to the steps of the accumulator.
+
+    bias, float                                            -> round(bias / (scale_x * scale_w))
+    integers, or float -> QuantizeLinear -> DequantizeLinear
+
+Integers of any type and scale are taken; those of 32 bits on the accumulator's own scale come
+through as they are.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.graph.constants import Array, constant
+from bridge.export.read.qdq import (
+    NotQuantizedError,
+    check_scale,
+    dequantizer_of,
+    not_constant,
+    read_stored,
+)
+
+INT32_MAX = (1 << 31) - 1
+
+
+def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
+    """Read a layer's bias, which may be an Add of a constant after a MatMul.
+
+    Args:
+        node: the layer's operator.
+        channels: of its output.
+    Returns:
+        the layer's output, and the bias as floats (channels,), None without one.
+    Raises:
+        NotQuantizedError: the bias is not constant, or not one value a channel.
+    """
+    output = node.outputs[0]
+    if node.op_type != "MatMul":
+        value = node.inputs[2] if len(node.inputs) > 2 else None
+        if value is None:
+            return output, None
+        bias = _floats(value)
+        if bias.size not in (1, channels) or (bias.ndim > 1 and bias.shape[-1] != bias.size):
+            raise NotQuantizedError(f"its bias has shape {bias.shape}, not one value a channel")
+        return output, np.broadcast_to(bias.ravel(), (channels,))
+    uses = list(output.uses())
+    if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":
+        add = uses[0].node
+        # In a subgraph it may not run, or run many times.
+        added = _constant_floats(add.inputs[1 - uses[0].idx]) if add.graph is node.graph else None
+        if added is not None and added.dtype.kind == "f" and added.shape == (channels,):
+            return add.outputs[0], added
+    return output, None
+
+
+def integer_bias(
+    bias: Array | None, rescale: Array, correction: Array | None = None
+) -> Array | None:
+    """Round a bias to the steps of the accumulator.
+
+    Args:
+        bias: floats (channels,), None without one.
+        rescale: float32 (channels,) or (1,), scale_x * scale_w.
+        correction: int64 (channels,) to add, None without one.
+    Returns:
+        int32 (channels,), None where there is nothing to add to the sums.
+    Raises:
+        NotQuantizedError: a step count is not within int32.
+    """
+    if bias is None:
+        return None if correction is None else _int32(correction.astype(np.float64))
+    with np.errstate(over="ignore"):
+        rounded = np.rint(bias.astype(np.promote_types(bias.dtype, np.float32)) / rescale)
+    return _int32(rounded if correction is None else rounded.astype(np.float64) + correction)
+
+
+def _int32(steps: Array) -> Array:
+    worst = np.abs(steps).max(initial=0.0)
+    if not worst <= INT32_MAX:  # NaN too
+        raise NotQuantizedError(
+            f"its bias / (scale_x * scale_w) must fit int32, got up to {worst:.4g}; "
+            "the scale of a channel is too small for its bias"
+        )
+    return steps.astype(np.int64).clip(-INT32_MAX, INT32_MAX).astype(np.int32)
+
+
+def _constant_floats(value: ir.Value | None) -> Array | None:
+    """Return a constant that may be dequantized, None if it depends on the model's input."""
+    try:
+        return None if value is None else _floats(value)
+    except NotQuantizedError:
+        return None
+
+
+def _floats(value: ir.Value) -> Array:
+    stored = constant(value)
+    if stored is not None:
+        return stored
+    producer, moves = dequantizer_of(value)
+    if producer is None:
+        raise NotQuantizedError(f"its bias {not_constant(value)}")
+    integers, scale, zero_point = read_stored(producer, what="bias")
+    check_scale(producer, scale)
+    if integers.dtype == np.int32 and zero_point.any():
+        raise NotQuantizedError("its bias is int32 with a zero point, which ONNX does not allow")
+    # In float64, so that integers on the accumulator's own scale come through as they are.
+    floats: Array = (integers.astype(np.float64) - zero_point.astype(np.float64)) * scale
+    for move in moves:
+        floats = move(floats)
+    return floats

@@ -1,0 +1,60 @@
+"""Activations that clamp: limits of a value, and of its codes just as well."""
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.graph.constants import constant, titled
+
+
+class BadLimitsError(Exception):
+    """Control flow of the readers: a Clip has no limits that are known, with the reason."""
+
+
+def limits(node: ir.Node) -> tuple[float, float] | None:
+    """Return what a node clamps to.
+
+    Args:
+        node: any node.
+    Returns:
+        the ends, None if it is neither Relu nor Clip.
+    Raises:
+        BadLimitsError: a limit is not a constant float32 number, or they are crossed.
+    """
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip":
+        return None
+    ends = [-np.inf, np.inf]
+    for i, value in enumerate(node.inputs[1:3]):
+        if value is not None:
+            end = constant(value)
+            if end is None or end.dtype != np.float32 or np.isnan(end).any():
+                raise BadLimitsError(f"a limit of {titled(node)} is not a constant float32 number")
+            ends[i] = float(end.reshape(()))
+    if ends[0] > ends[1]:
+        raise BadLimitsError(f"the limits of {titled(node)} are crossed")
+    return ends[0], ends[1]
+
+
+def behind_limits(value: ir.Value) -> tuple[ir.Value, float, float]:
+    """Follow a value through the Relu and Clip nodes that alone read it.
+
+    Args:
+        value: any value.
+    Returns:
+        the last value, and what they clamp it to.
+    """
+    low, high = -np.inf, np.inf
+    while not value.is_graph_output():
+        users = [use.node for use in value.uses()]
+        if len(users) != 1 or users[0].inputs[0] is not value or users[0].graph is not value.graph:
+            break
+        try:
+            ends = limits(users[0])
+        except BadLimitsError:
+            break
+        if ends is None:
+            break
+        low, high = (min(max(end, ends[0]), ends[1]) for end in (low, high))
+        value = users[0].outputs[0]
+    return value, low, high

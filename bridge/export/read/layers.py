@@ -1,0 +1,250 @@
+"""The one reader of QDQ graphs: finds quantized layers and states what each computes.
+
+    x -> QuantizeLinear -> DequantizeLinear ---------\
+    w -> (QuantizeLinear ->) DequantizeLinear -> ... -> Conv | ConvTranspose | Gemm | MatMul -> y
+    bias, float or dequantized int32 ----------------/
+
+The dots are reshapes and transpositions. An Add of a constant after MatMul is its bias.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.graph.constants import Array, constant, reshaper
+from bridge.export.graph.names import UniqueNames, embedded_names, first_call, layer_name, tied_name
+from bridge.export.read.batch_norm import read_norm
+from bridge.export.read.bias import INT32_MAX, integer_bias, read_bias
+from bridge.export.read.channel_scales import scale_of_outputs
+from bridge.export.read.layer import QuantizedLayer, channels_first
+from bridge.export.read.qdq import (
+    NotQuantizedError,
+    int_attribute,
+    read_pair,
+    read_weight,
+)
+from bridge.export.read.zero_points import check_bytes
+
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, slots=True)
+class FloatOperator:
+    """An operator that stays in float, and why."""
+
+    name: str
+    op: str
+    reason: str
+
+
+Refusal = Callable[[QuantizedLayer], str | None]
+"""Says why a target cannot hold a layer, None where it can."""
+
+
+def read_layers(
+    graph: ir.Graph, *, fold_batch_norm: bool = False, refusal: Refusal = lambda _: None
+) -> tuple[list[QuantizedLayer], list[FloatOperator]]:
+    """Find the quantized layers of a graph.
+
+    Args:
+        graph: the main graph of a QDQ model; those inside it are read too.
+        fold_batch_norm: take a BatchNormalization behind a layer as a part of it.
+        refusal: which layers stay in float for the target's sake.
+    Returns:
+        the layers in topological order, and the operators that could be layers but stay float.
+    Raises:
+        ConversionError: the data of a constant does not fit its shape or type.
+    """
+    layers: list[QuantizedLayer] = []
+    floats: list[FloatOperator] = []
+    for name, node in named_operators(graph):
+        try:
+            layer = _read_layer(node, name, fold_batch_norm)
+            refused = refusal(layer)
+            if refused is not None:
+                raise NotQuantizedError(refused)
+            layers.append(layer)
+        except NotQuantizedError as reason:
+            floats.append(FloatOperator(name, node.op_type, str(reason)))
+    return layers, floats
+
+
+def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
+    """Iterate over the operators that can be quantized, subgraphs included, with unique names.
+
+    Args:
+        graph: the main graph.
+    Returns:
+        (name, node) pairs in topological order; the second use of a name is NAME#2, unless the
+        file says that another layer has the same weight.
+    """
+    found = [
+        (_name(node), node)
+        for node in ir.traversal.RecursiveGraphIterator(graph)
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
+    ]
+    named = {name for name, _ in found}
+    given, embedded = UniqueNames(), embedded_names(graph)
+    for name, node in found:
+        may_be_tied = name in given or name in embedded
+        tied = tied_name(node, _bias_of(node), name) if may_be_tied else name
+        if tied != name and first_call(tied) in given:
+            name = tied = first_call(tied)
+        yield given.give(name if tied in named or tied in given else tied), node
+
+
+def _name(node: ir.Node) -> str:
+    weight = node.inputs[1]
+    return layer_name(node, None if weight is None else _behind_pairs(weight), _bias_of(node))
+
+
+def _bias_of(node: ir.Node) -> ir.Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 else None
+
+
+def _behind_pairs(value: ir.Value) -> ir.Value:
+    """Follow a value back through its Q/DQ pair and the shape operators around it."""
+    computed = False  # known to be no constant, as are all values back to the next pair
+    while True:
+        node = value.producer()
+        if node is None or not node.inputs or node.inputs[0] is None:
+            return value
+        if node.op_type == "Identity" and not computed:
+            if constant(value) is not None:
+                return value
+            computed = True
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            computed = False
+        elif reshaper(node) is None:
+            return value
+        value = node.inputs[0]
+
+
+def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLayer:
+    scale_x, zero_point_x = read_pair(node, 0)[1:]
+    weight, scales = read_weight(node.inputs[1])
+    if not weight.size:
+        raise NotQuantizedError(f"its weight has no elements, its shape is {weight.shape}")
+    op = "MatMul" if node.op_type == "Gemm" else node.op_type
+    groups = int_attribute(node, "group", 1)
+    if node.op_type == "Gemm":
+        _check_gemm(node)
+        if int_attribute(node, "transB", 0):
+            weight, scales = weight.T, scales.T
+    if op == "MatMul" and weight.ndim != 2:
+        raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
+    _check_groups(weight, op, groups)
+    scale_x, zero_point_x, correction = scale_of_outputs(
+        node, scale_x, zero_point_x, weight=weight, groups=groups
+    )
+    scale_w = _per_channel(scales, op, groups)
+    check_product(scale_x, scale_w)
+    check_bytes(weight, op, groups)
+    output, bias = read_bias(node, len(channels_first(weight, op, groups)))
+    layer = QuantizedLayer(
+        name=name,
+        op=op,
+        node=node,
+        output=output,
+        scale_x=scale_x,
+        zero_point_x=zero_point_x,
+        weight_source=_behind_pairs(node.inputs[1]).name or "" if node.inputs[1] else "",
+        weight=np.ascontiguousarray(weight),
+        scale_w=scale_w,
+        float_bias=bias,
+        bias=integer_bias(bias, scale_x * scale_w, correction),
+        correction=correction,
+        norm=None,
+        attributes={} if op == "MatMul" else {k: a.value for k, a in node.attributes.items()},
+        groups=groups,
+    )
+    return _completed(layer, fold_batch_norm=fold_batch_norm)
+
+
+def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
+    """Read the pair on a layer's input anew, after a pass has changed it.
+
+    Args:
+        layer: as read.
+        fold_batch_norm: as read_layers'.
+    Returns:
+        the layer with the input's new scale and zero point, and the bias that follows from them.
+    Raises:
+        NotQuantizedError: with these it is no quantized layer.
+    """
+    scale_x, zero_point_x, correction = scale_of_outputs(
+        layer.node, *read_pair(layer.node, 0)[1:], weight=layer.weight, groups=layer.groups
+    )
+    check_product(scale_x, layer.scale_w)
+    changed = replace(
+        layer.unfolded,
+        scale_x=scale_x,
+        zero_point_x=zero_point_x,
+        correction=correction,
+        bias=integer_bias(layer.float_bias, scale_x * layer.scale_w, correction),
+    )
+    return _completed(changed, fold_batch_norm=fold_batch_norm)
+
+
+def _completed(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
+    """Fold the BatchNormalization after a layer, if any, and check its sums."""
+    last = layer.node.op_type == "MatMul"
+    found = read_norm(layer.output, channels_last=last) if fold_batch_norm else None
+    if found is not None:
+        folded = replace(layer, norm=found[0], output=found[1])
+        with np.errstate(over="ignore"):
+            # Else the BatchNormalization stays float.
+            layer = folded if np.isfinite(folded.rescale).all() else layer
+    limit = INT32_MAX if not layer.wide else (1 << 53)
+    if layer.accumulator_bound > limit:
+        raise NotQuantizedError(
+            f"its sums can reach {layer.accumulator_bound}, beyond the accumulator's {limit}; use "
+            "smaller clips, fewer input channels or a smaller bias"
+        )
+    return layer
+
+
+def _check_groups(weight: Array, op: str, groups: int) -> None:
+    """Raise unless a convolution's weight has the rank and the channels of its groups."""
+    if op == "MatMul":
+        return
+    if weight.ndim < 3 or groups < 1 or weight.shape[0] % groups:
+        raise NotQuantizedError(f"a weight of shape {weight.shape} is no {op}'s in {groups} groups")
+
+
+def check_product(scale_x: Array | np.float32, scale_w: Array) -> None:
+    """Raise unless one step of the sums is a float32 above zero.
+
+    Args:
+        scale_x: of the input.
+        scale_w: of the weight, or of the other input.
+    Raises:
+        NotQuantizedError: a product of the two is 0 or infinite.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        product = scale_x * scale_w
+    bad = ~(np.isfinite(product) & (product > 0))
+    if bad.any():
+        x, w = (np.broadcast_to(scale, product.shape)[bad][0] for scale in (scale_x, scale_w))
+        raise NotQuantizedError(
+            f"scale_x * scale_w must be positive and finite in float32, got {x:.4g} * {w:.4g}"
+        )
+
+
+def _per_channel(scales: Array, op: str, groups: int) -> Array:
+    rows = channels_first(scales, op, groups)
+    if (rows != rows[:, :1]).any():
+        raise NotQuantizedError("its weight scale varies within an output channel")
+    per_channel = np.ascontiguousarray(rows[:, 0])
+    return per_channel[:1] if (per_channel == per_channel[0]).all() else per_channel
+
+
+def _check_gemm(node: ir.Node) -> None:
+    for name in ("alpha", "beta"):
+        attribute = node.attributes.get(name)
+        if attribute is not None and attribute.as_float() != 1.0:
+            raise NotQuantizedError(f"its {name} is {attribute.as_float()}, not 1")
+    if int_attribute(node, "transA", 0):
+        raise NotQuantizedError("its input is transposed (transA)")

@@ -1,0 +1,186 @@
+"""Products of two quantized activations: reading them, and their forms.
+
+Both operands of the MatMul come out of a Q/DQ pair: y = MatMul(DQ(Q(a)), DQ(Q(b))).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.graph.constants import Array
+from bridge.export.graph.copies import Counterparts
+from bridge.export.read.bias import INT32_MAX
+from bridge.export.read.layer import EXACT_FLOAT32
+from bridge.export.read.layers import check_product, named_operators
+from bridge.export.read.qdq import (
+    NotQuantizedError,
+    dequantizer_of,
+    is_activation,
+    read_activation,
+    read_stored,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A quantized activation.
+
+    Args:
+        pair: the DequantizeLinear that it comes out of.
+        scale: float32 scalar.
+        zero_point: scalar of the dtype of its codes: int8, uint8, int16 or uint16.
+    """
+
+    pair: ir.Node
+    scale: np.float32
+    zero_point: Array
+
+    @property
+    def x_q(self) -> ir.Value:
+        """The quantized value."""
+        codes = self.pair.inputs[0]
+        if codes is None:
+            raise ValueError(f"node {self.pair.name!r} has no input")
+        return codes
+
+    def on(self, copy: Counterparts) -> "Operand":
+        """Return the activation as it stands in a copy of its model.
+
+        Args:
+            copy: where the nodes of the model are.
+        """
+        return replace(self, pair=copy.nodes[self.pair])
+
+    @property
+    def wide(self) -> bool:
+        """Whether it has 16 bits."""
+        return self.zero_point.dtype.itemsize > 1
+
+    @property
+    def reach(self) -> int:
+        """Largest |x_q - zero_point|."""
+        info, zero = np.iinfo(self.zero_point.dtype), int(self.zero_point)
+        return max(info.max - zero, zero - info.min)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedProduct:
+    """What a product of two quantized activations computes.
+
+        y = float32((a - zero_point_a) @ (b - zero_point_b)) * (scale_a * scale_b)
+
+    Args:
+        name: module path.
+        node: the float MatMul.
+        output: the value it produces.
+        operands: a and b.
+        depth: elements in one sum, None where the file does not say.
+    """
+
+    name: str
+    node: ir.Node
+    output: ir.Value
+    operands: tuple[Operand, Operand]
+    depth: int | None
+
+    def on(self, copy: Counterparts) -> "QuantizedProduct":
+        """Return the product as it stands in a copy of its model.
+
+        Args:
+            copy: where the nodes and values of the model are.
+        """
+        a, b = (operand.on(copy) for operand in self.operands)
+        node, output = copy.nodes[self.node], copy.values[self.output]
+        return replace(self, node=node, output=output, operands=(a, b))
+
+    @property
+    def wide(self) -> bool:
+        """Whether an operand has 16 bits; the sums meet in int64 then."""
+        return any(operand.wide for operand in self.operands)
+
+    @property
+    def rescale(self) -> np.float32:
+        """Product of the scales, float32."""
+        return np.float32(self.operands[0].scale * self.operands[1].scale)
+
+    @property
+    def accumulator_bound(self) -> int | None:
+        """Largest |sum| any input can cause, None where the depth is not known."""
+        if self.depth is None:
+            return None
+        return self.depth * self.operands[0].reach * self.operands[1].reach
+
+    @property
+    def proven(self) -> bool:
+        """Whether float32 sums are exact for every input."""
+        bound = self.accumulator_bound
+        return bound is not None and bound < EXACT_FLOAT32
+
+
+def read_products(
+    graph: ir.Graph, layers: Iterable[ir.Node] = ()
+) -> tuple[list[QuantizedProduct], dict[str, str]]:
+    """Find the products of two quantized activations in a graph.
+
+    Args:
+        graph: the main graph of a QDQ model; those inside it are read too.
+        layers: operators that are layers; a weight of one scale looks like an activation.
+    Returns:
+        the products, in topological order; and by name why others of two activations are none.
+    """
+    products, reasons = [], {}
+    taken = set(layers)
+    for name, node in named_operators(graph):
+        if node.op_type != "MatMul" or node in taken:
+            continue
+        try:
+            products.append(read_product(node, name))
+        except NotQuantizedError as reason:
+            if is_activation(node.inputs[1]):
+                reasons[name] = str(reason)
+    return products, reasons
+
+
+def read_product(node: ir.Node, name: str) -> QuantizedProduct:
+    """Read a product of two quantized activations.
+
+    Args:
+        node: a MatMul.
+        name: what to call it.
+    Returns:
+        the product.
+    Raises:
+        NotQuantizedError: an operand is not quantized, or sums can leave the accumulator.
+    """
+    operands = (_operand(node, 0), _operand(node, 1))
+    check_product(operands[0].scale, operands[1].scale.reshape(1))
+    product = QuantizedProduct(
+        name=name, node=node, output=node.outputs[0], operands=operands, depth=_depth(node)
+    )
+    limit, kind = (1 << 53, "2^53") if product.wide else (INT32_MAX, "int32")
+    if (product.accumulator_bound or 0) > limit:
+        raise NotQuantizedError(f"its sums of {product.depth} products can leave {kind}")
+    return product
+
+
+def _operand(node: ir.Node, index: int) -> Operand:
+    try:
+        pair, scale, zero_point = read_activation(node, index)
+    except NotQuantizedError as reason:
+        which = "its second input" if index else "its input"
+        raise NotQuantizedError(str(reason).replace("its input", which, 1)) from reason
+    dequantize = dequantizer_of(node.inputs[index])[0]
+    if dequantize is not None and not is_activation(node.inputs[index]):
+        read_stored(dequantize)  # raises where the integers of a constant are not known
+    return Operand(pair, scale, zero_point)
+
+
+def _depth(node: ir.Node) -> int | None:
+    """Return how many products make one sum: the last axis of the left input."""
+    left, right = (None if value is None else value.shape for value in node.inputs)
+    sizes = [] if left is None else [left[-1]]
+    if right is not None:
+        sizes.append(right[-2] if len(right) > 1 else right[0])  # a vector has one axis
+    return next((size for size in sizes if isinstance(size, int)), None)

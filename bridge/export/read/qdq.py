@@ -1,0 +1,311 @@
+"""Reading QuantizeLinear and DequantizeLinear: of activations, and of constants."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.graph.constants import Array, called, constant, reshaper, titled
+
+_INT8 = np.iinfo(np.int8)
+_ACTIVATIONS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
+
+
+class NotQuantizedError(Exception):
+    """Control flow between the readers: the operator stays float, with the reason."""
+
+
+def read_activation(node: ir.Node, index: int) -> tuple[ir.Node, np.float32, Array]:
+    """Read the pair on an operator's input.
+
+    Args:
+        node: the operator.
+        index: which input.
+    Returns:
+        its DequantizeLinear, the scale and the zero point.
+    Raises:
+        NotQuantizedError: the input is not quantized in a form that can be converted.
+    """
+    pair, scale, zero_point = read_pair(node, index)
+    if scale.size != 1:
+        raise NotQuantizedError("its input is not quantized per tensor")
+    return pair, np.float32(scale.item()), zero_point.reshape(())
+
+
+def read_pair(node: ir.Node, index: int) -> tuple[ir.Node, Array, Array]:
+    """Read the pair on an operator's input, which may have one scale a channel.
+
+    Args:
+        node: the operator.
+        index: which input.
+    Returns:
+        its DequantizeLinear, scales and zero points, one of each where all channels have the same.
+    Raises:
+        NotQuantizedError: the input is not quantized in a form that can be converted.
+    """
+    value = node.inputs[index]
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear":
+        raise NotQuantizedError("its input is not dequantized")
+    x_q = producer.inputs[0]
+    scale, zero_point = read_parameters(producer)
+    check_scale(producer, scale)
+    if x_q is None or int_attribute(producer, "block_size", 0) or _is_matrix(scale):
+        raise NotQuantizedError("its input is not quantized per tensor")
+    if constant(x_q) is not None:
+        raise NotQuantizedError("its input is a constant")
+    if zero_point.dtype not in _ACTIVATIONS:
+        raise NotQuantizedError(f"its input is quantized to {zero_point.dtype}, not 8 or 16 bits")
+    scale, zero_point = scale.ravel(), zero_point.ravel()
+    if scale.size and (scale == scale[0]).all() and (zero_point == zero_point[0]).all():
+        return producer, scale[:1], zero_point[:1]
+    return producer, scale, zero_point
+
+
+def _is_matrix(scale: Array) -> bool:
+    return scale.ndim > 1 and scale.size > 1
+
+
+def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
+    """Read an operator's weight.
+
+    Args:
+        value: the operator's input.
+    Returns:
+        the weight, counted from its zero point, and its scales, broadcast to the weight's shape:
+        int8, or int16 where that is beyond int8, within -255 to 255.
+    Raises:
+        NotQuantizedError: it is not quantized in a form that can be converted.
+    """
+    producer, moves = dequantizer_of(value)
+    if producer is None:
+        raise NotQuantizedError("its weight is not quantized")
+    integers, scale, zero_point = read_stored(producer)
+    check_scale(producer, scale)
+    if integers.dtype not in (np.int8, np.uint8):
+        raise NotQuantizedError(f"its weight is quantized to {integers.dtype}, not 8 bits")
+    weight = integers.astype(np.int16) - zero_point
+    if weight.min(initial=0) >= _INT8.min and weight.max(initial=0) <= _INT8.max:
+        weight = weight.astype(np.int8)
+    scales = np.broadcast_to(scale, weight.shape)
+    for move in moves:
+        weight, scales = move(weight), move(scales)
+    return weight, scales
+
+
+def dequantizer_of(
+    value: ir.Value | None,
+) -> tuple[ir.Node | None, list[Callable[[Array], Array]]]:
+    """Follow a value back through shape operators to the DequantizeLinear it comes from.
+
+    Args:
+        value: any value.
+    Returns:
+        the DequantizeLinear, None if there is none, and what the operators after it do to arrays,
+        in their order.
+    """
+    moves: list[Callable[[Array], Array]] = []
+    producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type != "DequantizeLinear":
+        move = reshaper(producer)
+        if move is None or producer.inputs[0] is None:
+            return None, []
+        moves.append(move)
+        producer = producer.inputs[0].producer()
+    return producer, moves[::-1]
+
+
+def is_activation(value: ir.Value | None) -> bool:
+    """Whether a value is dequantized, through shape operators if need be, and no constant.
+
+    Args:
+        value: any value.
+    Returns:
+        False for a weight too, however badly stored.
+    """
+    producer, _ = dequantizer_of(value)
+    codes = None if producer is None else producer.inputs[0]
+    if codes is None or constant(codes) is not None:
+        return False
+    quantize = codes.producer()
+    if quantize is None or quantize.op_type != "QuantizeLinear":
+        return True
+    return constant(quantize.inputs[0]) is None
+
+
+def read_stored(node: ir.Node, *, what: str = "weight") -> tuple[Array, Array, Array]:
+    """Read the DequantizeLinear of a constant.
+
+    Args:
+        node: the DequantizeLinear.
+        what: what to call the constant in a message.
+    Returns:
+        integers, and the scales and zero points in shapes that broadcast to theirs. The scales
+        may be any float32 numbers (check_scale).
+    Raises:
+        NotQuantizedError: what it dequantizes is not constant, or quantized in blocks, or its
+            parameters do not fit.
+    """
+    scale, zero_point = read_parameters(node)
+    if int_attribute(node, "block_size", 0):
+        raise NotQuantizedError(f"its {what} is quantized in blocks")
+    integers = _integers(node.inputs[0], what)
+    if integers.dtype != zero_point.dtype:
+        raise NotQuantizedError(
+            f"{titled(node)} takes {integers.dtype} but its zero point is {zero_point.dtype}"
+        )
+    return integers, *_on_axis(node, (scale, zero_point), integers.shape)
+
+
+def check_scale(node: ir.Node, scale: Array) -> None:
+    """Raise unless every scale of a quantizer is positive and finite.
+
+    Args:
+        node: the QuantizeLinear or DequantizeLinear.
+        scale: its scales.
+    Raises:
+        NotQuantizedError: one is zero, negative, infinite or NaN.
+    """
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise NotQuantizedError(
+            f"the scale of {titled(node)} must be positive and finite, got {scale.ravel()[:4]}"
+        )
+
+
+def _integers(value: ir.Value | None, what: str) -> Array:
+    stored = constant(value)
+    if stored is not None:
+        return stored
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "QuantizeLinear":
+        raise NotQuantizedError(f"its {what} {not_constant(value)}")
+    floats = constant(producer.inputs[0])
+    if floats is None:
+        raise NotQuantizedError(f"its {what} {not_constant(producer.inputs[0])}")
+    scale, zero_point = read_parameters(producer)
+    check_scale(producer, scale)
+    if zero_point.dtype.kind not in "iu":
+        raise NotQuantizedError(f"its {what} is quantized to {zero_point.dtype}, not int8")
+    if int_attribute(producer, "block_size", 0):
+        raise NotQuantizedError(f"its {what} is quantized in blocks")
+    if floats.dtype != np.float32:
+        raise NotQuantizedError(f"its {what} is {floats.dtype}, not float32")
+    if not np.isfinite(floats).all():
+        raise NotQuantizedError(f"its {what} has NaN or infinite values")
+    scale, zero_point = _on_axis(producer, (scale, zero_point), floats.shape)
+    info = np.iinfo(zero_point.dtype)
+    with np.errstate(over="ignore"):  # infinity is clipped like every large value
+        q = np.asarray(np.rint(floats / scale))
+    q += zero_point
+    return np.clip(q, info.min, info.max, out=q).astype(zero_point.dtype)
+
+
+def not_constant(value: ir.Value | None) -> str:
+    """Say why a value is not constant.
+
+    Args:
+        value: one that `constant` returns None for.
+    Returns:
+        the end of a sentence about it.
+    """
+    if value is not None and value.is_graph_input() and value.const_value is not None:
+        return f"is not constant: {value.name!r} is an input of the model, which callers may set"
+    return "is not constant"
+
+
+def read_parameters(node: ir.Node) -> tuple[Array, Array]:
+    """Read a quantizer's constants.
+
+    Args:
+        node: a QuantizeLinear or DequantizeLinear.
+    Returns:
+        scale and zero point, of one size; without a zero point, zeros of the integers' type.
+    Raises:
+        NotQuantizedError: one is not constant, its type is none a layer can have, or the zero
+            point does not match the scale or the integers.
+    """
+    scale = constant(node.inputs[1])
+    if scale is None:
+        raise NotQuantizedError(f"the scale of {titled(node)} {not_constant(node.inputs[1])}")
+    if scale.dtype != np.float32:
+        raise NotQuantizedError(f"the scale of {called(node)!r} is {scale.dtype}, not float32")
+    if node.op_type == "DequantizeLinear" and int_attribute(node, "output_dtype", 0) not in (
+        ir.DataType.UNDEFINED,
+        ir.DataType.FLOAT,
+    ):
+        raise NotQuantizedError(f"{titled(node)} does not dequantize to float32")
+    dtype = _dtype_of_codes(node)
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        if dtype is None:
+            raise NotQuantizedError(f"the type of what {titled(node)} takes is not known")
+        return scale, np.zeros(scale.shape, dtype)
+    zero_point = constant(node.inputs[2])
+    if zero_point is None:
+        raise NotQuantizedError(f"the zero point of {titled(node)} {not_constant(node.inputs[2])}")
+    if zero_point.size != scale.size:
+        raise NotQuantizedError(
+            f"{titled(node)} has {scale.size} scales but {zero_point.size} zero points"
+        )
+    if dtype not in (None, zero_point.dtype):
+        raise NotQuantizedError(
+            f"{titled(node)} takes {dtype} but its zero point is {zero_point.dtype}"
+        )
+    return scale, zero_point
+
+
+def _dtype_of_codes(node: ir.Node) -> np.dtype[Any] | None:
+    """The type of a pair's integers as far as its node says without its zero point."""
+    if node.op_type == "QuantizeLinear":
+        output = int_attribute(node, "output_dtype", 0)
+        if output:
+            return _numpy_dtype(output)
+        return None if len(node.inputs) > 2 and node.inputs[2] is not None else np.dtype(np.uint8)
+    codes = node.inputs[0]
+    if codes is None:
+        return None
+    stored, producer = constant(codes), codes.producer()
+    if stored is not None:
+        return stored.dtype
+    if producer is not None and producer.op_type == "QuantizeLinear":
+        zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+        return _dtype_of_codes(producer) if zero_point is None else zero_point.dtype
+    return None if codes.dtype is None else _numpy_dtype(codes.dtype)
+
+
+def _numpy_dtype(data_type: int) -> np.dtype[Any] | None:
+    try:
+        return np.dtype(ir.DataType(data_type).numpy())
+    except (ValueError, TypeError):  # no number, or none that ONNX knows
+        return None
+
+
+def _on_axis(
+    node: ir.Node, parameters: tuple[Array, Array], shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Shape a quantizer's scale and zero point so that they broadcast to what it quantizes."""
+    axis = int_attribute(node, "axis", 1)
+    size = parameters[0].size
+    if size == 1:
+        scale, zero_point = (values.reshape((1,) * len(shape)) for values in parameters)
+        return scale, zero_point
+    if not -len(shape) <= axis < len(shape) or shape[axis] != size:
+        raise NotQuantizedError(f"{titled(node)} has {size} scales on axis {axis} of shape {shape}")
+    full = [1] * len(shape)
+    full[axis] = size
+    scale, zero_point = (values.reshape(full) for values in parameters)
+    return scale, zero_point
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """Return an integer attribute of a node.
+
+    Args:
+        node: any node.
+        name: of the attribute.
+        default: what the operator takes without it.
+    Returns:
+        its value.
+    """
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()

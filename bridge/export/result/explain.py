@@ -1,0 +1,135 @@
+"""Explaining a conversion: what each layer became, why, how much work it is, and what is left."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from bridge.export.fast.elementwise import OPERATORS
+from bridge.export.graph.constants import called
+from bridge.export.graph.errors import ConversionError
+from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
+from bridge.export.graph.shapes import Sizes, infer_sizes, macs, macs_per_position
+from bridge.export.normalize.model import read_model
+from bridge.export.plan.costs import MEASURED_ON
+from bridge.export.plan.forms import FLOAT32, INT8
+from bridge.export.read.layer import EXACT_FLOAT32
+from bridge.export.read.layers import FloatOperator, named_operators
+from bridge.export.result.conversion import Conversion, LayerSummary
+from bridge.export.result.explanation import Explanation, LayerExplanation
+from bridge.export.result.multiplications import in_integers, multiplies, multiply_accumulates
+
+_INT32 = 1 << 31
+
+
+def explain(
+    conversion: Conversion, *, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> Explanation:
+    """Say of each operator what it became, why, how much work it is, and how near its limits.
+
+    The reasons are those by which the conversion chose. Sizes are inferred from the model that was
+    converted, which must still be there.
+
+    Args:
+        conversion: from convert_qat_model.
+        input_shapes: the sizes of inputs that the model leaves open, by name; without them the
+            multiply-accumulates of what depends on these are not known.
+    Returns:
+        one line an operator, and the totals.
+    Raises:
+        TypeError: conversion is none.
+        FileNotFoundError: the model that was converted is gone.
+        ConversionError: it cannot be read any more, or has other operators.
+        ValueError: input_shapes names no input, or contradicts the model.
+    """
+    if not isinstance(conversion, Conversion):
+        raise TypeError(
+            "explain: conversion must be what convert_qat_model returned, got "
+            f"{type(conversion).__name__}"
+        )
+    model = read_model(conversion.source, follow_symlinks=conversion.follow_symlinks)
+    sizes = infer_sizes(model, input_shapes)
+    nodes = dict(named_operators(model.graph))
+    rows: dict[ir.Node, LayerExplanation] = {}
+    for layer in conversion.layers:
+        if layer.op in OPERATORS:
+            continue
+        node = _node(nodes, layer.name, conversion)
+        rows[node] = _layer(layer, node, sizes)
+    for operator in conversion.left_in_float:
+        node = _node(nodes, operator.name, conversion)
+        rows[node] = _left_in_float(operator, node, sizes)
+    names = UniqueNames(nodes)
+    order = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    for node in order:
+        if node not in rows and multiplies(node):
+            rows[node] = _other(node, names.give(_scope(node)), sizes)
+    return Explanation(
+        target=conversion.target,
+        layers=tuple(rows[node] for node in order if node in rows),
+        measured_on=MEASURED_ON,
+    )
+
+
+def _layer(layer: LayerSummary, node: ir.Node, sizes: Sizes) -> LayerExplanation:
+    return LayerExplanation(
+        name=layer.name,
+        op=layer.op,
+        form=layer.form,
+        arithmetic=layer.arithmetic,
+        reason=layer.reason,
+        unchained=layer.unchained,
+        macs=macs(node, sizes),
+        macs_per_position=macs_per_position(node, sizes),
+        bound=layer.bound,
+        # Sums over 16 bits meet in int64.
+        int32_bits=_bits(_INT32, layer.bound) if layer.bits == 8 else None,
+        float32_bits=_bits(EXACT_FLOAT32, layer.bound),
+        bias_bits=_bits(_INT32, layer.bias_reach),
+        proof=layer.proof,
+        speed=layer.speed,
+        seconds=layer.seconds,
+    )
+
+
+def _left_in_float(operator: FloatOperator, node: ir.Node, sizes: Sizes) -> LayerExplanation:
+    return LayerExplanation(
+        name=operator.name,
+        op=operator.op,
+        form="float",
+        arithmetic=FLOAT32,
+        reason=operator.reason,
+        macs=macs(node, sizes),
+        macs_per_position=macs_per_position(node, sizes),
+    )
+
+
+def _other(node: ir.Node, name: str, sizes: Sizes) -> LayerExplanation:
+    integers = in_integers(node)
+    return LayerExplanation(
+        name=name,
+        op=node.op_type,
+        form=node.op_type if integers else "float",
+        arithmetic=INT8 if integers else FLOAT32,
+        reason=f"{node.op_type} is no operator of layers, and stays as it is",
+        macs=multiply_accumulates(node, sizes),
+        macs_per_position=None,
+    )
+
+
+def _scope(node: ir.Node) -> str:
+    return module_path(node) or scope_of_name(node.name or "") or called(node)
+
+
+def _node(nodes: Mapping[str, ir.Node], name: str, conversion: Conversion) -> ir.Node:
+    if name not in nodes:
+        raise ConversionError(
+            f"{conversion.source} has no layer {name!r}; it is not the model that was converted"
+        )
+    return nodes[name]
+
+
+def _bits(limit: int, reach: int | None) -> float | None:
+    if reach is None:
+        return None
+    return math.log2(limit / reach) if reach else math.inf

@@ -1,0 +1,103 @@
+"""What a conversion did: one line a layer, and the files."""
+
+from typing import Any
+
+import numpy as np
+
+from bridge.export.fast.elementwise import Elementwise
+from bridge.export.plan.forms import Choice, Form
+from bridge.export.read.layer import QuantizedLayer, signed_zero
+from bridge.export.read.products import QuantizedProduct
+from bridge.export.requantization.chains import Chain, Unchained
+from bridge.export.result.conversion import LayerSummary, MovedRescale, Proof
+
+
+def summarize_product(product: QuantizedProduct, form: Form) -> LayerSummary:
+    """Say what became of a product of two activations.
+
+    Args:
+        product: as read.
+        form: what it is in the deploy model.
+    Returns:
+        its line of the summary.
+    """
+    return LayerSummary(
+        **_without_weights(product),
+        form=form.name,
+        bound=product.accumulator_bound,
+        proven=product.proven,
+        arithmetic=form.arithmetic,
+        reason="the one form of a product of two activations",
+    )
+
+
+def summarize_elementwise(one: Elementwise) -> LayerSummary:
+    """Say what became of a sum or LeakyRelu of activations.
+
+    Args:
+        one: as read.
+    Returns:
+        its line of the summary.
+    """
+    return LayerSummary(
+        **_without_weights(one),
+        form=one.form,
+        bound=0,
+        proven=True,
+        arithmetic=one.arithmetic,
+        reason=one.reason,
+    )
+
+
+def summarize_layer(
+    layer: QuantizedLayer, choice: Choice, chain: Chain | Unchained | None
+) -> LayerSummary:
+    """Say what became of a layer with weights.
+
+    Args:
+        layer: as read.
+        choice: what it is in the deploy model.
+        chain: the chain that QLinearConv computes, if it does, or why there is none.
+    Returns:
+        its line of the summary.
+    """
+    form, snapped = choice.form.name, None if chain is None else chain.snapped
+    return LayerSummary(
+        name=layer.name,
+        op=layer.node.op_type,
+        form=form if layer.norm is None else f"{form}, BatchNorm folded",
+        bits=8 * layer.zero_point_x.dtype.itemsize,
+        scale_x=float(layer.scale_x.max()),
+        zero_point_x=signed_zero(layer.zero_point_x),
+        channels=layer.scale_w.size,
+        bound=layer.accumulator_bound,
+        proven=layer.proven,
+        # A folded BatchNorm is no part of the torch layer, which could not adopt its factor.
+        moved=_moved(layer, chain) if isinstance(chain, Chain) and layer.norm is None else None,
+        arithmetic=choice.form.arithmetic,
+        reason=choice.reason,
+        unchained=chain.reason if isinstance(chain, Unchained) else None,
+        proof=None if snapped is None else Proof(snapped.ulps, snapped.proven),
+        bias_reach=None if layer.bias is None else int(np.abs(layer.bias.astype(np.int64)).max()),
+        speed=choice.speed,
+        seconds=choice.seconds,
+    )
+
+
+def _without_weights(one: QuantizedProduct | Elementwise) -> dict[str, Any]:
+    first = one.operands[0]
+    return {
+        "name": one.name,
+        "op": one.node.op_type,
+        "bits": 8 * max(operand.zero_point.dtype.itemsize for operand in one.operands),
+        "scale_x": float(first.scale),
+        "zero_point_x": signed_zero(first.zero_point),
+        "channels": 0,
+    }
+
+
+def _moved(layer: QuantizedLayer, chain: Chain) -> MovedRescale | None:
+    ulps = chain.snapped.ulps
+    if not ulps.any():
+        return None
+    return MovedRescale(natural=layer.rescale, moved=chain.rescale, ulps=ulps)

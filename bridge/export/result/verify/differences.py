@@ -1,0 +1,62 @@
+"""Comparing arrays in every bit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bridge.export.graph.constants import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two arrays differ.
+
+    Args:
+        count: values that differ in any bit; two NaNs are equal.
+        total: values compared.
+        largest: largest difference, in the unit the field says; infinite between a number and a
+            NaN.
+    """
+
+    count: int
+    total: int
+    largest: float
+
+
+def compare(a: Array | None, b: Array | None, unit: Array | float = 1.0) -> Difference | None:
+    """Count the values of two arrays that differ.
+
+    Args:
+        a: any array.
+        b: another one; of another type, all its values differ.
+        unit: what the largest difference is counted in; it broadcasts to their shape.
+    Returns:
+        the difference, None if one is missing or their shapes differ.
+    """
+    if a is None or b is None or a.shape != b.shape:
+        return None
+    unequal = _unequal(a, b)
+    count = int(unequal.sum())
+    largest = _distance(a, b, unequal, unit) if count else 0.0
+    return Difference(count, a.size, largest)
+
+
+def _unequal(a: Array, b: Array) -> Array:
+    if a.dtype != b.dtype:
+        return np.ones(a.shape, np.bool_)
+    if a.dtype.kind not in "fciub":  # text
+        return np.asarray(a != b)
+    width = min(a.dtype.itemsize, 8)
+    bits = [np.ascontiguousarray(x).reshape(*x.shape, 1).view(f"u{width}") for x in (a, b)]
+    unequal = (bits[0] != bits[1]).any(axis=-1)
+    return unequal & ~(np.isnan(a) & np.isnan(b)) if a.dtype.kind in "fc" else unequal
+
+
+def _distance(a: Array, b: Array, unequal: Array, unit: Array | float) -> float:
+    if not {a.dtype.kind, b.dtype.kind} <= set("fciub"):
+        return np.inf
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    first, second = (x[unequal].astype(wide) for x in (a, b))
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(first - second) / np.broadcast_to(unit, a.shape)[unequal]
+    return float(np.nan_to_num(distance, nan=np.inf, posinf=np.inf).max())

@@ -1,0 +1,158 @@
+"""What a verification found, and its table."""
+
+from dataclasses import dataclass
+
+from bridge.export.result.exactness import describe_exactness
+from bridge.export.result.verify.differences import Difference
+from bridge.layout import Listing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCheck:
+    """One quantized layer on the data.
+
+    Args:
+        name: module path.
+        op: operator in the inter model.
+        codes_torch_fake: the layer's quantized input, torch against fake-quant, in steps of it.
+        codes_fake_deploy: the same, fake-quant against deploy.
+        output_torch_fake: the layer's output, in steps of its accumulator.
+        output_fake_deploy: the same, fake-quant against deploy.
+        bound: largest |accumulator| any input can cause, None if not known.
+        measured: largest |accumulator| the data caused.
+        proven: bound < 2^24: exact for every input; otherwise exactness is what was measured.
+    None stands for a value that one of the models does not have.
+    """
+
+    name: str
+    op: str
+    codes_torch_fake: Difference | None
+    codes_fake_deploy: Difference | None
+    output_torch_fake: Difference | None
+    output_fake_deploy: Difference | None
+    bound: int | None
+    measured: int
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputCheck:
+    """One output of the model on the data; differences are absolute.
+
+    Args:
+        name: in the inter model.
+        torch_fake: torch against fake-quant, None without a torch model.
+        fake_deploy: fake-quant against deploy.
+    """
+
+    name: str
+    torch_fake: Difference | None
+    fake_deploy: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The outcome of verify.
+
+    Args:
+        layers: the quantized layers in topological order.
+        outputs: the model's outputs.
+        first_torch_fake: the first module whose output differs between torch and fake-quant.
+        first_fake_deploy: the first value that differs between fake-quant and deploy.
+        first_nan: the first quantized layer whose input had a NaN. What a quantizer makes of one
+            differs between engines, so nothing is promised for such data.
+        interface: how the inputs and outputs of a file differ from the inter model's in names or
+            order, one line a file.
+        missing: quantized layers of the torch model that the inter model has not by their names.
+        uncalled: those of them that the torch model did not call.
+        unmatched: layers that the torch model calls more or less often than the inter model has
+            operators for, as exporters merge equal calls and drop unused ones; they are not
+            compared with torch.
+    """
+
+    layers: tuple[LayerCheck, ...]
+    outputs: tuple[OutputCheck, ...]
+    first_torch_fake: str | None
+    first_fake_deploy: str | None
+    first_nan: str | None = None
+    interface: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    uncalled: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether every output has the same bits, name and place on all paths, and no layer a NaN.
+
+        Without a torch model the paths are fake-quant and deploy.
+        """
+        differences = [d for o in self.outputs for d in (o.torch_fake, o.fake_deploy)]
+        equal = all(d is None or d.count == 0 for d in differences)
+        return equal and self.first_nan is None and not self.interface
+
+    def __rich__(self) -> Listing:
+        """Return the table of verification_table, which rich.print shows."""
+        return verification_table(self)
+
+    def __str__(self) -> str:
+        """Return the table of verification_table as text."""
+        return str(self.__rich__())
+
+
+def verification_table(verification: Verification) -> Listing:
+    """Lay out the differences a verification counted.
+
+    Args:
+        verification: from verify.
+    Returns:
+        a listing for print or rich.print.
+    """
+    rows = []
+    for layer in verification.layers:
+        exactness = describe_exactness(layer.bound, proven=layer.proven, measured=layer.measured)
+        codes = _cell(layer.codes_torch_fake, "steps"), _cell(layer.codes_fake_deploy, "steps")
+        rows.append([f"{layer.name} input", *codes, ""])
+        outputs = _cell(layer.output_torch_fake, "acc"), _cell(layer.output_fake_deploy, "acc")
+        rows.append([f"{layer.name} output", *outputs, exactness])
+    for output in verification.outputs:
+        cells = _cell(output.torch_fake, ""), _cell(output.fake_deploy, "")
+        rows.append([f"output {output.name}", *cells, ""])
+    return Listing(
+        title="values that differ in any bit (largest difference)",
+        columns=["", "torch / fake-quant", "fake-quant / deploy", "exactness"],
+        rows=rows,
+        caption=_findings(verification),
+    )
+
+
+def _findings(verification: Verification) -> list[str]:
+    lines = [
+        f"first difference: torch / fake-quant {verification.first_torch_fake or 'none'}, "
+        f"fake-quant / deploy {verification.first_fake_deploy or 'none'}"
+    ]
+    if verification.first_nan is not None:
+        lines.append(
+            f"the input of layer {verification.first_nan} has a NaN, for which no equality is "
+            "promised"
+        )
+    lines += [f"not interchangeable: {line}" for line in verification.interface]
+    if verification.unmatched:
+        lines.append(
+            "called more or less often than the file has them, so not compared with torch: "
+            f"{', '.join(verification.unmatched)}"
+        )
+    if verification.missing:
+        called = [name for name in verification.missing if name not in verification.uncalled]
+        for names, why in ((called, "called"), (verification.uncalled, "never called")):
+            if names:
+                lines.append(f"quantized layers not in the file, {why}: {', '.join(names)}")
+    return lines
+
+
+def _cell(difference: Difference | None, unit: str) -> str:
+    if difference is None:
+        return "-"
+    if not difference.count:
+        return f"0 of {difference.total:,}"
+    largest = f"{difference.largest:.3g} {unit}".strip()
+    return f"{difference.count:,} of {difference.total:,} ({largest})"

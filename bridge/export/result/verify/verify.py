@@ -1,0 +1,231 @@
+"""verify: where training, fake-quant and deploy compute the same bits, and where they do not."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from torch import nn
+
+from bridge.arguments import check_model
+from bridge.export.fast.requantize import is_codes
+from bridge.export.files.destinations import check_path
+from bridge.export.graph.constants import Array
+from bridge.export.graph.names import module_path, scope_of_name
+from bridge.export.normalize.model import read_model
+from bridge.export.read.quantized import read_quantized
+from bridge.export.result.verify.batch import flatten_outputs, numpy_of, read_batch
+from bridge.export.result.verify.differences import Difference, compare
+from bridge.export.result.verify.operands import (
+    Quantized,
+    accumulator_step,
+    codes_in,
+    float_input,
+    largest_accumulator,
+    operands_of,
+)
+from bridge.export.result.verify.torch_calls import TorchCalls, compare_calls, unwrapped
+from bridge.export.result.verify.verification import LayerCheck, OutputCheck, Verification
+from bridge.export.running.runtime import Feeds, interface, run_model
+
+
+def verify(
+    model: nn.Module | None,
+    inter: str | PathLike[str],
+    fake: str | PathLike[str],
+    deploy: str | PathLike[str],
+    data: Any,
+) -> Verification:
+    """Compare training (in eval mode), fake-quant and deploy, layer by layer, in every bit.
+
+    A conversion of mode "fast" computes something else than the model: fake-quant and deploy are
+    compared all the same, and differences to torch are what the mode costs on this data.
+
+    Args:
+        model: the trained model; its modes are put back afterwards. None compares the files only.
+        inter: what torch.onnx.export wrote for it.
+        fake: the fake-quant model.
+        deploy: the deploy model, of any target.
+        data: one batch: a tensor or an array, a tuple or list of the model's positional arguments,
+            or a dict by the names of its arguments or of the file's inputs.
+    Returns:
+        differences for each layer and output, and the first place where paths part.
+    Raises:
+        TypeError: model, a path or data is of a wrong kind, or an input of another dtype.
+        FileNotFoundError: a file is missing.
+        ValueError: data does not fit the model's inputs, or the outputs of the paths do not
+            match in number or shape.
+    """
+    if model is not None:
+        check_model(model, "verify")
+    for name, path in (("inter", inter), ("fake", fake), ("deploy", deploy)):
+        check_path(name, path)
+    graph = read_model(Path(inter)).graph
+    layers, products, _ = read_quantized(graph)
+    quantized: list[Quantized] = [*layers, *products]
+    modules = _values_of_modules(graph, quantized)
+    # An initializer that is an input too has a default, which stays.
+    inputs = [v for v in graph.inputs if v.name not in graph.initializers]
+    batch = read_batch(data, model, inputs, Path(inter))
+    different = _interfaces(Path(inter), Path(fake), Path(deploy))
+    names = [v.name for node in graph for v in node.outputs if v.name]
+    names += [v.name for v in graph.inputs if v.name]
+    names += [
+        v.name for node in ir.load(fake).graph for v in node.outputs if v.name and is_codes(v)
+    ]
+    plain = [_run(Path(path), batch.feeds) for path in (fake, deploy)]
+    inner = [_run(Path(path), batch.feeds, _present(path, names)) for path in (fake, deploy)]
+    for values in inner:
+        values.update(batch.feeds)
+    calls = TorchCalls()
+    if model is not None:
+        calls = compare_calls(unwrapped(model), batch, quantized, modules, inner[0])
+    return Verification(
+        layers=tuple(
+            _check(what, operand, modules[what.name], calls, *inner)
+            for what in quantized
+            for operand in range(len(operands_of(what)))
+        ),
+        outputs=_check_outputs(
+            graph,
+            None if model is None else calls,
+            *map(_in_order, (fake, deploy), plain),
+            alike=not different,
+        ),
+        first_torch_fake=calls.first,
+        first_fake_deploy=next((n for n in names if _differ(inner[0], inner[1], n)), None),
+        first_nan=calls.nan or _first_nan(quantized, *inner),
+        interface=different,
+        missing=calls.missing,
+        uncalled=calls.uncalled,
+        unmatched=calls.unmatched,
+    )
+
+
+def _run(path: Path, feeds: Feeds, extra: Sequence[str] = ()) -> Feeds:
+    names, _ = interface(path)
+    if set(names) != set(feeds):
+        raise ValueError(f"{path} takes the inputs {names}, the inter model {list(feeds)}")
+    return run_model(path, [feeds[name] for name in names], extra)
+
+
+def _in_order(path: str | PathLike[str], results: Feeds) -> list[Array]:
+    """List the outputs of a file; one may have several places."""
+    return [results[name] for name in interface(Path(path))[1]]
+
+
+def _interfaces(inter: Path, *others: Path) -> tuple[str, ...]:
+    """Say where files have other inputs or outputs than the inter model, or in another order."""
+    wanted = interface(inter)
+    return tuple(
+        f"{path.name} has the {what} {there}, {inter.name} {here}"
+        for path in others
+        for what, here, there in zip(("inputs", "outputs"), wanted, interface(path), strict=True)
+        if here != there
+    )
+
+
+def _values_of_modules(graph: ir.Graph, layers: Sequence[Quantized]) -> dict[str, str]:
+    """Map a module's path to the value it returns: the last one written in its scope."""
+    found: dict[str, str] = {}
+    for node in graph:
+        path = module_path(node) or scope_of_name(node.name or "")
+        if path and node.outputs[0].name:
+            found[path] = node.outputs[0].name
+    return found | {layer.name: layer.output.name or "" for layer in layers}
+
+
+def _present(path: str | PathLike[str], names: Sequence[str]) -> list[str]:
+    graph = ir.load(path).graph
+    present = {value.name for node in graph for value in node.outputs}
+    return [name for name in names if name in present]
+
+
+def _check(
+    what: Quantized, index: int, y_name: str, calls: TorchCalls, fake: Feeds, deploy: Feeds
+) -> LayerCheck:
+    operands = operands_of(what)
+    codes = codes_in(operands[index], fake), codes_in(operands[index], deploy)
+    y, step = (fake.get(y_name), deploy.get(y_name)), accumulator_step(what)
+    sums = [largest_accumulator(value, step) for value in y if value is not None]
+    end = f".{'other' if index else 'input'}" if len(operands) > 1 else ""
+    return LayerCheck(
+        name=f"{what.name}{end}",
+        op=what.node.op_type,
+        codes_torch_fake=calls.codes.get((what.name, index)),
+        codes_fake_deploy=compare(codes[0], codes[1]),
+        output_torch_fake=calls.results.get(what.name),
+        output_fake_deploy=compare(y[0], y[1], step),
+        bound=what.accumulator_bound,
+        measured=max([calls.measured.get(what.name, 0), *sums]),
+        proven=what.proven,
+    )
+
+
+def _check_outputs(
+    graph: ir.Graph,
+    calls: TorchCalls | None,
+    fake: list[Array],
+    deploy: list[Array],
+    *,
+    alike: bool,
+) -> tuple[OutputCheck, ...]:
+    names = [value.name or "" for value in graph.outputs]
+    torch_: list[Array | None] = [None] * len(fake)
+    if calls is not None:
+        torch_ = list(_torch_outputs(calls.output, len(fake)))
+    if len(fake) != len(deploy):
+        raise ValueError(f"fake-quant has {len(fake)} outputs, deploy has {len(deploy)}")
+    if len(fake) != len(names):
+        raise ValueError(f"the inter model has {len(names)} outputs, fake-quant has {len(fake)}")
+    checks = []
+    for name, computed, one, other in zip(names, torch_, fake, deploy, strict=True):
+        first, second = compare(computed, one), compare(one, other)
+        if not alike:  # another output in this place may have another shape
+            first = first or (None if computed is None else _all_of(computed))
+            second = second or _all_of(one)
+        if second is None or (first is None and computed is not None):
+            torch_shape = None if computed is None else computed.shape
+            raise ValueError(
+                f"output {name!r} has shape {torch_shape} in torch, {one.shape} in fake-quant and "
+                f"{other.shape} in deploy"
+            )
+        checks.append(OutputCheck(name=name, torch_fake=first, fake_deploy=second))
+    return tuple(checks)
+
+
+def _all_of(values: Array) -> Difference:
+    return Difference(values.size, values.size, np.inf)
+
+
+def _torch_outputs(output: Any, count: int) -> list[Array]:
+    found = flatten_outputs(output)
+    if len(found) > count:  # exporters may leave numbers out
+        found = [value for value in found if not isinstance(value, bool | int | float)]
+    if len(found) != count:
+        raise ValueError(f"the model has {len(found)} outputs, fake-quant has {count}")
+    return [numpy_of(value) for value in found]
+
+
+def _first_nan(quantized: Sequence[Quantized], *models: Feeds) -> str | None:
+    for values in models:
+        for what in quantized:
+            for operand in operands_of(what):
+                x = float_input(operand, values)
+                if x is not None and x.dtype.kind == "f" and np.isnan(x).any():
+                    return what.name
+    return None
+
+
+def _differ(first: Feeds, second: Feeds, name: str) -> bool:
+    difference = compare(_signed(first.get(name)), _signed(second.get(name)))
+    return difference is not None and difference.count > 0
+
+
+def _signed(values: Array | None) -> Array | None:
+    """Count unsigned codes as the signed ones they stand for in the other model."""
+    if values is None or values.dtype != np.uint8:
+        return values
+    return (values.astype(np.int16) - 128).astype(np.int8)

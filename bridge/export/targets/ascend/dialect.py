@@ -1,0 +1,202 @@
+"""The Ascend dialect: AscendQuant -> operator on int8 -> AscendDequant, in the default domain.
+
+    AscendQuant(x): clamp(round(x * scale) + offset, -128, 127), scale = 1 / scale_x
+    Conv | ConvTranspose | Gemm | MatMul on int8 weights and int32 biases
+    AscendDequant(acc, p): float32(acc) * scale, the float32 in bits 0-31 of the uint64 p
+    AscendAntiQuant(q): (q + offset) * scale, where an AscendQuant's reader is not quantized
+
+The device multiplies by the reciprocal of the scale, so the fake-quant twin does too.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.export.geometry.output_padding import fitted
+from bridge.export.graph.builder import Scribe
+from bridge.export.graph.constants import Array, called
+from bridge.export.graph.errors import ConversionError
+from bridge.export.lower.epilogue import per_output_shape, write_shift, write_tail
+from bridge.export.read.layer import QuantizedLayer, signed_zero
+from bridge.export.read.qdq import NotQuantizedError, read_parameters
+
+
+def refusal(layer: QuantizedLayer) -> str | None:
+    """Say why the target cannot hold a layer.
+
+    Args:
+        layer: as read.
+    Returns:
+        the reason, for an input with one scale a channel, for a weight with a zero point that
+        int8 does not hold, and for a matrix product with one weight scale a channel; None for
+        others.
+    """
+    if layer.scale_x.size > 1:
+        return f"target 'ascend' takes one input scale a tensor, got {layer.scale_x.size}"
+    if layer.weight.dtype != np.int8:
+        return "target 'ascend' takes int8 weights without a zero point"
+    if layer.op == "MatMul" and layer.scale_w.size > 1:
+        return (
+            f"target 'ascend' takes one weight scale a tensor for {layer.node.op_type}, "
+            f"got {layer.scale_w.size}"
+        )
+    return None
+
+
+def check_layers(layers: Sequence[QuantizedLayer]) -> None:
+    """Raise unless the target can hold all layers together.
+
+    Args:
+        layers: of one graph.
+    Raises:
+        ConversionError: two layers share a weight, or one has a 16-bit input.
+    """
+    owners: dict[str, str] = {}
+    for layer in layers:
+        if layer.wide:
+            raise ConversionError(
+                f"layer {layer.name!r}: target 'ascend' takes INT8 activations, got "
+                f"{layer.zero_point_x.dtype}"
+            )
+        owner = owners.setdefault(layer.weight_source, layer.name)
+        if layer.weight_source and owner != layer.name:
+            raise ConversionError(
+                f"layers {owner!r} and {layer.name!r} share a weight, which target 'ascend' does "
+                "not allow; use target 'ort', or give each a weight of its own"
+            )
+
+
+def ascend_input(
+    scribe: Scribe, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
+) -> ir.Value:
+    """Write AscendQuant in the place of the QuantizeLinear of an input.
+
+    Args:
+        scribe: writes the nodes.
+        name: of the layer, for messages.
+        x_q: the quantized input.
+        scale: of the input.
+        zero_point: of the input, int8 or uint8.
+    Returns:
+        the input as the dialect quantizes it.
+    Raises:
+        ConversionError: no QuantizeLinear of that scale and zero point produces the input.
+    """
+    return scribe.op(
+        "AscendQuant",
+        _float_input(name, x_q, scale, zero_point),
+        scale=float(np.float32(1.0) / scale),
+        offset=float(signed_zero(zero_point)),
+        dst_type="INT8",
+    )
+
+
+def reciprocal_input(
+    scribe: Scribe, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
+) -> ir.Value:
+    """Write what AscendQuant computes in standard float operators, counted from the zero point.
+
+    Args:
+        scribe: writes the nodes.
+        name: of the layer, for messages.
+        x_q: the quantized input.
+        scale: of the input.
+        zero_point: of the input, int8 or uint8.
+    Returns:
+        integer-valued floats.
+    Raises:
+        ConversionError: no QuantizeLinear of that scale and zero point produces the input.
+    """
+    zero = signed_zero(zero_point)
+    x = scribe.op("Mul", _float_input(name, x_q, scale, zero_point), np.float32(1.0) / scale)
+    limits = np.float32(-128 - zero), np.float32(127 - zero)
+    return scribe.op("Clip", scribe.op("Round", x), *limits)
+
+
+def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
+    """Write the layer's fake-quant twin: the same arithmetic in standard float operators.
+
+    Args:
+        scribe: writes the nodes.
+        layer: the layer.
+    """
+    x = reciprocal_input(
+        scribe, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x
+    )
+    one = fitted(layer)
+    sums = scribe.op(one.op, x, one.weight.astype(np.float32), **one.attributes)
+    write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
+
+
+def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
+    """Write the layer in the Ascend dialect.
+
+    Args:
+        scribe: writes the nodes.
+        layer: the layer.
+    """
+    x = ascend_input(scribe, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x)
+    if layer.op == "MatMul" and layer.bias is not None and layer.node.op_type == "Gemm":
+        sums = scribe.op("Gemm", x, layer.weight, layer.bias)
+    elif layer.op == "MatMul":
+        sums = scribe.op("MatMul", x, layer.weight)
+        if layer.bias is not None:
+            sums = scribe.op("Add", sums, layer.bias)
+    else:
+        operands = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        sums = scribe.op(layer.op, x, *operands, **layer.attributes)
+    y = scribe.op("AscendDequant", sums, _dequant_parameters(layer), dtype=0)
+    write_shift(scribe, layer, y)
+
+
+def _float_input(name: str, x_q: ir.Value, scale: np.float32, zero_point: Array) -> ir.Value:
+    if zero_point.dtype.itemsize > 1:
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' takes INT8 activations, got {zero_point.dtype}"
+        )
+    producer = x_q.producer()
+    if producer is None or producer.op_type != "QuantizeLinear" or producer.inputs[0] is None:
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' needs a QuantizeLinear just before the layer, "
+            f"got {'the graph input' if producer is None else producer.op_type}"
+        )
+    check_pair(producer, scale, zero_point, name)
+    return producer.inputs[0]
+
+
+def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: str) -> None:
+    """Raise unless a pair quantizes and dequantizes alike, by a scale that has a reciprocal.
+
+    Args:
+        quantize: the QuantizeLinear.
+        scale: of the DequantizeLinear.
+        zero_point: of the DequantizeLinear.
+        name: of the layer, for messages.
+    Raises:
+        ConversionError: it does not.
+    """
+    try:
+        first, zero = read_parameters(quantize)
+    except NotQuantizedError as reason:
+        raise ConversionError(f"layer {name!r}: {reason}") from reason
+    if first.size != 1 or first.item() != scale or zero.item() != zero_point:
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' needs one scale and zero point a pair, but "
+            f"{called(quantize)!r} has {first.ravel()[:4]} and {zero.ravel()[:4]}, its "
+            f"DequantizeLinear {scale} and {zero_point}"
+        )
+    with np.errstate(over="ignore"):
+        reciprocal = np.float32(1.0) / scale
+    if not np.isfinite(reciprocal):
+        raise ConversionError(
+            f"layer {name!r}: target 'ascend' multiplies by 1 / scale, which is beyond float32 "
+            f"for {scale}"
+        )
+
+
+def _dequant_parameters(layer: QuantizedLayer) -> Array:
+    """Pack scale_x * scale_w a channel; the int8 weight offset in bits 32-39 is 0."""
+    channels = per_output_shape(layer.rescale, layer).size
+    scale = layer.rescale.astype(np.float32).reshape(channels)
+    return scale.view(np.uint32).astype(np.uint64)

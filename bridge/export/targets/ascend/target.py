@@ -1,0 +1,66 @@
+"""The Ascend NPU: AscendQuant -> operator on int8 -> AscendDequant.
+
+The fake-quant model rounds as the device does, which multiplies by the reciprocal of the scale.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bridge.export.graph.builder import Scribe
+from bridge.export.graph.graph_pass import GraphPass
+from bridge.export.passes.constants import write_float_inputs, write_stored_floats
+from bridge.export.plan.forms import Choice, Form
+from bridge.export.read.layer import QuantizedLayer
+from bridge.export.read.products import QuantizedProduct
+from bridge.export.requantization.chains import Chain
+from bridge.export.targets.ascend import dialect
+from bridge.export.targets.ascend.pairs import rewrite_remaining_fake_pairs, rewrite_remaining_pairs
+from bridge.export.targets.ascend.products import write_ascend_fake_product, write_ascend_product
+from bridge.export.targets.target import Passes, Target
+
+_FORM = Form("AscendQuant/AscendDequant", dialect.write_ascend)
+_CHOICE = Choice(_FORM, "the one form of target 'ascend'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ascend(Target):
+    """The Ascend NPU, whose dialect ATC reads; it has no options."""
+
+    name: ClassVar[str] = "ascend"
+    product_form: ClassVar[Form] = _FORM
+    fake_operands: ClassVar[Passes] = (GraphPass(write_stored_floats),)
+    deploy_operands: ClassVar[Passes] = fake_operands
+    fake_last: ClassVar[Passes] = (
+        GraphPass(rewrite_remaining_fake_pairs),
+        GraphPass(write_float_inputs),
+    )
+    deploy_last: ClassVar[Passes] = (
+        GraphPass(rewrite_remaining_pairs),
+        GraphPass(write_float_inputs),
+    )
+
+    def choose(self, layer: QuantizedLayer, chain: Chain | None) -> Choice:
+        """Pick the only form."""
+        del layer, chain
+        return _CHOICE
+
+    def refusal(self, layer: QuantizedLayer) -> str | None:
+        """Say why the dialect cannot hold a layer, as dialect.refusal."""
+        return dialect.refusal(layer)
+
+    def check(self, layers: Sequence[QuantizedLayer]) -> None:
+        """Raise unless the dialect can hold all layers, as dialect.check_layers."""
+        dialect.check_layers(layers)
+
+    def write_fake(self, builder: Scribe, layer: QuantizedLayer) -> None:
+        """Write a layer whose input is multiplied by the reciprocal of its scale."""
+        dialect.write_ascend_fake(builder, layer)
+
+    def write_fake_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+        """Write a product whose operands are multiplied by the reciprocals of their scales."""
+        write_ascend_fake_product(builder, product)
+
+    def write_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+        """Write a product of two activations in the dialect."""
+        write_ascend_product(builder, product)

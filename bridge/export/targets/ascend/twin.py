@@ -1,0 +1,156 @@
+"""The runnable twin of an Ascend model: the same nodes in a custom domain, as functions.
+
+Neither onnx.checker nor ONNX Runtime knows the dialect, whose nodes are of the default domain. The
+twin has them in a domain of its own, with functions that say what they compute: the one accepts it
+and the other runs it.
+"""
+
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from bridge.export.files.destinations import check_other_file, data_file, external_files
+from bridge.export.files.loading import load_model
+from bridge.export.files.writing import write_models
+from bridge.export.geometry.output_padding import fit_by_taps
+from bridge.export.graph.builder import add_initializer, graph_of
+from bridge.export.graph.constants import called, constant
+from bridge.export.graph.errors import ConversionError
+from bridge.export.targets.ascend.functions import DOMAIN, ascend_functions
+
+_DIALECT = ("AscendQuant", "AscendDequant", "AscendAntiQuant")
+_SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_IR_VERSION_OF_FUNCTIONS = 8
+_VERSION = 1
+
+
+def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]) -> Path:
+    """Write the twin of a deploy model of target "ascend" that ONNX Runtime runs.
+
+    Every node of the dialect, and every operator on its integers, is in the domain
+    "qatfunc.ascend", whose functions are in the file. An operator there has an attribute `offset`,
+    that of the AscendQuant before it; weights, biases and the scales' uint64 are the file's own.
+    Where the dialect is in a branch or a loop, the twin has what the functions compute instead.
+
+    Args:
+        deploy_file: what convert_qat_model(..., target="ascend") wrote.
+        save_file: where to write the twin; folders are created.
+    Returns:
+        the path of the twin.
+    Raises:
+        FileNotFoundError: there is no deploy_file.
+        ValueError: save_file is the deploy_file, or a file of its data.
+        ConversionError: the file is no ONNX model in the dialect; names the node.
+    """
+    path, saved = Path(deploy_file), Path(save_file)
+    model = load_model(path)
+    for written in (saved, data_file(saved)):
+        check_other_file("save_file", written, [path, *external_files(model)])
+    nodes = RecursiveGraphIterator(model.graph)
+    if not any(node.op_type in _DIALECT and _standard(node) for node in nodes):
+        raise ConversionError(f"{path} has no AscendQuant, which target 'ascend' writes")
+    write_models({saved: twin_of(model)})
+    return saved
+
+
+def twin_of(model: ir.Model) -> ir.Model:
+    """Make the twin of an Ascend model in memory.
+
+    Args:
+        model: in the dialect; it is left as it is.
+    Returns:
+        the twin.
+    Raises:
+        ConversionError: a node has attributes that no function has.
+    """
+    twin = model.clone()
+    functions = {f.name: f for f in ascend_functions(twin.opset_imports[""])}
+    for node in list(RecursiveGraphIterator(twin.graph)):
+        if not _standard(node):
+            continue
+        if node.op_type in _DIALECT:
+            _check_values(node)
+            node.domain = DOMAIN
+        elif node.op_type in _SUMS and _offset(node, 0) is not None:
+            _move(graph_of(node), node)
+        else:
+            continue
+        _check_names(node, functions[node.op_type])
+    for function in functions.values():
+        twin.functions[function.identifier()] = function
+    twin.opset_imports[DOMAIN] = _VERSION
+    twin.ir_version = max(twin.ir_version or 0, _IR_VERSION_OF_FUNCTIONS)
+    nodes = RecursiveGraphIterator(twin.graph)
+    if any(node.domain == DOMAIN and node.graph is not twin.graph for node in nodes):
+        # ONNX Runtime names what it inlines alike in nested graphs, and confuses them then.
+        passes.InlinePass()(twin)
+        del twin.opset_imports[DOMAIN]
+    return twin
+
+
+def _standard(node: ir.Node) -> bool:
+    return node.domain in ("", "ai.onnx")
+
+
+def _check_values(node: ir.Node) -> None:
+    for name, wanted in (("dst_type", "INT8"), ("dtype", 0)):
+        attribute = node.attributes.get(name)
+        if attribute is not None and attribute.value != wanted:
+            raise ConversionError(
+                f"{node.op_type} {called(node)!r}: {name} must be {wanted!r}, "
+                f"got {attribute.value!r}"
+            )
+
+
+def _check_names(node: ir.Node, function: ir.Function) -> None:
+    """Raise if a node has an attribute that its function has not, or the dialect's lacks one."""
+    known, given = set(function.attributes), set(node.attributes)
+    wrong = given - known or (known - given if node.op_type in _DIALECT else set())
+    if wrong:
+        raise ConversionError(
+            f"{node.op_type} {called(node)!r} must have the attributes {sorted(known)}, "
+            f"got {sorted(given)}"
+        )
+
+
+def _offset(node: ir.Node, index: int) -> float | None:
+    """Return what an operand's codes are counted from, None if no AscendQuant makes them."""
+    value = node.inputs[index]
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "AscendQuant":
+        return None
+    offset = producer.attributes.get("offset")
+    return 0.0 if offset is None else offset.as_float()  # _check_names refuses such a producer
+
+
+def _move(graph: ir.Graph, node: ir.Node) -> None:
+    """Move an operator on codes to the twin's domain."""
+    node.attributes["offset"] = ir.AttrFloat32("offset", _offset(node, 0) or 0.0)
+    if node.op_type == "MatMul":
+        other = _offset(node, 1) or 0.0
+        node.attributes["other_offset"] = ir.AttrFloat32("other_offset", other)
+    elif len(node.inputs) < 3:
+        zero = add_initializer(graph, f"{called(node)}_no_bias", np.zeros(1, np.int32))
+        node.resize_inputs(3)
+        node.replace_input_with(2, zero)
+    if node.op_type == "ConvTranspose":
+        _fit(graph, node)
+    node.domain = DOMAIN
+
+
+def _fit(graph: ir.Graph, node: ir.Node) -> None:
+    """Restate a transposed convolution as ONNX Runtime takes it."""
+    weight = constant(node.inputs[1])
+    if weight is None:
+        raise ConversionError(f"{node.op_type} {called(node)!r}: its weight is not constant")
+    given = {name: attribute.value for name, attribute in node.attributes.items()}
+    fitted, attributes = fit_by_taps(weight, given)
+    if fitted is weight:
+        return
+    node.replace_input_with(1, add_initializer(graph, f"{called(node)}_weight", fitted))
+    for name in ("pads", "output_padding", "kernel_shape"):
+        node.attributes[name] = ir.AttrInt64s(name, attributes[name])

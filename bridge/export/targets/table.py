@@ -1,0 +1,53 @@
+"""The table of targets, and finding one by its name and options."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from bridge.export.targets.ascend.target import Ascend
+from bridge.export.targets.ort import Ort
+from bridge.export.targets.qdq import Qdq
+from bridge.export.targets.target import Target
+
+TARGETS: Mapping[str, type[Target]] = {target.name: target for target in (Ort, Qdq, Ascend)}
+
+
+def find_target(target: object, options: Mapping[str, Any]) -> Target:
+    """Return a target, from its name and its options or as it is.
+
+    Args:
+        target: a key of TARGETS, or a Target.
+        options: of the target that is named; none beside a Target, which has its own.
+    Returns:
+        the target.
+    Raises:
+        TypeError: no target has such an option, or one is of a wrong kind.
+        ValueError: the target is unknown, an option is another target's, or a value is out of
+            range.
+
+    >>> find_target("qdq", {"opset": 13})
+    Qdq(symmetric=False, opset=13)
+    """
+    if isinstance(target, Target):
+        if options:
+            one = next(iter(options))
+            raise TypeError(
+                f"{one} is an option of the target: target=bridge.{target.name}({one}=...)"
+            )
+        return target
+    names = tuple(TARGETS)
+    if target not in names:
+        raise ValueError(f"target must be {' or '.join(map(repr, names))}, got {target!r}")
+    kind = TARGETS[str(target)]
+    for name, value in options.items():
+        owners = [other.name for other in TARGETS.values() if name in _options(other)]
+        if not owners:
+            raise TypeError(f"convert_qat_model has no option {name!r}")
+        if kind.name not in owners:
+            what = f"{name} {value!r}" if isinstance(value, str) else name
+            raise ValueError(f"{what} is for target {owners[0]!r}, got target {target!r}")
+    return kind(**options)
+
+
+def _options(kind: type[Target]) -> set[str]:
+    return {field.name for field in fields(kind)}

@@ -1,0 +1,92 @@
+"""The house: a folder's index names its files in the order in which they may import each other."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("qatfunc", "bridge")
+MOST_FILES = 12
+FOLDERS = sorted(
+    init.parent.relative_to(ROOT)
+    for package in PACKAGES
+    for init in (ROOT / package).rglob("__init__.py")
+)
+
+
+def index_of(folder: Path) -> list[str]:
+    """The names in the index of a folder, in its order."""
+    text = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) or ""
+    _, _, lines = text.partition("Index")
+    found = re.findall(r"^    (\w+(?:, \w+)*) +\S", lines, re.MULTILINE)
+    return [name for names in found for name in names.split(", ")]
+
+
+def members_of(folder: Path) -> set[str]:
+    """The modules and folders in a folder."""
+    inside = [path for path in (ROOT / folder).iterdir() if not path.name.startswith("__")]
+    return {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, ...]]:
+    """The modules of ours that a file imports, as their parts, wherever in the file it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (tuple(name.split(".")) for name in names if name.split(".")[0] in PACKAGES)
+
+
+def modules() -> list[Path]:
+    return [
+        path.relative_to(ROOT)
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if not path.name.startswith("__")
+    ]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_an_index_names_every_file_of_its_folder_once(folder):
+    names = index_of(folder)
+    assert len(set(names)) == len(names)
+    members = members_of(folder)
+    if members == {"main"} or folder.name == "amct":
+        return
+    assert set(names) == members
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_no_folder_has_more_files_than_a_dozen(folder):
+    assert len(list((ROOT / folder).glob("*.py"))) <= MOST_FILES
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_an_init_only_reexports(folder):
+    tree = ast.parse((ROOT / folder / "__init__.py").read_text())
+    kinds = (ast.Import, ast.ImportFrom, ast.Expr)
+    assigned = [node for node in tree.body if not isinstance(node, kinds)]
+    assert all(
+        isinstance(node, ast.Assign) and "__" in ast.unparse(node.targets[0]) for node in assigned
+    )
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_imports_point_one_way(path):
+    """Where the paths of importer and imported part, the imported stands above in the index."""
+    own = path.with_suffix("").parts
+    for other in imports_of(ROOT / path):
+        if other[0] != own[0]:
+            assert (own[0], other[0]) == ("bridge", "qatfunc")
+            continue
+        depth = sum(own[:i] == other[:i] for i in range(1, 1 + min(len(own), len(other))))
+        if depth == len(other):
+            continue  # the package itself, with all that its index names
+        index = index_of(Path(*own[:depth]))
+        if own[depth] in index and other[depth] in index:
+            assert index.index(other[depth]) < index.index(own[depth]), ".".join(other)
