@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from bridge.export.fast.models import Roundings, round_values
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import copy_model
 from bridge.export.graph.graph_pass import GraphPass, run_passes
 from bridge.export.graph.opset import lower_ir_version, of_sixteen_bits
@@ -159,9 +159,9 @@ def _write_fake(how: Target, found: Quantized, chains: Mapping[str, Chain]) -> N
     for layer in found.layers:
         chain = chains.get(layer.name)
         same = layer if chain is None else replace(layer, moved=chain.rescale)
-        how.write_fake(Scribe(layer), same)
+        how.write_fake(Builder(layer), same)
     for product in found.products:
-        how.write_fake_product(Scribe(product), product)
+        how.write_fake_product(Builder(product), product)
 
 
 def _write_deploy(how: Target, found: Quantized, forms: _Forms) -> list[LayerSummary]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import Counterparts
 from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
 from bridge.export.passes.uint8_codes import unsigned_numbers
@@ -114,28 +114,30 @@ def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elem
     return found
 
 
-def write_fake_elementwise(scribe: Scribe, one: Elementwise) -> None:
+def write_fake_elementwise(builder: Builder, one: Elementwise) -> None:
     """Write a sum in float, of which nothing is rounded before the quantizer.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         one: the sum; a LeakyRelu is left as it is.
     """
     if one.factors is None:
         return
     a, b = (
-        scribe.op("DequantizeLinear", operand.x_q, factor, operand.zero_point)
+        builder.op("DequantizeLinear", operand.x_q, factor, operand.zero_point)
         for operand, factor in zip(one.operands, one.factors, strict=True)
     )
     zero = np.uint8(one.grid.zero_point)
-    _replace(scribe, one, scribe.op("QuantizeLinear", scribe.op("Add", a, b), np.float32(1), zero))
+    _replace(
+        builder, one, builder.op("QuantizeLinear", builder.op("Add", a, b), np.float32(1), zero)
+    )
 
 
-def write_integer_elementwise(scribe: Scribe, one: Elementwise) -> None:
+def write_integer_elementwise(builder: Builder, one: Elementwise) -> None:
     """Write a sum as QLinearAdd, a LeakyRelu as QLinearLeakyRelu.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         one: the operator; a sum without factors is left as it is.
     """
     if one.form == FLOAT:
@@ -148,7 +150,7 @@ def write_integer_elementwise(scribe: Scribe, one: Elementwise) -> None:
     ]
     last = one.scale if one.factors is None else np.float32(1), np.uint8(one.grid.zero_point)
     attributes = {name: attribute.value for name, attribute in one.node.attributes.items()}
-    _replace(scribe, one, scribe.op(one.form, *operands, *last, domain=MICROSOFT, **attributes))
+    _replace(builder, one, builder.op(one.form, *operands, *last, domain=MICROSOFT, **attributes))
 
 
 def _read(node: ir.Node, name: str) -> Elementwise | None:
@@ -191,11 +193,11 @@ def _operand(node: ir.Node, index: int) -> Operand:
     return operand
 
 
-def _replace(scribe: Scribe, one: Elementwise, codes: ir.Value) -> None:
+def _replace(builder: Builder, one: Elementwise, codes: ir.Value) -> None:
     low, high = one.code_range
     if low > 0 or high < _LARGEST:
-        codes = scribe.op("Clip", codes, np.uint8(low), np.uint8(high))
-    scribe.replace(one.output, codes, ir.DataType.UINT8)
+        codes = builder.op("Clip", codes, np.uint8(low), np.uint8(high))
+    builder.replace(one.output, codes, ir.DataType.UINT8)
 
 
 def _name(node: ir.Node) -> str:

@@ -22,7 +22,7 @@ from bridge.export.fast.elementwise import (
 )
 from bridge.export.fast.groups import rounding_place
 from bridge.export.fast.requantize import Rounding, requantize
-from bridge.export.graph.builder import Scribe, Written
+from bridge.export.graph.builder import Builder, Written
 from bridge.export.graph.copies import Counterparts
 from bridge.export.read.layers import named_operators
 from bridge.export.read.quantized import Quantized
@@ -51,9 +51,9 @@ class Roundings:
         """
         # Backwards: what reads the codes of a sum is written before others take their place.
         for one in reversed([one.on(copy) for one in self.elementwise]):
-            write_fake_elementwise(Scribe(one), one)
+            write_fake_elementwise(Builder(one), one)
         for one in reversed(self.elementwise):
-            write_integer_elementwise(Scribe(one), one)
+            write_integer_elementwise(Builder(one), one)
         if any(one.form != FLOAT for one in self.elementwise):
             deploy.opset_imports[MICROSOFT] = 1
 

@@ -10,7 +10,7 @@ from bridge.export.graph.names import LAYER_KEY
 
 
 class Written(Protocol):
-    """What a scribe writes nodes for: a layer, or a product of two activations."""
+    """What a builder writes nodes for: a layer or a product of two activations."""
 
     @property
     def name(self) -> str:
@@ -25,7 +25,7 @@ class Written(Protocol):
         """The value it produces."""
 
 
-class Scribe:
+class Builder:
     """Writes the nodes of one layer just before its operator, named after the layer.
 
     The nodes stand in the operator's own graph, which may be the body of an If, Loop or Scan.

@@ -10,18 +10,18 @@ none does, the weight is a sum of two that have one each.
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
 from bridge.export.read.zero_points import UINT8_SHIFT, zero_point_of
 
 
 def byte_weight(
-    scribe: Scribe, weight: Array, *, vnni: bool
+    builder: Builder, weight: Array, *, vnni: bool
 ) -> tuple[ir.Value | Array, np.generic]:
     """Write a weight for a kernel whose activations are uint8.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         weight: one that has_zero_point.
         vnni: whether the kernel may get int8.
     Returns:
@@ -31,18 +31,18 @@ def byte_weight(
         return weight, np.int8(0)
     zero = np.uint8(zero_point_of(weight))
     if weight.dtype == np.int8:
-        return unsigned_codes(scribe, weight), zero
+        return unsigned_codes(builder, weight), zero
     return (weight + zero).astype(np.uint8), zero
 
 
-def unsigned_codes(scribe: Scribe, integers: ir.Value | Array) -> ir.Value:
+def unsigned_codes(builder: Builder, integers: ir.Value | Array) -> ir.Value:
     """Write int8 codes as the uint8 codes that are 128 higher.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         integers: int8.
     Returns:
         the same as uint8.
     """
-    wide = scribe.op("Cast", integers, to=ir.DataType.INT32)
-    return scribe.op("Cast", scribe.op("Add", wide, np.int32(UINT8_SHIFT)), to=ir.DataType.UINT8)
+    wide = builder.op("Cast", integers, to=ir.DataType.INT32)
+    return builder.op("Cast", builder.op("Add", wide, np.int32(UINT8_SHIFT)), to=ir.DataType.UINT8)

@@ -13,16 +13,16 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.geometry.conv_transpose import Phases
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 
 _TO_THE_END = np.iinfo(np.int64).max
 
 
-def write_interleaved(scribe: Scribe, y: ir.Value, phases: Phases | None) -> ir.Value:
+def write_interleaved(builder: Builder, y: ir.Value, phases: Phases | None) -> ir.Value:
     """Write the output of a transposed convolution from that of its ordinary one.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         y: any numbers, with phases among its channels; one or two spatial axes.
         phases: which, or None for a convolution that has none.
     Returns:
@@ -32,83 +32,83 @@ def write_interleaved(scribe: Scribe, y: ir.Value, phases: Phases | None) -> ir.
         return y
     if any(stride > 1 for stride in phases.strides):
         write = _blocks_of_channels if phases.first else _one_axis_at_a_time
-        y = write(scribe, y, phases)
+        y = write(builder, y, phases)
     if not any((*phases.starts, *phases.ends)):
         return y
     ends = [-end or _TO_THE_END for end in phases.ends]
     axes = range(2, 2 + len(ends))
     limits = (np.array(numbers, np.int64) for numbers in (phases.starts, ends, axes))
-    return scribe.op("Slice", y, *limits)
+    return builder.op("Slice", y, *limits)
 
 
-def _one_axis_at_a_time(scribe: Scribe, y: ir.Value, phases: Phases) -> ir.Value:
+def _one_axis_at_a_time(builder: Builder, y: ir.Value, phases: Phases) -> ir.Value:
     """(n, c r1 r2, m1, m2) -> (n, c r1, m1 m2, r2) -> (n, c, m1, r1, m2 r2) -> (n, c, ...)."""
     channels, strides = phases.channels, phases.strides
-    middles, sizes = _sizes(scribe, y, strides)
+    middles, sizes = _sizes(builder, y, strides)
     if strides[-1] > 1:
-        places = middles[0] if len(strides) == 1 else scribe.op("Mul", *middles)
-        y = reshape(scribe, y, -1, channels * prod(strides[:-1]), strides[-1], places)
-        y = scribe.op("Transpose", y, perm=[0, 1, 3, 2])
+        places = middles[0] if len(strides) == 1 else builder.op("Mul", *middles)
+        y = reshape(builder, y, -1, channels * prod(strides[:-1]), strides[-1], places)
+        y = builder.op("Transpose", y, perm=[0, 1, 3, 2])
     if strides[0] > 1 and len(strides) > 1:
-        y = reshape(scribe, y, -1, channels, strides[0], middles[0], sizes[1])
-        y = scribe.op("Transpose", y, perm=[0, 1, 3, 2, 4])
-    return reshape(scribe, y, -1, channels, *sizes)
+        y = reshape(builder, y, -1, channels, strides[0], middles[0], sizes[1])
+        y = builder.op("Transpose", y, perm=[0, 1, 3, 2, 4])
+    return reshape(builder, y, -1, channels, *sizes)
 
 
-def _blocks_of_channels(scribe: Scribe, y: ir.Value, phases: Phases) -> ir.Value:
+def _blocks_of_channels(builder: Builder, y: ir.Value, phases: Phases) -> ir.Value:
     """(n, r1 r2 c, m1, m2) -> (n m1, m2, r1, r2 c) -> (n m1, r1, m2, r2 c) -> (n, c, ...)."""
     channels, strides = phases.channels, phases.strides
-    middles, sizes = _sizes(scribe, y, strides)
+    middles, sizes = _sizes(builder, y, strides)
     if len(strides) == 1:
-        y = reshape(scribe, scribe.op("Transpose", y, perm=[0, 2, 1]), -1, *sizes, channels)
-        return scribe.op("Transpose", y, perm=[0, 2, 1])
-    y = scribe.op("Transpose", y, perm=[0, 2, 3, 1])
+        y = reshape(builder, builder.op("Transpose", y, perm=[0, 2, 1]), -1, *sizes, channels)
+        return builder.op("Transpose", y, perm=[0, 2, 1])
+    y = builder.op("Transpose", y, perm=[0, 2, 3, 1])
     if strides[0] > 1:
-        y = reshape(scribe, y, -1, middles[1], strides[0], strides[1] * channels)
-        y = scribe.op("Transpose", y, perm=[0, 2, 1, 3])
-    y = reshape(scribe, y, -1, *sizes, channels)
-    return scribe.op("Transpose", y, perm=[0, 3, 1, 2])
+        y = reshape(builder, y, -1, middles[1], strides[0], strides[1] * channels)
+        y = builder.op("Transpose", y, perm=[0, 2, 1, 3])
+    y = reshape(builder, y, -1, *sizes, channels)
+    return builder.op("Transpose", y, perm=[0, 3, 1, 2])
 
 
 def _sizes(
-    scribe: Scribe, y: ir.Value, strides: Sequence[int]
+    builder: Builder, y: ir.Value, strides: Sequence[int]
 ) -> tuple[list[ir.Value], list[ir.Value]]:
     """Write the spatial sizes of a value, before and after its phases are put in order.
 
     The batch's alone is left to Reshape: it may be 0, with which another size cannot be found.
     """
-    middles = [size_of(scribe, y, axis + 2) for axis in range(len(strides))]
+    middles = [size_of(builder, y, axis + 2) for axis in range(len(strides))]
     sizes = [
-        scribe.op("Mul", middle, np.array([stride], np.int64)) if stride > 1 else middle
+        builder.op("Mul", middle, np.array([stride], np.int64)) if stride > 1 else middle
         for middle, stride in zip(middles, strides, strict=True)
     ]
     return middles, sizes
 
 
-def size_of(scribe: Scribe, y: ir.Value, axis: int) -> ir.Value:
+def size_of(builder: Builder, y: ir.Value, axis: int) -> ir.Value:
     """Write a size of a value, which may depend on the model's input.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         y: the value.
         axis: which size.
     Returns:
         int64 (1,).
     """
-    return scribe.op("Gather", scribe.op("Shape", y), np.array([axis], np.int64))
+    return builder.op("Gather", builder.op("Shape", y), np.array([axis], np.int64))
 
 
-def reshape(scribe: Scribe, y: ir.Value, *sizes: int | ir.Value) -> ir.Value:
+def reshape(builder: Builder, y: ir.Value, *sizes: int | ir.Value) -> ir.Value:
     """Write a Reshape.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         y: the value.
         sizes: numbers, with the operator's 0 and -1, or int64 (1,).
     Returns:
         the value in its new shape.
     """
     if all(isinstance(size, int) for size in sizes):
-        return scribe.op("Reshape", y, np.array(sizes, np.int64))
+        return builder.op("Reshape", y, np.array(sizes, np.int64))
     parts = [s if isinstance(s, ir.Value) else np.array([s], np.int64) for s in sizes]
-    return scribe.op("Reshape", y, scribe.op("Concat", *parts, axis=0))
+    return builder.op("Reshape", y, builder.op("Concat", *parts, axis=0))

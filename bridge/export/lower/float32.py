@@ -9,61 +9,61 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.geometry.output_padding import fitted
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
 from bridge.export.lower.epilogue import per_output_shape, write_shift, write_tail
 from bridge.export.lower.int16 import join_halves, split_input
 from bridge.export.read.layer import QuantizedLayer
 
 
-def write_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
+def write_fake(builder: Builder, layer: QuantizedLayer) -> None:
     """Write a layer with a float32 weight that holds integers.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         layer: the layer.
     """
     layer = fitted(layer)
-    _write(scribe, layer, layer.weight.astype(np.float32))
+    _write(builder, layer, layer.weight.astype(np.float32))
 
 
-def write_float_deploy(scribe: Scribe, layer: QuantizedLayer) -> None:
+def write_float_deploy(builder: Builder, layer: QuantizedLayer) -> None:
     """Write a layer with an int8 weight that is cast to float when the model is loaded.
 
     Where float32 sums are proven exact, the bias is summed with the products, and a Round, which
     changes nothing, stands where the casts do: it too keeps the scale out of the weights.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         layer: the layer.
     """
     layer = fitted(layer)
-    weight = scribe.op("Cast", layer.weight, to=ir.DataType.FLOAT)
+    weight = builder.op("Cast", layer.weight, to=ir.DataType.FLOAT)
     if layer.wide or not layer.proven or layer.op == "MatMul":
-        _write(scribe, layer, weight)
+        _write(builder, layer, weight)
         return
-    x = scribe.op("DequantizeLinear", layer.x_q, np.float32(1.0), layer.zero_point_x)
+    x = builder.op("DequantizeLinear", layer.x_q, np.float32(1.0), layer.zero_point_x)
     # A bias of +0.0 where there is none: sums of zeros are +0.0 then, as integers' are.
     channels = len(layer.accumulator_bounds)
     bias = np.zeros(channels) if layer.bias is None else layer.bias
-    sums = scribe.op(layer.op, x, weight, bias.astype(np.float32), **layer.attributes)
-    y = scribe.op("Round", sums)
-    write_shift(scribe, layer, scribe.op("Mul", y, per_output_shape(layer.rescale, layer)))
+    sums = builder.op(layer.op, x, weight, bias.astype(np.float32), **layer.attributes)
+    y = builder.op("Round", sums)
+    write_shift(builder, layer, builder.op("Mul", y, per_output_shape(layer.rescale, layer)))
 
 
-def _write(scribe: Scribe, layer: QuantizedLayer, weight: Array | ir.Value) -> None:
+def _write(builder: Builder, layer: QuantizedLayer, weight: Array | ir.Value) -> None:
     def op(x: ir.Value) -> ir.Value:
-        return scribe.op(layer.op, x, weight, **layer.attributes)
+        return builder.op(layer.op, x, weight, **layer.attributes)
 
-    write_tail(scribe, layer, _sums(scribe, layer, op))
+    write_tail(builder, layer, _sums(builder, layer, op))
 
 
-def _sums(scribe: Scribe, layer: QuantizedLayer, op: Callable[[ir.Value], ir.Value]) -> ir.Value:
+def _sums(builder: Builder, layer: QuantizedLayer, op: Callable[[ir.Value], ir.Value]) -> ir.Value:
     if not layer.wide:
-        x = scribe.op("DequantizeLinear", layer.x_q, np.float32(1.0), layer.zero_point_x)
-        return scribe.op("Cast", op(x), to=ir.DataType.INT32)
+        x = builder.op("DequantizeLinear", layer.x_q, np.float32(1.0), layer.zero_point_x)
+        return builder.op("Cast", op(x), to=ir.DataType.INT32)
     halves = []
-    for half, zero_point in split_input(scribe, layer):
-        centered = scribe.op("Sub", half, np.int32(zero_point))
-        halves.append(op(scribe.op("Cast", centered, to=ir.DataType.FLOAT)))
-    return join_halves(scribe, *halves)
+    for half, zero_point in split_input(builder, layer):
+        centered = builder.op("Sub", half, np.int32(zero_point))
+        halves.append(op(builder.op("Cast", centered, to=ir.DataType.FLOAT)))
+    return join_halves(builder, *halves)

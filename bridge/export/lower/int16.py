@@ -8,7 +8,7 @@ with hi and lo unsigned bytes of q + 32768. An operator runs on each half; the s
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
 from bridge.export.read.layer import QuantizedLayer
 
@@ -16,46 +16,46 @@ _HALF = 1 << 15
 _BYTE = 1 << 8
 
 
-def split_input(scribe: Scribe, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:
+def split_input(builder: Builder, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:
     """Write the split of a layer's 16-bit input.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         layer: its x_q is int16 or uint16.
     Returns:
         the high and the low half as int32 values within 0..255, each with its zero point.
     """
-    return split_codes(scribe, layer.x_q, layer.zero_point_x)
+    return split_codes(builder, layer.x_q, layer.zero_point_x)
 
 
-def split_codes(scribe: Scribe, x_q: ir.Value, zero_point: Array) -> list[tuple[ir.Value, int]]:
+def split_codes(builder: Builder, x_q: ir.Value, zero_point: Array) -> list[tuple[ir.Value, int]]:
     """Write the split of 16-bit codes.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         x_q: int16 or uint16.
         zero_point: a scalar of its dtype.
     Returns:
         the high and the low half as int32 values within 0..255, each with its zero point.
     """
     shift = _HALF if zero_point.dtype == np.int16 else 0
-    wide = scribe.op("Cast", x_q, to=ir.DataType.INT32)
-    unsigned = scribe.op("Add", wide, np.int32(shift)) if shift else wide
-    high = scribe.op("Div", unsigned, np.int32(_BYTE))
-    low = scribe.op("Sub", unsigned, scribe.op("Mul", high, np.int32(_BYTE)))
+    wide = builder.op("Cast", x_q, to=ir.DataType.INT32)
+    unsigned = builder.op("Add", wide, np.int32(shift)) if shift else wide
+    high = builder.op("Div", unsigned, np.int32(_BYTE))
+    low = builder.op("Sub", unsigned, builder.op("Mul", high, np.int32(_BYTE)))
     zero_high, zero_low = divmod(int(zero_point) + shift, _BYTE)
     return [(high, zero_high), (low, zero_low)]
 
 
-def join_halves(scribe: Scribe, high: ir.Value, low: ir.Value) -> ir.Value:
+def join_halves(builder: Builder, high: ir.Value, low: ir.Value) -> ir.Value:
     """Write 256 * high + low in int64.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         high: sums over the high halves, integer-valued.
         low: sums over the low halves.
     Returns:
         int64 sums.
     """
-    wide = [scribe.op("Cast", half, to=ir.DataType.INT64) for half in (high, low)]
-    return scribe.op("Add", scribe.op("Mul", wide[0], np.int64(_BYTE)), wide[1])
+    wide = [builder.op("Cast", half, to=ir.DataType.INT64) for half in (high, low)]
+    return builder.op("Add", builder.op("Mul", wide[0], np.int64(_BYTE)), wide[1])

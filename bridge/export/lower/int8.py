@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.geometry.conv_transpose import as_convolution
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
 from bridge.export.lower.byte_weights import byte_weight, unsigned_codes
 from bridge.export.lower.depth_to_space import write_interleaved
@@ -27,43 +27,43 @@ from bridge.export.read.zero_points import parts_of
 _SHIFT = 128
 
 
-def write_integer(scribe: Scribe, layer: QuantizedLayer) -> None:
+def write_integer(builder: Builder, layer: QuantizedLayer) -> None:
     """Write a convolution or a matrix product in integers.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         layer: a Conv or MatMul layer, or a ConvTranspose that has_phases.
     """
     operator = as_convolution(layer)
     product = layer.op == "MatMul"
     # ConvInteger's weight is the left operand of its kernel, which has to be unsigned.
-    vnni = scribe.vnni and product and may_be_int8(layer)
-    weights = [byte_weight(scribe, part, vnni=vnni) for part in parts_of(operator.weight)]
+    vnni = builder.vnni and product and may_be_int8(layer)
+    weights = [byte_weight(builder, part, vnni=vnni) for part in parts_of(operator.weight)]
     op_type = "MatMulInteger" if product else "ConvInteger"
     halves = []
-    for x, zero in _inputs(scribe, layer):
+    for x, zero in _inputs(builder, layer):
         first, *more = (
-            scribe.op(op_type, x, weight, np.uint8(zero), zero_w, **operator.attributes)
+            builder.op(op_type, x, weight, np.uint8(zero), zero_w, **operator.attributes)
             for weight, zero_w in weights
         )
-        halves.append(scribe.op("Add", first, *more) if more else first)
-    sums = join_halves(scribe, *halves) if layer.wide else halves[0]
-    write_tail(scribe, layer, write_interleaved(scribe, sums, operator.phases))
+        halves.append(builder.op("Add", first, *more) if more else first)
+    sums = join_halves(builder, *halves) if layer.wide else halves[0]
+    write_tail(builder, layer, write_interleaved(builder, sums, operator.phases))
 
 
-def _inputs(scribe: Scribe, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:
+def _inputs(builder: Builder, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:
     """Return the layer's input as uint8 values with their zero points: one, or two halves."""
     if layer.wide:
-        halves = split_input(scribe, layer)
-        return [(scribe.op("Cast", half, to=ir.DataType.UINT8), zero) for half, zero in halves]
-    return [unsigned_input(scribe, layer.x_q, layer.zero_point_x)]
+        halves = split_input(builder, layer)
+        return [(builder.op("Cast", half, to=ir.DataType.UINT8), zero) for half, zero in halves]
+    return [unsigned_input(builder, layer.x_q, layer.zero_point_x)]
 
 
-def unsigned_input(scribe: Scribe, x_q: ir.Value, zero: Array) -> tuple[ir.Value, int]:
+def unsigned_input(builder: Builder, x_q: ir.Value, zero: Array) -> tuple[ir.Value, int]:
     """Write an 8-bit quantized value as uint8.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         x_q: int8 or uint8.
         zero: its zero point, a scalar of its dtype.
     Returns:
@@ -71,4 +71,4 @@ def unsigned_input(scribe: Scribe, x_q: ir.Value, zero: Array) -> tuple[ir.Value
     """
     if zero.dtype == np.uint8:
         return x_q, int(zero)
-    return unsigned_codes(scribe, x_q), int(zero) + _SHIFT
+    return unsigned_codes(builder, x_q), int(zero) + _SHIFT

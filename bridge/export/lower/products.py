@@ -5,89 +5,89 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
 from bridge.export.lower.int8 import unsigned_input
 from bridge.export.lower.int16 import join_halves, split_codes
 from bridge.export.read.products import Operand, QuantizedProduct
 
 
-def write_fake_product(scribe: Scribe, product: QuantizedProduct) -> None:
+def write_fake_product(builder: Builder, product: QuantizedProduct) -> None:
     """Write a product on integer-valued floats.
 
     The integers are counted from the zero point by a subtraction: a DequantizeLinear on both
     sides would be fused with the MatMul into an operator that is not exact everywhere.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         product: the product.
     """
 
     def centered(code: ir.Value, zero: Array) -> ir.Value:
-        return scribe.op("Sub", scribe.op("Cast", code, to=ir.DataType.FLOAT), np.float32(zero))
+        return builder.op("Sub", builder.op("Cast", code, to=ir.DataType.FLOAT), np.float32(zero))
 
     def multiply(a: _Part, b: _Part) -> ir.Value:
-        return scribe.op("MatMul", centered(*a), centered(*b))
+        return builder.op("MatMul", centered(*a), centered(*b))
 
-    write_product_epilogue(scribe, product, _sums(scribe, product, multiply))
+    write_product_epilogue(builder, product, _sums(builder, product, multiply))
 
 
-def write_integer_product(scribe: Scribe, product: QuantizedProduct) -> None:
+def write_integer_product(builder: Builder, product: QuantizedProduct) -> None:
     """Write a product as MatMulInteger on unsigned bytes.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         product: the product.
     """
 
     def multiply(a: _Part, b: _Part) -> ir.Value:
-        (a_q, zero_a), (b_q, zero_b) = (_unsigned(scribe, *part) for part in (a, b))
-        return scribe.op("MatMulInteger", a_q, b_q, np.uint8(zero_a), np.uint8(zero_b))
+        (a_q, zero_a), (b_q, zero_b) = (_unsigned(builder, *part) for part in (a, b))
+        return builder.op("MatMulInteger", a_q, b_q, np.uint8(zero_a), np.uint8(zero_b))
 
-    write_product_epilogue(scribe, product, _sums(scribe, product, multiply))
+    write_product_epilogue(builder, product, _sums(builder, product, multiply))
 
 
 _Part = tuple[ir.Value, Array]
 """Codes of 8 bits, or half of codes of 16 bits as int32, and their zero point in its type."""
 
 
-def _unsigned(scribe: Scribe, codes: ir.Value, zero: Array) -> tuple[ir.Value, int]:
+def _unsigned(builder: Builder, codes: ir.Value, zero: Array) -> tuple[ir.Value, int]:
     if zero.dtype == np.int32:
-        return scribe.op("Cast", codes, to=ir.DataType.UINT8), int(zero)
-    return unsigned_input(scribe, codes, zero)
+        return builder.op("Cast", codes, to=ir.DataType.UINT8), int(zero)
+    return unsigned_input(builder, codes, zero)
 
 
-def _parts(scribe: Scribe, operand: Operand) -> list[_Part]:
+def _parts(builder: Builder, operand: Operand) -> list[_Part]:
     if not operand.wide:
         return [(operand.x_q, operand.zero_point)]
-    halves = split_codes(scribe, operand.x_q, operand.zero_point)
+    halves = split_codes(builder, operand.x_q, operand.zero_point)
     return [(half, np.asarray(zero, np.int32)) for half, zero in halves]
 
 
 def _sums(
-    scribe: Scribe, product: QuantizedProduct, multiply: Callable[[_Part, _Part], ir.Value]
+    builder: Builder, product: QuantizedProduct, multiply: Callable[[_Part, _Part], ir.Value]
 ) -> ir.Value:
     """Write the sums of a product, of 16-bit codes as those of their halves: 256 * high + low."""
-    first, second = (_parts(scribe, operand) for operand in product.operands)
+    first, second = (_parts(builder, operand) for operand in product.operands)
     if not product.wide:
-        return scribe.op("Cast", multiply(first[0], second[0]), to=ir.DataType.INT32)
-    rows = [_joined(scribe, [multiply(a, b) for b in second]) for a in first]
-    return _joined(scribe, rows)
+        return builder.op("Cast", multiply(first[0], second[0]), to=ir.DataType.INT32)
+    rows = [_joined(builder, [multiply(a, b) for b in second]) for a in first]
+    return _joined(builder, rows)
 
 
-def _joined(scribe: Scribe, halves: list[ir.Value]) -> ir.Value:
+def _joined(builder: Builder, halves: list[ir.Value]) -> ir.Value:
     if len(halves) > 1:
-        return join_halves(scribe, *halves)
-    return scribe.op("Cast", halves[0], to=ir.DataType.INT64)
+        return join_halves(builder, *halves)
+    return builder.op("Cast", halves[0], to=ir.DataType.INT64)
 
 
-def write_product_epilogue(scribe: Scribe, product: QuantizedProduct, sums: ir.Value) -> None:
+def write_product_epilogue(builder: Builder, product: QuantizedProduct, sums: ir.Value) -> None:
     """Write y = float32(sums) * (scale_a * scale_b), and let it replace the product's output.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         product: the product.
         sums: integers.
     """
-    y = scribe.op("Cast", sums, to=ir.DataType.FLOAT)
-    scribe.replace_output(scribe.op("Mul", y, product.rescale))
+    y = builder.op("Cast", sums, to=ir.DataType.FLOAT)
+    builder.replace_output(builder.op("Mul", y, product.rescale))

@@ -36,7 +36,7 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.geometry.output_padding import fitted
-from bridge.export.graph.builder import Scribe, add_initializer, graph_of
+from bridge.export.graph.builder import Builder, add_initializer, graph_of
 from bridge.export.graph.constants import Array, called, constant
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.names import LAYER_KEY
@@ -45,26 +45,26 @@ from bridge.export.read.qdq import NotQuantizedError, read_stored
 from bridge.export.read.zero_points import has_zero_point, zero_point_of
 
 
-def write_qdq(scribe: Scribe, layer: QuantizedLayer) -> None:
+def write_qdq(builder: Builder, layer: QuantizedLayer) -> None:
     """Write a layer with a stored weight and a stored bias; its input keeps the pair it has.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         layer: the layer, without a folded BatchNormalization.
     """
     one = fitted(layer)
-    x, weight, attributes = _input(layer), _weight(scribe, layer, one.weight), one.attributes
+    x, weight, attributes = _input(layer), _weight(builder, layer, one.weight), one.attributes
     op_type = layer.node.op_type
     bias = layer.bias
     if bias is not None and layer.correction is not None:
         bias = (bias - layer.correction).astype(np.int32)  # the pair has its zero points
     if bias is None:
-        y = scribe.op(op_type, x, weight, **attributes)
+        y = builder.op(op_type, x, weight, **attributes)
     elif op_type == "MatMul":
-        y = scribe.op("Add", scribe.op("MatMul", x, weight), _bias(scribe, layer, bias))
+        y = builder.op("Add", builder.op("MatMul", x, weight), _bias(builder, layer, bias))
     else:
-        y = scribe.op(op_type, x, weight, _bias(scribe, layer, bias), **attributes)
-    scribe.replace_output(y)
+        y = builder.op(op_type, x, weight, _bias(builder, layer, bias), **attributes)
+    builder.replace_output(y)
 
 
 def store_quantized_constants(graph: ir.Graph) -> None:
@@ -125,31 +125,31 @@ def _input(layer: QuantizedLayer) -> ir.Value:
     return value
 
 
-def _weight(scribe: Scribe, layer: QuantizedLayer, weight: Array) -> ir.Value:
+def _weight(builder: Builder, layer: QuantizedLayer, weight: Array) -> ir.Value:
     one_zero = has_zero_point(weight)
     if layer.op != "ConvTranspose" or (layer.scale_w.size == 1 and one_zero):
-        return _dequantized(scribe, weight, layer.scale_w, axis=int(layer.op == "MatMul"))
+        return _dequantized(builder, weight, layer.scale_w, axis=int(layer.op == "MatMul"))
     scale_w = np.broadcast_to(layer.scale_w, layer.groups * weight.shape[1])
     by_group = scale_w.reshape(layer.groups, -1)
     if (by_group == by_group[0]).all() and (one_zero or layer.groups == 1):
-        return _dequantized(scribe, weight, by_group[0], axis=1)
+        return _dequantized(builder, weight, by_group[0], axis=1)
     inputs, channels = weight.shape[0] // layer.groups, weight.shape[1]
     if channels == 1 and one_zero:
-        return _dequantized(scribe, weight, np.repeat(scale_w, inputs), axis=0)
+        return _dequantized(builder, weight, np.repeat(scale_w, inputs), axis=0)
     split = weight.reshape(layer.groups, inputs, channels, *weight.shape[2:])
     rows = np.swapaxes(split, 1, 2)
     stored = rows.reshape(layer.groups * channels, inputs, *weight.shape[2:])
-    value = _dequantized(scribe, stored, scale_w, axis=0)
-    value = scribe.op("Reshape", value, np.array(rows.shape, np.int64))
-    value = scribe.op("Transpose", value, perm=[0, 2, 1, *range(3, rows.ndim)])
-    return scribe.op("Reshape", value, np.array(weight.shape, np.int64))
+    value = _dequantized(builder, stored, scale_w, axis=0)
+    value = builder.op("Reshape", value, np.array(rows.shape, np.int64))
+    value = builder.op("Transpose", value, perm=[0, 2, 1, *range(3, rows.ndim)])
+    return builder.op("Reshape", value, np.array(weight.shape, np.int64))
 
 
-def _bias(scribe: Scribe, layer: QuantizedLayer, bias: Array) -> ir.Value:
-    return _dequantized(scribe, bias, layer.rescale, axis=0)
+def _bias(builder: Builder, layer: QuantizedLayer, bias: Array) -> ir.Value:
+    return _dequantized(builder, bias, layer.rescale, axis=0)
 
 
-def _dequantized(scribe: Scribe, integers: Array, scale: Array, *, axis: int) -> ir.Value:
+def _dequantized(builder: Builder, integers: Array, scale: Array, *, axis: int) -> ir.Value:
     # ONNX gives int32 no zero point.
     zeros = [] if integers.dtype == np.int32 else [np.zeros(scale.shape, integers.dtype)]
     if integers.dtype == np.int16:
@@ -157,7 +157,7 @@ def _dequantized(scribe: Scribe, integers: Array, scale: Array, *, axis: int) ->
     if scale.size == 1:
         scale, zeros = scale.reshape(()), [zero.reshape(()) for zero in zeros]
     on_axis: dict[str, Any] = {"axis": axis} if scale.size > 1 else {}
-    return scribe.op("DequantizeLinear", integers, scale, *zeros, **on_axis)
+    return builder.op("DequantizeLinear", integers, scale, *zeros, **on_axis)
 
 
 def _bytes(weight: Array, scale: Array, axis: int) -> tuple[Array, Array, Array]:

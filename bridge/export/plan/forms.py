@@ -6,7 +6,7 @@ from functools import partial
 
 from bridge.export.geometry.conv3d import has_pictures
 from bridge.export.geometry.conv_transpose import has_phases
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.lower.float32 import write_float_deploy
 from bridge.export.lower.int8 import write_integer
 from bridge.export.lower.qlinear_conv import write_chain
@@ -14,7 +14,7 @@ from bridge.export.plan import costs
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.requantization.chains import Chain
 
-Writer = Callable[[Scribe, QuantizedLayer], None]
+Writer = Callable[[Builder, QuantizedLayer], None]
 
 INT8, FLOAT32, OF_RUNTIME = "int8", costs.FLOAT32, "its runtime's"
 """What multiplies in a form: integer operators, float ones, or what a runtime makes of it."""

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes import common as passes
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import Counterparts, extract
 from bridge.export.graph.shapes import Sizes, infer_sizes, open_inputs
 from bridge.export.lower.int8_weights import may_be_int8
@@ -201,7 +201,7 @@ class _Bench:
         graph, copy = self._extract()
         layer, chain = self.layer.on(copy), self.chain and self.chain.on(copy)
         (form,) = (form for form in ort_candidates(layer, chain) if form.name == name)
-        form.write(Scribe(layer, vnni=self.vnni), layer)
+        form.write(Builder(layer, vnni=self.vnni), layer)
         model = ir.Model(graph, ir_version=self.model.ir_version or 8)
         passes.RemoveUnusedNodesPass()(model)
         return model

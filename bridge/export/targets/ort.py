@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.graph_pass import GraphPass
 from bridge.export.lower.int8 import write_integer
 from bridge.export.lower.int8_weights import may_be_int8
@@ -124,11 +124,11 @@ class Ort(Target):
             return choices
         return {layer.name: _with_bytes(choices[layer.name], layer) for layer in layers}
 
-    def builder(self, layer: QuantizedLayer | QuantizedProduct) -> Scribe:
+    def builder(self, layer: QuantizedLayer | QuantizedProduct) -> Builder:
         """Return what writes the nodes of a layer, with int8 weights where `vnni` asks for them."""
-        return Scribe(layer, vnni=self.vnni)
+        return Builder(layer, vnni=self.vnni)
 
-    def write_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+    def write_product(self, builder: Builder, product: QuantizedProduct) -> None:
         """Write a product of two activations as MatMulInteger."""
         write_integer_product(builder, product)
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.graph_pass import GraphPass
 from bridge.export.graph.opset import (
@@ -66,7 +66,7 @@ class Qdq(Target):
         del layer, chain
         return _CHOICE
 
-    def write_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+    def write_product(self, builder: Builder, product: QuantizedProduct) -> None:
         """Leave a product between its pairs."""
         del builder, product
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.graph_pass import GraphPass
 from bridge.export.lower.float32 import write_fake
 from bridge.export.lower.products import write_fake_product
@@ -65,7 +65,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def write_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+    def write_product(self, builder: Builder, product: QuantizedProduct) -> None:
         """Write a product of two activations of the deploy model.
 
         Args:
@@ -135,15 +135,15 @@ class Target(ABC):
         del model, layers, chains, sized
         return choices
 
-    def builder(self, layer: QuantizedLayer | QuantizedProduct) -> Scribe:
+    def builder(self, layer: QuantizedLayer | QuantizedProduct) -> Builder:
         """Return what writes the nodes of a layer or product of the deploy model.
 
         Args:
             layer: as read.
         """
-        return Scribe(layer)
+        return Builder(layer)
 
-    def write_fake(self, builder: Scribe, layer: QuantizedLayer) -> None:
+    def write_fake(self, builder: Builder, layer: QuantizedLayer) -> None:
         """Write a layer of the fake-quant model.
 
         Args:
@@ -152,7 +152,7 @@ class Target(ABC):
         """
         write_fake(builder, layer)
 
-    def write_fake_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+    def write_fake_product(self, builder: Builder, product: QuantizedProduct) -> None:
         """Write a product of two activations of the fake-quant model.
 
         Args:

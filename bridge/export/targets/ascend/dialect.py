@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.geometry.output_padding import fitted
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array, called
 from bridge.export.graph.errors import ConversionError
 from bridge.export.lower.epilogue import per_output_shape, write_shift, write_tail
@@ -68,12 +68,12 @@ def check_layers(layers: Sequence[QuantizedLayer]) -> None:
 
 
 def ascend_input(
-    scribe: Scribe, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
+    builder: Builder, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
 ) -> ir.Value:
     """Write AscendQuant in the place of the QuantizeLinear of an input.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         name: of the layer, for messages.
         x_q: the quantized input.
         scale: of the input.
@@ -83,7 +83,7 @@ def ascend_input(
     Raises:
         ConversionError: no QuantizeLinear of that scale and zero point produces the input.
     """
-    return scribe.op(
+    return builder.op(
         "AscendQuant",
         _float_input(name, x_q, scale, zero_point),
         scale=float(np.float32(1.0) / scale),
@@ -93,12 +93,12 @@ def ascend_input(
 
 
 def reciprocal_input(
-    scribe: Scribe, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
+    builder: Builder, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
 ) -> ir.Value:
     """Write what AscendQuant computes in standard float operators, counted from the zero point.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         name: of the layer, for messages.
         x_q: the quantized input.
         scale: of the input.
@@ -109,45 +109,45 @@ def reciprocal_input(
         ConversionError: no QuantizeLinear of that scale and zero point produces the input.
     """
     zero = signed_zero(zero_point)
-    x = scribe.op("Mul", _float_input(name, x_q, scale, zero_point), np.float32(1.0) / scale)
+    x = builder.op("Mul", _float_input(name, x_q, scale, zero_point), np.float32(1.0) / scale)
     limits = np.float32(-128 - zero), np.float32(127 - zero)
-    return scribe.op("Clip", scribe.op("Round", x), *limits)
+    return builder.op("Clip", builder.op("Round", x), *limits)
 
 
-def write_ascend_fake(scribe: Scribe, layer: QuantizedLayer) -> None:
+def write_ascend_fake(builder: Builder, layer: QuantizedLayer) -> None:
     """Write the layer's fake-quant twin: the same arithmetic in standard float operators.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         layer: the layer.
     """
     x = reciprocal_input(
-        scribe, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x
+        builder, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x
     )
     one = fitted(layer)
-    sums = scribe.op(one.op, x, one.weight.astype(np.float32), **one.attributes)
-    write_tail(scribe, layer, scribe.op("Cast", sums, to=ir.DataType.INT32))
+    sums = builder.op(one.op, x, one.weight.astype(np.float32), **one.attributes)
+    write_tail(builder, layer, builder.op("Cast", sums, to=ir.DataType.INT32))
 
 
-def write_ascend(scribe: Scribe, layer: QuantizedLayer) -> None:
+def write_ascend(builder: Builder, layer: QuantizedLayer) -> None:
     """Write the layer in the Ascend dialect.
 
     Args:
-        scribe: writes the nodes.
+        builder: writes the nodes.
         layer: the layer.
     """
-    x = ascend_input(scribe, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x)
+    x = ascend_input(builder, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x)
     if layer.op == "MatMul" and layer.bias is not None and layer.node.op_type == "Gemm":
-        sums = scribe.op("Gemm", x, layer.weight, layer.bias)
+        sums = builder.op("Gemm", x, layer.weight, layer.bias)
     elif layer.op == "MatMul":
-        sums = scribe.op("MatMul", x, layer.weight)
+        sums = builder.op("MatMul", x, layer.weight)
         if layer.bias is not None:
-            sums = scribe.op("Add", sums, layer.bias)
+            sums = builder.op("Add", sums, layer.bias)
     else:
         operands = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-        sums = scribe.op(layer.op, x, *operands, **layer.attributes)
-    y = scribe.op("AscendDequant", sums, _dequant_parameters(layer), dtype=0)
-    write_shift(scribe, layer, y)
+        sums = builder.op(layer.op, x, *operands, **layer.attributes)
+    y = builder.op("AscendDequant", sums, _dequant_parameters(layer), dtype=0)
+    write_shift(builder, layer, y)
 
 
 def _float_input(name: str, x_q: ir.Value, scale: np.float32, zero_point: Array) -> ir.Value:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bridge.export.graph.builder import Scribe
+from bridge.export.graph.builder import Builder
 from bridge.export.graph.graph_pass import GraphPass
 from bridge.export.passes.constants import write_float_inputs, write_stored_floats
 from bridge.export.plan.forms import Choice, Form
@@ -53,14 +53,14 @@ class Ascend(Target):
         """Raise unless the dialect can hold all layers, as dialect.check_layers."""
         dialect.check_layers(layers)
 
-    def write_fake(self, builder: Scribe, layer: QuantizedLayer) -> None:
+    def write_fake(self, builder: Builder, layer: QuantizedLayer) -> None:
         """Write a layer whose input is multiplied by the reciprocal of its scale."""
         dialect.write_ascend_fake(builder, layer)
 
-    def write_fake_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+    def write_fake_product(self, builder: Builder, product: QuantizedProduct) -> None:
         """Write a product whose operands are multiplied by the reciprocals of their scales."""
         write_ascend_fake_product(builder, product)
 
-    def write_product(self, builder: Scribe, product: QuantizedProduct) -> None:
+    def write_product(self, builder: Builder, product: QuantizedProduct) -> None:
         """Write a product of two activations in the dialect."""
         write_ascend_product(builder, product)
