@@ -1,6 +1,7 @@
 """Quantization-aware training in torch, and the ONNX models that compute what training computed.
 
 Index, each importing only what is above it:
+    lazy            names that are imported at their first use
     layout          laying out tables for the terminal
     arguments       arguments of a wrong kind
     operators       the table of operators and their limits
@@ -22,22 +23,15 @@ Index, each importing only what is above it:
     cli             the command line
 """
 
+from typing import TYPE_CHECKING
+
 from bridge.adopt import adopt
 from bridge.batch_norm.fold import bake_batch_norm, fold_batch_norm
 from bridge.batch_norm.plan import NormPlan, plan_batch_norm
 from bridge.calibrate import calibrate
-from bridge.export.convert import convert_qat_model
-from bridge.export.graph.errors import ConversionError
-from bridge.export.plan.tune import Tuning
-from bridge.export.result.conversion import Conversion
-from bridge.export.result.explain import explain
-from bridge.export.result.explanation import Explanation, LayerExplanation
-from bridge.export.result.verify.verification import Verification
-from bridge.export.result.verify.verify import verify
-from bridge.export.running.int8_probe import sums_int8_exactly
-from bridge.export.targets.ascend.twin import ascend_twin
 from bridge.functional import functionalize, to_module
 from bridge.layer_classes.registry import register_layer
+from bridge.lazy import lazily
 from bridge.modules import (
     Conv1dQAT,
     Conv2dQAT,
@@ -60,6 +54,36 @@ from bridge.switches import (
     set_quantization,
 )
 from qatfunc.version import __version__
+
+if TYPE_CHECKING:
+    from bridge.export.convert import convert_qat_model
+    from bridge.export.graph.errors import ConversionError
+    from bridge.export.plan.tune import Tuning
+    from bridge.export.result.conversion import Conversion
+    from bridge.export.result.explain import explain
+    from bridge.export.result.explanation import Explanation, LayerExplanation
+    from bridge.export.result.verify.verification import Verification
+    from bridge.export.result.verify.verify import verify
+    from bridge.export.running.int8_probe import sums_int8_exactly
+    from bridge.export.targets.ascend.twin import ascend_twin
+else:
+    # onnx and ONNX Runtime take longer to import than all else but torch, and training needs none.
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Conversion": "bridge.export.result.conversion",
+            "ConversionError": "bridge.export.graph.errors",
+            "Explanation": "bridge.export.result.explanation",
+            "LayerExplanation": "bridge.export.result.explanation",
+            "Tuning": "bridge.export.plan.tune",
+            "Verification": "bridge.export.result.verify.verification",
+            "ascend_twin": "bridge.export.targets.ascend.twin",
+            "convert_qat_model": "bridge.export.convert",
+            "explain": "bridge.export.result.explain",
+            "sums_int8_exactly": "bridge.export.running.int8_probe",
+            "verify": "bridge.export.result.verify.verify",
+        },
+    )
 
 __all__ = [
     "Conv1dQAT",

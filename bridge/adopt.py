@@ -2,16 +2,19 @@
 
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from bridge.arguments import check_model
-from bridge.export.result.conversion import Conversion, LayerSummary
 from bridge.modules.weighted import QATLayer, qat_layers
 
+if TYPE_CHECKING:
+    from bridge.export.result.conversion import Conversion, LayerSummary
 
-def adopt(model: nn.Module, conversion: Conversion) -> nn.Module:
+
+def adopt(model: nn.Module, conversion: "Conversion") -> nn.Module:
     """Let a model's layers multiply by the rescales that its conversion moved.
 
     Its forward in eval mode then has the bits of fake-quant and deploy up to the first operator
@@ -54,7 +57,7 @@ def adopt(model: nn.Module, conversion: Conversion) -> nn.Module:
     return model
 
 
-def lacking_layers(model: nn.Module, conversion: Conversion) -> list[str]:
+def lacking_layers(model: nn.Module, conversion: "Conversion") -> list[str]:
     """Return the quantized layers of a model that a conversion knows nothing of.
 
     Args:
@@ -70,7 +73,7 @@ def lacking_layers(model: nn.Module, conversion: Conversion) -> list[str]:
 
 
 def _change(
-    layers: Mapping[str, nn.Module], summary: LayerSummary
+    layers: Mapping[str, nn.Module], summary: "LayerSummary"
 ) -> tuple[QATLayer, Tensor, Tensor]:
     """Return a layer, the rescale it has by its scales, and what it became."""
     layer, moved = layers.get(summary.name), summary.moved
