@@ -1,4 +1,4 @@
-"""What calls are given: refused where it is of a wrong kind, with what was meant."""
+"""Type checks of arguments that many functions share, with messages that suggest the right call."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -9,17 +9,17 @@ from torch import nn
 
 
 def check_model(model: Any, function: str) -> None:
-    """Raise unless a model is a module whose layers are torch's.
+    """Raise unless a model is an nn.Module with Python layers, which a ScriptModule has not.
 
     Args:
-        model: what was given.
-        function: the name of what was called.
+        model: the argument.
+        function: name of the called function, for the message.
     Raises:
-        TypeError: model is something else.
+        TypeError: model is not an nn.Module, or is a ScriptModule.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
-            f"{function}: a ScriptModule cannot be taken apart; give the model that "
+            f"{function}: a ScriptModule's layers cannot be replaced; give the model that "
             "torch.jit.script or torch.jit.trace was called on"
         )
     if isinstance(model, nn.Module):
@@ -28,7 +28,7 @@ def check_model(model: Any, function: str) -> None:
         got, hint = f"the class {model.__name__}", f"; give an instance, {model.__name__}(...)"
     elif isinstance(model, Mapping):
         got = f"{type(model).__name__} with {len(model)} keys"
-        hint = "; build the network and load_state_dict it" if _is_state(model) else ""
+        hint = "; build the network and call its load_state_dict" if _is_state(model) else ""
     elif isinstance(model, str | PathLike):
         got, hint = repr(model), "; load the model first"
     elif isinstance(model, torch.export.ExportedProgram):
@@ -39,13 +39,13 @@ def check_model(model: Any, function: str) -> None:
 
 
 def check_flags(function: str, **flags: Any) -> None:
-    """Raise unless switches are True or False.
+    """Raise unless flags are True or False.
 
     Args:
-        function: the name of what was called.
-        flags: values by name.
+        function: name of the called function, for the message.
+        flags: arguments by name.
     Raises:
-        TypeError: a value is of another kind.
+        TypeError: an argument is not a bool.
     """
     for name, value in flags.items():
         if not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What the processes of a group tell each other while they calibrate, and only then."""
+"""Collectives of calibration: ranks exchange statistics and failures; training needs none."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ Group = Any
 
 
 class PeerError(RuntimeError):
-    """Another process failed, or does something else than this one."""
+    """Another rank failed, or is out of step with this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +20,28 @@ class _Failure:
 
 
 def alone(group: Group = None) -> bool:
-    """Return whether this process has nobody to tell anything.
+    """Return whether this process calibrates without other ranks.
 
     Args:
         group: the processes that calibrate together.
     Returns:
-        True where torch.distributed has not been initialized or the group is one process.
+        True if torch.distributed is not initialized or the group has one process.
     """
     ready = dist.is_available() and dist.is_initialized()
     return not ready or dist.get_world_size(group) == 1
 
 
 def exchange(value: Any, group: Group = None) -> list[Any]:
-    """Return what every process of a group gives, in the order of their ranks.
+    """Gather one value from every rank of a group.
 
     Args:
-        value: what this process gives; it is pickled.
-        group: who takes part; each of them must call this.
+        value: of this process; it is pickled.
+        group: the processes; each of them must call this.
     Returns:
-        one value a process; [value] where this process is alone.
+        the values in the order of the ranks; [value] where this process is alone.
     Raises:
-        PeerError: a process reports a failure instead, naming its rank, or cannot be reached.
+        PeerError: a rank called report_failure instead (the message names it), or the group
+            cannot be reached.
     """
     if alone(group):
         return [value]
@@ -56,11 +57,11 @@ def exchange(value: Any, group: Group = None) -> list[Any]:
 
 
 def report_failure(error: Exception, group: Group = None) -> None:
-    """Let the other processes of a group, who wait in `exchange`, fail too.
+    """Raise PeerError on the other ranks of a group, which wait in `exchange`.
 
     Args:
-        error: what happened here.
-        group: who waits.
+        error: the exception of this process.
+        group: the processes that wait.
     """
     if not alone(group) and not isinstance(error, PeerError):
         values = [None] * dist.get_world_size(group)
@@ -68,16 +69,16 @@ def report_failure(error: Exception, group: Group = None) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let a fully sharded model hold its own parts again, and not what a forward has gathered.
+    """Free the parameters that a forward of a fully sharded model gathered.
 
-    The outermost module keeps what it gathers: an optimizer made then would train the wrong
-    tensors.
+    FSDP2's outermost module keeps them gathered after its forward: an optimizer built then would
+    hold the gathered tensors instead of the shards.
 
     Args:
-        model: any module.
+        model: any module; without FSDPModules nothing happens.
     """
     if dist.is_available() and dist.is_initialized():
-        from torch.distributed.fsdp import FSDPModule  # takes long to import
+        from torch.distributed.fsdp import FSDPModule  # slow to import
 
         for module in model.modules():
             if isinstance(module, FSDPModule):

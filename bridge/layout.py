@@ -1,4 +1,4 @@
-"""Laying out what is printed: nothing is cut, and names from files cannot steer a terminal."""
+"""Layout of printed tables: nothing is truncated; names from files cannot control a terminal."""
 
 import io
 import shutil
@@ -13,27 +13,27 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDTH = 80
-"""Of what does not go to a terminal."""
+"""Columns of output that does not go to a terminal."""
 
 _WRAPPED = 1.25
-"""A table that is wider than the console by at most this is wrapped, and not made a list."""
+"""Largest ratio of table width to console width at which the table is wrapped, not listed."""
 
 _PROSE = 30
-"""What one long column needs where all others keep their width."""
+"""Fewest columns for the longest text column while all others keep their full width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Rows of text under headings: a table where it fits, and a list of rows where it does not.
+    """A table of text, printed as a list of rows where the console is too narrow for a table.
 
-    print(listing) and rich.print(listing) wrap it to the width of the terminal, to 80 columns where
-    there is none. Text is shown as it is, without markup; what is not printable is escaped.
+    print(listing) and rich.print(listing) wrap it to the width of the terminal, or to 80 columns
+    without one. Text is shown literally, without markup; unprintable characters are escaped.
 
     Args:
         title: the first line.
-        columns: the headings.
-        rows: one cell a column.
-        caption: the last lines.
+        columns: the column headings.
+        rows: one cell for each column.
+        caption: lines after the table.
     """
 
     title: str
@@ -43,11 +43,11 @@ class Listing:
 
     @property
     def row_count(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return len(self.rows)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the parts that rich prints."""
+        """Yield the renderables that rich prints."""
         yield Text(printable(self.title))
         if self.rows:
             table = self._table()
@@ -70,7 +70,7 @@ class Listing:
     def _table(self) -> Table:
         table = Table()
         for i, column in enumerate(self.columns):
-            # The first one holds names, to be found whole.
+            # The first column holds names: unbroken, so that a search finds them.
             table.add_column(Text(printable(column)), overflow="fold", no_wrap=i == 0)
         for row in self.rows:
             table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
@@ -86,13 +86,13 @@ class Listing:
 
 
 def printable(text: str) -> str:
-    r"""Escape what a terminal would not show or would obey.
+    r"""Escape unprintable characters and terminal control sequences.
 
     Args:
-        text: any, such as a name from a file.
+        text: any text, such as a name from a file.
     Returns:
-        the same with control characters, escape sequences, marks of direction and the like as
-        backslash escapes.
+        text with control characters, bidirectional marks and all else that is unprintable written
+        as backslash escapes.
 
     >>> printable("conv\x1b[2J")
     'conv\\x1b[2J'
@@ -104,10 +104,10 @@ def render(listing: Listing) -> str:
     """Return a listing as text for standard output.
 
     Args:
-        listing: any.
+        listing: any listing.
     Returns:
-        lines as wide as the terminal, or of 80 columns; what standard output cannot encode is
-        escaped.
+        lines at most as wide as the terminal, or 80 columns without one; characters that standard
+        output cannot encode are escaped.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The table of operators and of what each of them refuses."""
+"""The table of quantized operators, and the checks of their inputs and hyperparameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ Layer = Callable[[], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """A quantized operator as the modules see it, with the limits of the targets.
+    """A quantized operator: its torch class, its pure function and the limits of the targets.
 
     Args:
-        name: the field's name for it, as in qatfunc.operators.
-        float_class: the torch module it replaces.
+        name: of the function in qatfunc.operators and in torch.nn.functional.
+        float_class: the torch module that it replaces.
         function: the pure function that computes it.
-        spatial: spatial dimensions, 0 for linear.
+        spatial: number of spatial axes, 0 for linear.
         transposed: whether it is a transposed convolution.
-        channel_wise: default for one weight scale an output channel.
-        may_be_channel_wise: whether the targets allow it.
+        channel_wise: whether the weight has one scale for each output channel by default.
+        may_be_channel_wise: whether the targets support one weight scale for each output channel.
         refuses_depth_dilation: whether dilation along the first spatial axis must be 1.
-        error: what the reference raises for a wrong padding_mode.
-        from_float_error: what the reference raises for a module of another class.
+        error: exception for a wrong padding_mode, the type that AMCT raises.
+        from_float_error: exception for a module of another class, the type that AMCT raises.
     """
 
     name: str
@@ -41,15 +41,16 @@ class Operator:
     from_float_error: type[Exception] = TypeError
 
     def check_tensors(self, x: Tensor, weight: Tensor, layer: Layer) -> None:
-        """Raise unless a layer's tensors are what the targets can run.
+        """Raise unless a layer's input and weight have the rank and dtype of the operator.
 
         Args:
-            x: the input of a forward.
+            x: the input of forward, (N, C, *spatial) or (*, in_features); within autocast, after
+                the cast to float32.
             weight: the layer's weight.
-            layer: gives what to call the layer in a message; finding out takes long.
+            layer: returns the layer's name for a message; called for errors only, as it is slow.
         Raises:
             RuntimeError: x has another rank.
-            ValueError: x (already cast, within autocast) or weight is not float32.
+            ValueError: x or weight is not float32.
         """
         shape, wanted = x.shape, self.spatial + 2
         if (len(shape) != wanted) if self.spatial else (len(shape) < wanted):
@@ -66,12 +67,12 @@ class Operator:
             )
 
     def check_channels(self, x: Tensor, wanted: int, layer: Layer) -> None:
-        """Raise unless an input has the number of channels that a layer's weight has.
+        """Raise unless an input has as many channels as the weight has input channels.
 
         Args:
-            x: of the layer's rank.
-            wanted: of a linear layer, the size of the last axis.
-            layer: as check_tensors'.
+            x: (N, C, *spatial) or, for linear, (*, in_features).
+            wanted: number of channels; for linear, of features.
+            layer: returns the layer's name for a message.
         Raises:
             RuntimeError: x has another number of channels.
         """
@@ -86,13 +87,15 @@ class Operator:
         )
 
     def check_layer(self, layer: nn.Module, *, per_channel: bool) -> None:
-        """Raise unless a layer's hyperparameters are what the targets can run.
+        """Raise unless the targets support a layer's hyperparameters.
 
         Args:
             layer: a convolution or linear module.
-            per_channel: whether its weight has one scale an output channel.
+            per_channel: whether its weight has one scale for each output channel.
         Raises:
-            ValueError, RuntimeError: by the reference's choice, see `error`.
+            ValueError, RuntimeError: padding_mode is not "zeros" (see `error`).
+            RuntimeError: the depth dilation is not 1, or per_channel is True, where the operator
+                does not support it.
         """
         kind = type(layer).__name__
         mode = getattr(layer, "padding_mode", "zeros")
@@ -105,14 +108,14 @@ class Operator:
 
 
 def check_is_tensor(x: Tensor, name: str, layer: Layer) -> None:
-    """Raise unless what a layer is called with is a tensor.
+    """Raise unless an argument of a layer's forward is a tensor.
 
     Args:
         x: any object.
-        name: what to call it in a message.
-        layer: gives what to call the layer.
+        name: of the argument, for the message.
+        layer: returns the layer's name for the message.
     Raises:
-        TypeError: x is no tensor.
+        TypeError: x is not a tensor.
     """
     if not isinstance(x, Tensor):
         kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
@@ -128,14 +131,14 @@ def _wrong_dtype(x: Tensor, name: str, layer: Layer) -> ValueError:
 
 
 def check_product(a: Tensor, b: Tensor, layer: Layer) -> None:
-    """Raise unless two activations are what the targets can multiply.
+    """Raise unless two activations can be multiplied as matrices and the targets support it.
 
     Args:
-        a: first operand.
-        b: second operand.
-        layer: gives what to call the layer in a message.
+        a: first operand, (*, M, K).
+        b: second operand, (*, K, N).
+        layer: returns the layer's name for a message.
     Raises:
-        RuntimeError: a rank is not 2 to 6, the shapes cannot be multiplied, or they are on
+        RuntimeError: a rank is not 2 to 6, the shapes do not match, or the operands are on
             different devices.
         ValueError: an operand is not float32.
     """
@@ -151,7 +154,7 @@ def check_product(a: Tensor, b: Tensor, layer: Layer) -> None:
             f"{layer()}: input is on {a.device}, other on {b.device}; move one of them"
         )
     if not torch.compiler.is_compiling() and is_jit_tracing():
-        return  # under torch.jit.trace sizes are no numbers
+        return  # under torch.jit.trace sizes are tensors, which cannot be compared
     pairs = zip(reversed(a.shape[:-2]), reversed(b.shape[:-2]), strict=False)
     if a.shape[:-2] != b.shape[:-2] and any(m != n and 1 not in (m, n) for m, n in pairs):
         raise RuntimeError(

@@ -1,6 +1,6 @@
-"""The one reader of QAT configurations.
+"""Reading QAT configurations: dicts with AMCT's keys, and files with a configuration a pattern.
 
 Index, each importing only what is above it:
-    rules   which configuration goes to which layer: patterns, classes, files
-    reader  one configuration, key for key as AMCT writes it
+    rules   which configuration applies to which layer: patterns, classes, files
+    reader  one configuration dict, with AMCT's keys
 """

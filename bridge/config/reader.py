@@ -1,4 +1,4 @@
-"""The one reader of QAT configurations: the reference's dict, key for key."""
+"""Reading a QAT configuration dict, which has AMCT's keys, into a checked record."""
 
 import difflib
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ _LARGEST = (2.0 - 2.0**-23) * 2.0**127
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QATConfig:
-    """A configuration, read and checked.
+    """A checked configuration of one layer.
 
     Args:
-        enabled: whether the layer is quantized at all.
-        weight: grid of the weight.
-        activation: grid of the input.
-        search: how the clips are found.
-        clip: (max, min) given by hand, or None to search.
-        learned_scale: weight scales are trained (ulq_retrain) instead of ARQ's.
-        reciprocal_scale: what is trained is 1 / scale.
-        layer: both grids, from weight and activation.
+        enabled: whether the layer is quantized.
+        weight: integer format of the weight.
+        activation: integer format of the input.
+        search: how calibration finds the input's range.
+        clip: (max, min) of the input's range as configured, None to calibrate it.
+        learned_scale: weight scales are trained (ulq_retrain), not computed by ARQ.
+        reciprocal_scale: the trained parameter is 1 / scale.
+        layer: both integer formats, from weight and activation.
     """
 
     enabled: bool
@@ -41,34 +41,34 @@ class QATConfig:
 
     def __post_init__(self) -> None:
         layer = LayerSpec(weight=self.weight, activation=self.activation)
-        object.__setattr__(self, "layer", layer)  # once, not at every forward
+        object.__setattr__(self, "layer", layer)  # built once, not in every forward
 
 
 def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATConfig:
     """Read a configuration dict.
 
-    A value None means "not given". Keys:
-        retrain_enable: bool, default True
-        distill: anything, without effect
+    A value None stands for the default. Keys:
+        retrain_enable: bool (True)
+        distill: ignored
         retrain_data_config: dst_type "INT8" | "INT16"; batch_num int >= 1 (1); fixed_min bool;
-            clip_max, clip_min numbers (clip_min alone is refused); asymmetric bool (True)
+            clip_max, clip_min numbers, clip_min only with clip_max; asymmetric bool (True)
         retrain_weight_config: dst_type "INT8"; weights_retrain_algo "arq_retrain" |
             "ulq_retrain"; channel_wise bool; s_rec_flag bool
 
     Args:
         config: the dict, or None for all defaults.
-        channel_wise: the layer class's default for channel_wise.
+        channel_wise: default for channel_wise, which depends on the layer's class.
     Returns:
         the checked configuration.
     Raises:
         TypeError: config is not a dict.
-        ValueError: an unknown key, or a value of a wrong kind or range.
+        ValueError: a key is unknown, or a value has a wrong type or is out of range.
     """
     if config is None:
         config = {}
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a dict, got {type(config).__name__}: {config!r}")
-    # The reference's mark of a configuration it has checked before; this one is checked anyway.
+    # AMCT adds this key to a configuration that it has checked.
     config = {key: value for key, value in config.items() if key != "distill"}
     top = _Section("config", config, {"retrain_enable", _DATA, _WEIGHT})
     data = _Section(_DATA, top.section(_DATA), _DATA_KEYS)
@@ -93,12 +93,12 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
 
 
 def data_section(read: QATConfig) -> dict[str, Any]:
-    """Return the retrain_data_config that reads as a configuration does, every key given.
+    """Return a configuration's retrain_data_config with every key present.
 
     Args:
         read: from read_config.
     Returns:
-        a new dict.
+        a new dict, from which read_config reads the same values.
     """
     high, low = read.clip or (None, None)
     return {
@@ -112,12 +112,12 @@ def data_section(read: QATConfig) -> dict[str, Any]:
 
 
 def weight_section(read: QATConfig) -> dict[str, Any]:
-    """Return the retrain_weight_config that reads as a configuration does, every key given.
+    """Return a configuration's retrain_weight_config with every key present.
 
     Args:
         read: from read_config.
     Returns:
-        a new dict.
+        a new dict, from which read_config reads the same values.
     """
     return {
         "dst_type": f"INT{read.weight.bits}",
@@ -133,7 +133,7 @@ _WEIGHT_KEYS = {"dst_type", "weights_retrain_algo", "channel_wise", "s_rec_flag"
 
 
 class _Section:
-    """One dict of the configuration; every complaint names the key, the value and the wish."""
+    """One dict of the configuration; errors name the key, the value and what was expected."""
 
     def __init__(self, name: str, values: Mapping[str, Any], known: set[str]) -> None:
         self.name = name
@@ -191,7 +191,7 @@ def _read_clip(data: _Section, *, fixed_min: bool) -> tuple[float, float] | None
     high, low = data.number("clip_max"), data.number("clip_min")
     if high is None:
         if low is not None:
-            raise ValueError(f"{_DATA}['clip_min'] = {low} needs a clip_max beside it, got none")
+            raise ValueError(f"{_DATA}['clip_min'] = {low} needs a clip_max too, got none")
         return None
     for key, end in (("clip_max", high), ("clip_min", low or 0.0)):
         if abs(end) > LARGEST_END:

@@ -1,4 +1,4 @@
-"""Which configuration goes to which layer: patterns, classes, and the files that hold them."""
+"""Which configuration applies to which layer: patterns, classes, and configuration files."""
 
 import fnmatch
 import json
@@ -18,16 +18,16 @@ _FILE_KEYS = {"$schema", "default", "layers", "skip"}
 
 
 class Rules(NamedTuple):
-    """Which configuration goes to which layer."""
+    """Which configuration applies to which layer."""
 
     default: Config | None
-    """The configuration of every layer that no pattern matches."""
+    """The configuration of the layers that no pattern matches."""
     layers: Mapping[str, Config]
     """Configurations by pattern; the first match wins."""
     skip: Sequence[Selector]
-    """What stays as it is."""
+    """Patterns and classes of layers that stay in float."""
     include: Sequence[Selector] | None
-    """What alone is replaced, None for everything."""
+    """Patterns and classes of the only layers to replace, None for all layers."""
 
 
 def read_rules(
@@ -37,7 +37,7 @@ def read_rules(
     skip: Selectors,
     layers: Mapping[str, Config] | None,
 ) -> Rules:
-    """Bring the rules of a call and those of a configuration file together.
+    """Merge the rules of a call with those of its configuration file.
 
     Args:
         config: as prepare_qat's.
@@ -47,7 +47,8 @@ def read_rules(
     Returns:
         the rules.
     Raises:
-        TypeError, ValueError: a file or a value is not what prepare_qat takes.
+        TypeError: an argument has a wrong type.
+        ValueError: the configuration file cannot be read, or a value in it is wrong.
     """
     chosen = None if include is None else _selectors("include", include)
     default, named, patterns = _read_config(config)
@@ -60,7 +61,7 @@ def read_rules(
 
 
 def _selectors(name: str, given: Any) -> list[Selector]:
-    """Return selectors as a list, one pattern or class too."""
+    """Return one selector or several as a list."""
     if given is None:
         return []
     several = [given] if isinstance(given, str | type) else given
@@ -88,7 +89,7 @@ def _configurations(name: str, given: Any) -> Mapping[str, Config]:
 def _read_config(
     config: Config | str | PathLike[str] | None,
 ) -> tuple[Config | None, Mapping[str, Config], Sequence[Selector]]:
-    """Return a default configuration, and those by pattern and patterns to skip of a file."""
+    """Return the default configuration, the configurations by pattern, and patterns to skip."""
     if config is None or isinstance(config, Mapping):
         return config, {}, ()
     if not isinstance(config, str | PathLike):
@@ -120,14 +121,14 @@ def _read_config(
 
 
 def matches(selector: Selector, path: str, module: nn.Module) -> bool:
-    """Return whether a rule is about a module.
+    """Return whether a selector matches a module.
 
     Args:
-        selector: a pattern of paths, or a class.
+        selector: a pattern of paths (as fnmatch's), or a class.
         path: of the module.
         module: the module.
     Returns:
-        True if it matches.
+        True if the path matches the pattern, or the module is an instance of the class.
     """
     if isinstance(selector, str):
         return fnmatch.fnmatchcase(path, selector)
@@ -135,13 +136,13 @@ def matches(selector: Selector, path: str, module: nn.Module) -> bool:
 
 
 def check_used(model: nn.Module, selectors: Sequence[Selector]) -> None:
-    """Raise unless every rule is about a module of the model.
+    """Raise unless every selector matches a module of the model.
 
     Args:
         model: any module.
         selectors: patterns and classes.
     Raises:
-        ValueError: a rule matches nothing.
+        ValueError: a selector matches no module.
     """
     modules = list(model.named_modules(remove_duplicate=False))
     for selector in selectors:
@@ -150,11 +151,11 @@ def check_used(model: nn.Module, selectors: Sequence[Selector]) -> None:
 
 
 def show(selector: Selector) -> str:
-    """Return how a message shows a rule.
+    """Return a selector as text for messages.
 
     Args:
         selector: a pattern or a class.
     Returns:
-        its text.
+        the quoted pattern, or the name of the class.
     """
     return repr(selector) if isinstance(selector, str) else selector.__name__

@@ -1,7 +1,7 @@
-"""What layers of other classes than torch's own compute.
+"""Rules for layers of other classes than torch's own: which operator each one computes.
 
 Index, each importing only what is above it:
-    rule      how a class computes one of torch's layers
-    known     the classes of other packages that are known
-    registry  the rule of a layer: known, registered, or none
+    rule      one class as an operator on a padded input and a computed weight
+    known     the rules of classes of other packages (timm, Transformers, ...)
+    registry  register_layer, and the rule of a given layer
 """

@@ -1,7 +1,7 @@
-"""What classes of other packages compute; none of the packages is imported.
+"""Rules for layer classes of other packages, none of which is imported.
 
-timm and Transformers standardize weights and pad as TensorFlow does, efficientnet_pytorch and
-segmentation_models_pytorch pad, GPT-2 stores its weights transposed.
+timm and Transformers standardize weights and pad as TensorFlow does; efficientnet_pytorch and
+segmentation_models_pytorch pad as TensorFlow does; GPT-2 stores its weights transposed.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from bridge.layer_classes.rule import LayerRule, Pads, Shape
 
 
 def same_pads(layer: Any, shape: Shape) -> Pads:
-    """Return the zeros of TensorFlow's "same" padding, which depend on the input's size.
+    """Return the amounts of TensorFlow's "same" padding, which depend on the input's size.
 
         total = max((ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
 
@@ -22,7 +22,7 @@ def same_pads(layer: Any, shape: Shape) -> Pads:
         layer: a convolution.
         shape: of its input, (N, C, *spatial).
     Returns:
-        (before, after) an axis; after is the larger one where they differ.
+        (before, after) for each spatial axis; before = total // 2, after the remainder.
 
     >>> same_pads(nn.Conv2d(1, 1, 3, stride=2), (1, 1, 8, 9))
     [(0, 1), (1, 1)]
@@ -30,7 +30,8 @@ def same_pads(layer: Any, shape: Shape) -> Pads:
     pads = []
     axes = zip(shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
     for size, kernel, stride, dilation in axes:
-        # Of numbers from 0 on: the exported division of open sizes truncates.
+        # floor((size - 1) / stride) is ceil(size / stride) - 1, and its operands are never
+        # negative: ONNX's Div, to which dynamic sizes are exported, rounds towards 0.
         covered = (size - 1) // stride * stride + (kernel - 1) * dilation + 1
         total = torch.sym_max(covered - size, 0)
         pads.append((total // 2, total - total // 2))
@@ -123,4 +124,4 @@ KNOWN: dict[str, LayerRule] = {
     **{f"transformers.{name}": rule for name, rule in _TRANSFORMERS.items()},
     "detectron2.layers.wrappers.Conv2d": LayerRule(base=nn.Conv2d, refusal=_detectron_refusal),
 }
-"""Rules by the qualified name of the class."""
+"""Rules by the qualified name of their class."""

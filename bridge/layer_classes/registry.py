@@ -1,4 +1,4 @@
-"""What a layer of another class than torch's own computes: torch's, or what is registered."""
+"""The rule of a layer: of torch's class, of an unchanged subclass, or a registered one."""
 
 import inspect
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _BASES: dict[type[nn.Module], LayerRule] = {
     operator.float_class: LayerRule(base=operator.float_class, registered=False)
     for operator in (CONV1D, CONV2D, CONV3D, CONV_TRANSPOSE1D, CONV_TRANSPOSE2D, LINEAR)
 }
-# What a class computes depends on these, if it defines them.
+# A subclass that overrides none of these computes what its parent does.
 _DECISIVE = (
     *("forward", "_conv_forward", "_output_padding", "weight", "bias"),
     *("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__"),
@@ -46,25 +46,25 @@ def register_layer(
 
         y = operator(pad(input(x), padding(x.shape)), weight(), bias())
 
-    The operator is base's, with the layer's own stride, padding, dilation and groups. What is left
-    out is what base has. Every function gets the layer, later the QAT layer that replaces it, which
-    has the attributes, parameters, buffers, submodules and methods of cls. Classes derived from
-    cls are computed alike unless they override its forward.
+    The operator is base's, with the layer's own stride, padding, dilation and groups. A function
+    that is left out means what base does. Every function is called with the layer, later with the
+    QAT layer that replaces it, which has the attributes, parameters, buffers, submodules and
+    methods of cls. The rule holds for subclasses of cls too, unless they override forward.
 
     Args:
-        cls: the class; or "package.module.Class", which need not be imported.
-        base: nn.Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d or Linear; needed where
-            cls is not derived from it, or a name.
-        input: (layer, x) -> what is quantized, float32; for example a cast.
-        padding: (layer, shape of x) -> (before, after) for each spatial axis: zeros beside the
-            layer's own padding; None for none.
-        weight: (layer) -> the effective weight, float32 in base's layout, which is quantized;
-            computed by differentiable operators from the layer's own parameters and buffers.
+        cls: the class, or its name "package.module.Class", which need not be imported.
+        base: nn.Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d or Linear; required if
+            cls is a name, or not derived from one of these.
+        input: (layer, x) -> the tensor to quantize, float32; for example a cast of x.
+        padding: (layer, shape of x) -> (before, after) for each spatial axis: zeros to add to the
+            layer's own padding; None for no zeros.
+        weight: (layer) -> the effective weight to quantize, float32 in base's layout; computed by
+            differentiable operators from the layer's own parameters and buffers.
         bias: (layer) -> the effective bias, computed as weight is.
-        refusal: (layer) -> why an instance computes something else, "" if it does not.
+        refusal: (layer) -> the reason why an instance does not follow the rule, "" if it does.
     Raises:
-        TypeError: cls is no class of modules and no name, base none of those classes, or a
-            function none.
+        TypeError: cls is neither a class of modules nor a qualified name, base is not one of the
+            six classes, or a function is not callable.
 
     >>> import torch, bridge
     >>> class Centred(nn.Linear):
@@ -95,12 +95,12 @@ def register_layer(
 
 
 def layer_rule(layer: nn.Module) -> LayerRule | str:
-    """Return what a layer computes.
+    """Return the rule that states what a layer computes.
 
     Args:
         layer: any module.
     Returns:
-        the rule, or why there is none and what to do.
+        the rule; without one, a message that says why and what to do.
     """
     cls = type(layer)
     rule = class_rule(cls)
@@ -111,13 +111,13 @@ def layer_rule(layer: nn.Module) -> LayerRule | str:
 
 
 def class_rule(cls: type[nn.Module]) -> LayerRule | str:
-    """Return what the layers of a class compute.
+    """Return the rule that states what the layers of a class compute.
 
     Args:
         cls: any class of modules.
     Returns:
-        the rule of cls, or of the class that it is derived from without a change; or why there is
-        none and what to do.
+        the rule of cls, or of a parent whose computation cls does not override; without one, a
+        message that says why and what to do.
     """
     for parent in cls.__mro__:
         rule = _BASES.get(parent) or _rule_registered_for(parent)
@@ -132,12 +132,12 @@ def class_rule(cls: type[nn.Module]) -> LayerRule | str:
 
 
 def is_registered(cls: type[nn.Module]) -> bool:
-    """Return whether a class, or one that it is derived from, is registered.
+    """Return whether a class or one of its parents is registered.
 
     Args:
         cls: any class of modules.
     Returns:
-        True if register_layer was called for it, or the library knows it.
+        True if register_layer was called for it, or `known` lists it.
     """
     return any(_rule_registered_for(parent) is not None for parent in cls.__mro__)
 

@@ -1,4 +1,4 @@
-"""How a class computes one of torch's layers."""
+"""A rule: a layer class as one of torch's operators on a padded input and a computed weight."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 Shape = tuple[int, ...]
 
 Pads = Sequence[tuple[int, int]]
-"""Zeros (before, after) each spatial axis."""
+"""Numbers of zeros (before, after) for each spatial axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRule:
-    """How a class computes one of torch's layers, for instances whose `refusal` is "".
+    """What the instances of a class compute, those whose `refusal` is "".
 
         y = operator(pad(input(x), padding(x.shape)), weight(), bias())
 
     Args:
-        base: class of torch whose operator it is.
-        input: (layer, x) -> float32 input; None for x.
-        padding: (layer, shape of x) -> zeros beside the layer's own padding; None for none.
-        weight: (layer) -> weight in base's layout; None for layer.weight.
-        bias: (layer) -> bias; None for layer.bias.
-        refusal: (layer) -> why an instance is computed otherwise, "" if it is not.
-        registered: False for what torch's own forward computes.
+        base: torch's class with the same operator.
+        input: (layer, x) -> float32 input to quantize; None means x.
+        padding: (layer, shape of x) -> zeros to add to the layer's own padding; None means none.
+        weight: (layer) -> float32 weight in base's layout; None means layer.weight.
+        bias: (layer) -> float32 bias; None means layer.bias.
+        refusal: (layer) -> the reason why an instance does not follow the rule, "" if it does.
+        registered: False for torch's own classes.
     """
 
     base: type[nn.Module]
@@ -38,5 +38,5 @@ class LayerRule:
 
     @property
     def computes_parameters(self) -> bool:
-        """Whether weight or bias are computed from the layer's parameters."""
+        """Whether weight or bias is computed, not a parameter of the layer."""
         return self.weight is not None or self.bias is not None

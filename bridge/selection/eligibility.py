@@ -156,7 +156,7 @@ def _is_candidate(module: nn.Module) -> bool:
 
 def _without_operator(module: nn.Module) -> str:
     if isinstance(module, torch.jit.ScriptModule):
-        return "a ScriptModule cannot be taken apart: prepare the model before it is scripted"
+        return "a ScriptModule's layers cannot be replaced: prepare the model before it is scripted"
     if _quantized_by_torch(module):
         return "quantized by torch.ao already: prepare the float model"
     return f"no operator for {type(module).__name__}"

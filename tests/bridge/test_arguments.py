@@ -38,7 +38,10 @@ CALLS = {
     ("model", "got"),
     [
         (None, "got None"),
-        (net().state_dict(), "got OrderedDict with 13 keys; build the network and load_state_dict"),
+        (
+            net().state_dict(),
+            "got OrderedDict with 13 keys; build the network and call its load_state_dict",
+        ),
         (nn.Conv2d, "got the class Conv2d; give an instance, Conv2d(...)"),
         ("model.pt", "got 'model.pt'; load the model first"),
         ([net()], "got list"),

@@ -211,7 +211,7 @@ def test_clips_that_do_not_hold_0_or_cross_are_refused(data, high, low):
 
 @pytest.mark.parametrize("fixed_min", [True, False])
 def test_clip_min_alone_is_refused(fixed_min):
-    message = r"retrain_data_config\['clip_min'\] = -1.0 needs a clip_max beside it, got none"
+    message = r"retrain_data_config\['clip_min'\] = -1.0 needs a clip_max too, got none"
     with pytest.raises(ValueError, match=message):
         read({"clip_min": -1, "fixed_min": fixed_min})
 

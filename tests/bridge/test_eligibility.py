@@ -93,10 +93,10 @@ def test_shapes_that_are_not_known_or_not_those_of_the_layer():
 def test_scripted_parts_and_models():
     inner = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(2, 2)))
     assert reasons(nn.Sequential(inner, nn.Linear(50, 50))) == {
-        "0": "a ScriptModule cannot be taken apart: prepare the model before it is scripted"
+        "0": "a ScriptModule's layers cannot be replaced: prepare the model before it is scripted"
     }
     for call in (plan_qat, prepare_qat):
-        with pytest.raises(TypeError, match="a ScriptModule cannot be taken apart; give the model"):
+        with pytest.raises(TypeError, match="a ScriptModule's layers cannot be replaced; give the"):
             call(inner)
 
 
