@@ -3,8 +3,8 @@
 import pytest
 
 from bridge.export.plan import costs
+from tests.bridge.export.result.test_explain import layer
 from tests.bridge.graphs import the_layer
-from tests.bridge.test_explain import layer
 
 
 @pytest.mark.parametrize("spatial", [2, 3])

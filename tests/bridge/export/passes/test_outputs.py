@@ -6,8 +6,8 @@ import pytest
 
 from bridge.export.pipeline import convert_model
 from property_tests.bridge.equality import LEVELS
+from tests.bridge.export.targets.ascend.test_twin import run
 from tests.bridge.graphs import model, same_bits
-from tests.bridge.test_ascend_twin import run
 
 MOVES = {
     "transposed": "t = Transpose <perm = [0, 2, 1]> (y)",

@@ -11,9 +11,9 @@ from bridge.export.plan import costs
 from bridge.export.plan.tune import surely_fastest, take_turns
 from bridge.export.running.runtime import run_model
 from examples.networks import lenet
+from tests.bridge.export.requantization.test_chains import BETWEEN, chained, forms, picture
 from tests.bridge.exporting import export
 from tests.bridge.graphs import BIAS, GEMM, MATMUL, model, same_bits, save
-from tests.bridge.test_chains import BETWEEN, chained, forms, picture
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import bridge
 
-PAGE = Path(__file__).parents[2] / "docs" / "subclasses.md"
+PAGE = Path(__file__).parents[3] / "docs" / "subclasses.md"
 
 
 def test_the_example_runs_and_computes_what_the_class_does():

@@ -6,9 +6,17 @@ import onnxruntime
 import pytest
 
 from bridge.export.running import int8_probe
+from tests.bridge.export.requantization.test_chains import (
+    ARRAYS,
+    FIRST,
+    KERNEL,
+    SECOND,
+    chained,
+    convert,
+    picture,
+)
+from tests.bridge.export.targets.ascend.test_twin import LEVELS, run
 from tests.bridge.graphs import MATMUL, model, same_bits
-from tests.bridge.test_ascend_twin import LEVELS, run
-from tests.bridge.test_chains import ARRAYS, FIRST, KERNEL, SECOND, chained, convert, picture
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

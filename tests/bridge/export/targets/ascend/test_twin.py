@@ -8,9 +8,16 @@ import pytest
 from bridge import ConversionError, ascend_twin, verify
 from bridge.export.running.runtime import run_model
 from bridge.export.targets.ascend.functions import DOMAIN
+from tests.bridge.export.targets.ascend.test_target import (
+    ADDED,
+    PER_TENSOR,
+    RECIPROCAL,
+    attributes,
+    convert,
+    convolution,
+)
 from tests.bridge.exporting import export, nested
 from tests.bridge.graphs import BIAS, GEMM, SX, W, X, batch, model, same_bits, save
-from tests.bridge.test_ascend import ADDED, PER_TENSOR, RECIPROCAL, attributes, convert, convolution
 
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
 PICTURE = np.random.default_rng(3).normal(0, 4, (2, 2, 3, 4)).astype(np.float32)

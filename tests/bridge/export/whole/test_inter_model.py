@@ -313,7 +313,7 @@ def test_a_model_that_is_compiled_is_not_taken_for_an_export():
 def test_no_path_of_the_sources_is_in_the_converted_files(files, tmp_path, target):
     _, _, paths = files
     inter = paths["default", "bare"]
-    here = str(Path(__file__).parent).encode()
+    here = str(Path(__file__).parents[4]).encode()
     assert here in inter.read_bytes(), "or nothing is tested"
     done = convert_qat_model(inter, tmp_path / "net", target=target)
     for path in (done.fake_quant, done.deploy):
