@@ -16,11 +16,11 @@ import onnx_ir as ir
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import Counterparts
 from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
-from bridge.export.passes.uint8_codes import unsigned_numbers
+from bridge.export.graph.operators import is_standard
 from bridge.export.plan.forms import FLOAT32, INT8
 from bridge.export.read.clamps import behind_limits
 from bridge.export.read.products import Operand
-from bridge.export.read.qdq import NotQuantizedError, read_activation
+from bridge.export.read.qdq import NotQuantizedError, plain_uint8, read_activation
 from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.requantization.step_functions import Grid
 
@@ -107,7 +107,7 @@ def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elem
     found: list[Elementwise] = []
     names = UniqueNames(taken)
     for node in graph:
-        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
+        if node.op_type in OPERATORS and is_standard(node):
             one = _read(node, _name(node))
             if one is not None:
                 found.append(replace(one, name=names.give(one.name)))
@@ -162,7 +162,7 @@ def _read(node: ir.Node, name: str) -> Elementwise | None:
     users = [use.node for use in value.uses()]
     if len(users) != 1 or value.is_graph_output() or users[0].op_type != "QuantizeLinear":
         return None
-    numbers = unsigned_numbers(users[0])
+    numbers = plain_uint8(users[0])
     if numbers is None:
         return None
     scale, zero_y = numbers

@@ -17,8 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.graph.constants import constant, reshaper
-from bridge.export.passes.uint8_codes import unsigned_numbers
+from bridge.export.graph.operators import is_standard, zero_point_input
 from bridge.export.read.clamps import behind_limits
+from bridge.export.read.qdq import plain_uint8
 
 _COMPUTED = ("Add", "LeakyRelu")
 """Operators that compute codes from codes, where their result gets codes."""
@@ -135,12 +136,12 @@ def is_plain_quantizer(node: ir.Node) -> bool:
     """
     if node.op_type != "QuantizeLinear" or node.outputs[0].is_graph_output():
         return False
-    numbers = unsigned_numbers(node)
+    numbers = plain_uint8(node)
     readers = [use.node for use in node.outputs[0].uses()]
     return numbers is not None and all(
         reader.op_type == "DequantizeLinear"
         and reader.graph is node.graph
-        and unsigned_numbers(reader) == numbers
+        and plain_uint8(reader) == numbers
         for reader in readers
     )
 
@@ -173,7 +174,7 @@ def _collect(
     owners: dict[ir.Value, Group] = {}
     candidates: list[ir.Node] = []
     for node in graph:
-        computes = node.op_type in _COMPUTED and node.domain in ("", "ai.onnx")
+        computes = node.op_type in _COMPUTED and is_standard(node)
         computes = computes and node not in refused
         computes = computes and all(v in owners or _is_dequantized(v) for v in node.inputs)
         is_layer = not outputs.isdisjoint(node.outputs)
@@ -226,11 +227,9 @@ def _is_dequantized(value: ir.Value | None) -> bool:
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         return False
-    return unsigned_numbers(producer) is not None and constant(producer.inputs[0]) is None
+    return plain_uint8(producer) is not None and constant(producer.inputs[0]) is None
 
 
 def _is_wide(node: ir.Node) -> bool:
-    if node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
-        return False
-    zero = constant(node.inputs[2])
+    zero = constant(zero_point_input(node)) if node.op_type == "QuantizeLinear" else None
     return zero is not None and zero.dtype not in (np.int8, np.uint8)

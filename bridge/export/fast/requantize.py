@@ -20,7 +20,8 @@ from bridge.export.fast.groups import Group, find_groups, is_plain_quantizer, ro
 from bridge.export.fast.not_a_number import quantized_inputs
 from bridge.export.fast.observe import observe
 from bridge.export.graph.builder import Written, add_initializer
-from bridge.export.passes.uint8_codes import unsigned_numbers
+from bridge.export.read.qdq import plain_uint8
+from bridge.export.read.zero_points import UINT8_SHIFT
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec
 from qatfunc.ulq import ulq_qparams
@@ -64,7 +65,7 @@ def requantize(
     """
     layers = list(layers)
     groups = find_groups(model.graph, {layer.output for layer in layers})
-    numbers = [{unsigned_numbers(q): None for q in group.quantizers} for group in groups]
+    numbers = [{plain_uint8(q): None for q in group.quantizers} for group in groups]
     seen = [group for group in groups if group.operators]
     clips = observe(
         model,
@@ -82,7 +83,10 @@ def requantize(
         widened = bool(known) and (scale, zero) != _join(known)
         _write(model.graph, group, scale, zero)
         rounding = Rounding(
-            scale=float(scale), zero_point=zero - 128, quantizers=len(known), widened=widened
+            scale=float(scale),
+            zero_point=zero - UINT8_SHIFT,
+            quantizers=len(known),
+            widened=widened,
         )
         rounded.update(dict.fromkeys(group.sources, rounding))
     passes.RemoveUnusedNodesPass()(model)
@@ -121,7 +125,7 @@ def _join(numbers: Sequence[tuple[np.float32, int]]) -> tuple[np.float32, int]:
 
 def _of_clip(clip: Clip) -> tuple[np.float32, int]:
     scale, zero = ulq_qparams(clip, ActivationSpec())
-    return np.float32(scale.item()), int(zero.item()) + 128
+    return np.float32(scale.item()), int(zero.item()) + UINT8_SHIFT
 
 
 def _write(graph: ir.Graph, group: Group, scale: np.float32, zero: int) -> None:
@@ -173,7 +177,7 @@ def _redirect(
 def _replace_codes(quantizer: ir.Node, codes: ir.Value, pair: ir.Node) -> None:
     """Let the readers of a quantizer read codes, under its name if they are the same."""
     old = quantizer.outputs[0]
-    if unsigned_numbers(quantizer) == unsigned_numbers(pair):
+    if plain_uint8(quantizer) == plain_uint8(pair):
         codes.name, old.name = old.name, f"{old.name}/replaced"
     for use in list(old.uses()):
         for i, operand in enumerate((codes, *pair.inputs[1:])):

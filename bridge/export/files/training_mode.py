@@ -7,6 +7,7 @@ import onnx_ir as ir
 from bridge.export.graph.constants import constant, titled
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.names import module_path, scope_of_name
+from bridge.export.graph.operators import is_standard, optional_input
 
 RANDOM = (
     "Bernoulli",
@@ -30,7 +31,7 @@ def check_eval_mode(model: ir.Model, path: Path) -> None:
             an operator draws random numbers; names the node.
     """
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain not in ("", "ai.onnx"):
+        if not is_standard(node):
             continue
         if node.op_type in RANDOM:
             raise ConversionError(
@@ -48,8 +49,8 @@ def check_eval_mode(model: ir.Model, path: Path) -> None:
 
 def _training(node: ir.Node) -> str:
     """Return what an operator does in training only, "" if nothing."""
-    if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
-        mode = node.inputs[2]
+    mode = optional_input(node, 2) if node.op_type == "Dropout" else None
+    if mode is not None:
         # An input of the model with a default can be given, but is not in an ordinary run.
         value = mode.const_value.numpy() if mode.const_value is not None else constant(mode)
         if value is None:

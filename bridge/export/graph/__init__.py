@@ -4,6 +4,7 @@ Index, each importing only what is above it:
     errors      ConversionError
     protos      subgraphs of a model proto
     constants   arrays read off initializers and Constant nodes
+    operators   domain, optional inputs and attributes of a node
     names       module paths from what exporters leave in a file
     shapes      sizes of values
     opset       another version of the standard operators

@@ -8,6 +8,7 @@ from onnxscript import version_converter as ir_converter
 
 from bridge.export.graph.constants import constant
 from bridge.export.graph.errors import ConversionError
+from bridge.export.graph.operators import zero_point_input
 from bridge.export.graph.protos import graphs_of
 
 OPSETS = range(13, 22)
@@ -90,9 +91,7 @@ def of_sixteen_bits(model: ir.Model) -> ir.Model:
 
 
 def _is_wide(node: ir.Node) -> bool:
-    if node.op_type not in _PAIRS or len(node.inputs) < 3:
-        return False
-    zero = constant(node.inputs[2])
+    zero = constant(zero_point_input(node)) if node.op_type in _PAIRS else None
     return zero is not None and zero.dtype in (np.int16, np.uint16)
 
 

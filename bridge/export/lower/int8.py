@@ -22,9 +22,7 @@ from bridge.export.lower.epilogue import write_tail
 from bridge.export.lower.int8_weights import may_be_int8
 from bridge.export.lower.int16 import join_halves, split_input
 from bridge.export.read.layer import QuantizedLayer
-from bridge.export.read.zero_points import parts_of
-
-_SHIFT = 128
+from bridge.export.read.zero_points import UINT8_SHIFT, parts_of
 
 
 def write_integer(builder: Builder, layer: QuantizedLayer) -> None:
@@ -71,4 +69,4 @@ def unsigned_input(builder: Builder, x_q: ir.Value, zero: Array) -> tuple[ir.Val
     """
     if zero.dtype == np.uint8:
         return x_q, int(zero)
-    return unsigned_codes(builder, x_q), int(zero) + _SHIFT
+    return unsigned_codes(builder, x_q), int(zero) + UINT8_SHIFT

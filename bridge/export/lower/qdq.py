@@ -40,6 +40,7 @@ from bridge.export.graph.builder import Builder, add_initializer, graph_of
 from bridge.export.graph.constants import Array, called, constant
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.names import LAYER_KEY
+from bridge.export.graph.operators import zero_point_input
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.qdq import NotQuantizedError, read_stored
 from bridge.export.read.zero_points import has_zero_point, zero_point_of
@@ -102,7 +103,8 @@ def check_symmetric(graph: ir.Graph) -> None:
         if node.op_type != "QuantizeLinear" and not stored:
             continue
         default = np.zeros(1, np.int8 if stored else np.uint8)
-        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else default
+        given = zero_point_input(node)
+        zero = default if given is None else constant(given)
         if zero is None or (zero.dtype.kind == "i" and not zero.any()):
             continue
         pairs = [node] if stored else [use.node for use in node.outputs[0].uses()]

@@ -4,8 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.graph.builder import add_initializer
+from bridge.export.graph.operators import int_attribute
 from bridge.export.read.channel_scales import has_padding
-from bridge.export.read.qdq import NotQuantizedError, int_attribute, read_parameters
+from bridge.export.read.qdq import NotQuantizedError, read_parameters
 
 
 def pad_before_pairs(graph: ir.Graph) -> None:

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bridge.export.graph.builder import add_initializer
 from bridge.export.graph.constants import Array, constant
+from bridge.export.graph.operators import is_standard
 
 _ELEMENTWISE = frozenset(
     (
@@ -37,7 +38,7 @@ def compute_parameters(graph: ir.Graph) -> None:
         graph: the main graph; it is changed, and its subgraphs are.
     """
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
-        if node.domain not in ("", "ai.onnx") or not isinstance(node.graph, ir.Graph):
+        if not is_standard(node) or not isinstance(node.graph, ir.Graph):
             continue
         for index, value in enumerate(node.inputs):
             read = node.op_type in _QUANTIZERS or (node.op_type in _WITH_BIAS and index == 2)

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from bridge.export.geometry.windows import is_known_to_reach, may_see_only_padding
 from bridge.export.graph.constants import constant, reshaper
+from bridge.export.graph.operators import is_standard, optional_input, zero_point_input
 from bridge.export.read.layers import OPERATORS
 from bridge.export.read.qdq import (
     NotQuantizedError,
@@ -68,7 +69,7 @@ def quantize_after_movement(graph: ir.Graph) -> None:
 
 def _activations(node: ir.Node) -> Iterator[int]:
     """Iterate over the inputs of a layer that are activations."""
-    if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
+    if node.op_type not in OPERATORS or not is_standard(node) or len(node.inputs) < 2:
         return
     second = node.inputs[1]
     if dequantizer_of(second)[0] is not None and not is_activation(second):
@@ -135,12 +136,12 @@ def _numbers(pair: ir.Node) -> tuple[np.float32, np.dtype[Any], int] | None:
 def _moved(node: ir.Node) -> list[ir.Value] | None:
     """Return what a node only moves about, None for other operators."""
     given = {name: attribute.value for name, attribute in node.attributes.items()}
-    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+    if not is_standard(node) or not node.inputs or node.inputs[0] is None:
         return None
     if node.op_type == "Concat":
         return [value for value in node.inputs if value is not None]
     plain = {
-        "Dropout": len(node.inputs) < 3 or _is_false(node.inputs[2]),
+        "Dropout": _is_false(optional_input(node, 2)),
         "MaxPool": not may_see_only_padding(node) or is_known_to_reach(node),
         "Resize": given.get("mode", "nearest") == "nearest"
         and given.get("coordinate_transformation_mode") != "tf_crop_and_resize",
@@ -169,12 +170,13 @@ def _is_false(value: ir.Value | None) -> bool:
 
 def _fits(node: ir.Node, scale: np.float32, codes: np.dtype[Any], zero: int) -> bool:
     """Whether what a Pad adds is a value of the codes."""
-    if node.op_type != "Pad" or len(node.inputs) < 3 or node.inputs[2] is None:
+    value = optional_input(node, 2) if node.op_type == "Pad" else None
+    if value is None:
         return True
     mode = node.attributes.get("mode")
     if mode is not None and mode.as_string() != "constant":
         return True
-    added, info = constant(node.inputs[2]), np.iinfo(codes)
+    added, info = constant(value), np.iinfo(codes)
     if added is None or added.dtype != np.float32 or added.size != 1 or not np.isfinite(added):
         return False
     steps = np.clip(np.rint(added / scale), info.min - zero, info.max - zero)
@@ -184,10 +186,11 @@ def _fits(node: ir.Node, scale: np.float32, codes: np.dtype[Any], zero: int) -> 
 def _pair(graph: ir.Graph, before: ir.Node, value: ir.Value, like: ir.Node) -> ir.Value:
     """Write a pair like another one in front of a node."""
     zero_point = read_parameters(like)[1]
-    parameters = [like.inputs[1], *like.inputs[2:3]]
+    given = zero_point_input(like)
+    parameters = [like.inputs[1]] if given is None else [like.inputs[1], given]
     names = f"{value.name}/quantized", f"{value.name}/dequantized"
     # Without a zero point a quantizer makes uint8.
-    signed = zero_point.dtype != np.uint8 and (len(parameters) == 1 or parameters[1] is None)
+    signed = zero_point.dtype != np.uint8 and given is None
     attributes = {"output_dtype": ir.DataType.from_numpy(zero_point.dtype)} if signed else {}
     quantize = ir.node("QuantizeLinear", [value, *parameters], attributes, name=names[0])
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters], name=names[1])

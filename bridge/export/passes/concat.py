@@ -10,6 +10,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.graph.builder import graph_of
 from bridge.export.graph.constants import constant
+from bridge.export.graph.operators import zero_point_input
 
 
 def quantize_before_concat(graph: ir.Graph) -> None:
@@ -38,7 +39,7 @@ def _quantized(node: ir.Node, value: ir.Value | None, index: int) -> ir.Node:
     """Return a quantizer like a node for one of the values that its Concat joins."""
     codes = node.outputs[0]
     shape = None if value is None else value.shape
-    zero = constant(node.inputs[2])
+    zero = constant(zero_point_input(node))
     made = codes.type if zero is None else ir.TensorType(ir.DataType.from_numpy(zero.dtype))
     output = ir.Value(name=f"{codes.name}/{index}", shape=shape, type=made)
     attributes = {key: attribute.value for key, attribute in node.attributes.items()}

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bridge.export.graph.builder import add_initializer, graph_of
 from bridge.export.graph.constants import Array, constant
-from bridge.export.read.qdq import int_attribute
+from bridge.export.graph.operators import int_attribute, zero_point_input
 
 _CODES = {
     ir.DataType[name]
@@ -108,7 +108,7 @@ def read_dequantization(node: ir.Node) -> Dequantization | None:
     if codes is None:
         return None
     scale = constant(node.inputs[1])
-    given = node.inputs[2] if len(node.inputs) > 2 else None
+    given = zero_point_input(node)
     zero_point = constant(given)
     dtype = None if scale is None else _made(node, scale)
     if scale is None or dtype not in _FLOATS or (given is not None and zero_point is None):

@@ -10,8 +10,8 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.graph.builder import add_initializer, graph_of
 from bridge.export.graph.constants import Array, constant
-
-_SHIFT = 128
+from bridge.export.graph.operators import zero_point_input
+from bridge.export.read.zero_points import UINT8_SHIFT
 
 
 def count_from_zero(graph: ir.Graph) -> None:
@@ -32,32 +32,13 @@ def count_from_zero(graph: ir.Graph) -> None:
         zeros = [_signed_zero(one) for one in pair]
         if all(zero is not None for zero in zeros):
             for one, zero in zip(pair, zeros, strict=True):
-                _count(one, np.asarray(zero, np.int16) + _SHIFT)
+                _count(one, np.asarray(zero, np.int16) + UINT8_SHIFT)
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
-
-
-def unsigned_numbers(node: ir.Node) -> tuple[np.float32, int] | None:
-    """Return what a quantizer of a whole tensor to uint8 rounds to.
-
-    Args:
-        node: a QuantizeLinear or DequantizeLinear.
-    Returns:
-        scale and zero point; None if they are not constant, or of another kind.
-    """
-    scale = constant(node.inputs[1])
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scale is None or zero is None or scale.size != 1 or zero.size != 1:
-        return None
-    plain = set(node.attributes) <= {"axis"} and scale.dtype == np.float32
-    number = np.float32(scale.reshape(()))
-    if not plain or zero.dtype != np.uint8 or not 0 < number < np.inf:
-        return None
-    return number, int(zero.reshape(()))
 
 
 def _signed_zero(node: ir.Node) -> Array | None:
     """Return a node's zero point, or points, None if they are no int8 constant."""
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    zero = constant(zero_point_input(node))
     if zero is None or zero.dtype != np.int8:
         return None
     return zero.reshape(()) if zero.size == 1 else zero

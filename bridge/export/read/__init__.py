@@ -1,6 +1,7 @@
 """QDQ graph -> layers as numbers. Every operator is read once.
 
 Index, each importing only what is above it:
+    accumulator     limits of int32, int64 and float32 sums
     qdq             QuantizeLinear and DequantizeLinear
     clamps          Relu and Clip
     batch_norm      BatchNormalization as a factor and a shift

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.graph.constants import Array, constant
+from bridge.export.graph.operators import is_standard
 
 _DEFAULT_EPSILON = 1e-5
 
@@ -41,7 +42,7 @@ def read_norm(value: ir.Value, *, channels_last: bool) -> tuple[Norm, ir.Value] 
     if len(uses) != 1 or value.is_graph_output():
         return None
     node = uses[0].node
-    if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or uses[0].idx:
+    if node.op_type != "BatchNormalization" or not is_standard(node) or uses[0].idx:
         return None
     producer = value.producer()
     if producer is None or node.graph is not producer.graph:

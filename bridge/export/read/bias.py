@@ -11,6 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.graph.constants import Array, constant
+from bridge.export.graph.operators import optional_input
+from bridge.export.read.accumulator import INT32_MAX
 from bridge.export.read.qdq import (
     NotQuantizedError,
     check_scale,
@@ -18,8 +20,6 @@ from bridge.export.read.qdq import (
     not_constant,
     read_stored,
 )
-
-INT32_MAX = (1 << 31) - 1
 
 
 def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
@@ -35,7 +35,7 @@ def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
     """
     output = node.outputs[0]
     if node.op_type != "MatMul":
-        value = node.inputs[2] if len(node.inputs) > 2 else None
+        value = optional_input(node, 2)
         if value is None:
             return output, None
         bias = _floats(value)

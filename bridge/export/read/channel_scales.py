@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.graph.constants import Array
-from bridge.export.read.qdq import NotQuantizedError, int_attribute
+from bridge.export.graph.operators import int_attribute
+from bridge.export.read.qdq import NotQuantizedError
 
 
 def scale_of_outputs(

@@ -8,10 +8,8 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import Array
 from bridge.export.graph.copies import Counterparts
+from bridge.export.read.accumulator import EXACT_FLOAT32
 from bridge.export.read.batch_norm import Norm
-
-EXACT_FLOAT32 = 1 << 24
-"""Below this every integer, and every sum of integers in any order, is exact in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,16 +15,13 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import Array, constant, reshaper
 from bridge.export.graph.names import UniqueNames, embedded_names, first_call, layer_name, tied_name
+from bridge.export.graph.operators import int_attribute, is_standard, optional_input
+from bridge.export.read.accumulator import accumulator_limit
 from bridge.export.read.batch_norm import read_norm
-from bridge.export.read.bias import INT32_MAX, integer_bias, read_bias
+from bridge.export.read.bias import integer_bias, read_bias
 from bridge.export.read.channel_scales import scale_of_outputs
 from bridge.export.read.layer import QuantizedLayer, channels_first
-from bridge.export.read.qdq import (
-    NotQuantizedError,
-    int_attribute,
-    read_pair,
-    read_weight,
-)
+from bridge.export.read.qdq import NotQuantizedError, read_pair, read_weight
 from bridge.export.read.zero_points import check_bytes
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -83,7 +80,7 @@ def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
     found = [
         (_name(node), node)
         for node in ir.traversal.RecursiveGraphIterator(graph)
-        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
+        if node.op_type in OPERATORS and is_standard(node)
     ]
     named = {name for name, _ in found}
     given, embedded = UniqueNames(), embedded_names(graph)
@@ -101,7 +98,7 @@ def _name(node: ir.Node) -> str:
 
 
 def _bias_of(node: ir.Node) -> ir.Value | None:
-    return node.inputs[2] if len(node.inputs) > 2 else None
+    return optional_input(node, 2)
 
 
 def _behind_pairs(value: ir.Value) -> ir.Value:
@@ -197,7 +194,7 @@ def _completed(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLaye
         with np.errstate(over="ignore"):
             # Else the BatchNormalization stays float.
             layer = folded if np.isfinite(folded.rescale).all() else layer
-    limit = INT32_MAX if not layer.wide else (1 << 53)
+    limit = accumulator_limit(wide=layer.wide)
     if layer.accumulator_bound > limit:
         raise NotQuantizedError(
             f"its sums can reach {layer.accumulator_bound}, beyond the accumulator's {limit}; use "

@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import Array
 from bridge.export.graph.copies import Counterparts
-from bridge.export.read.bias import INT32_MAX
-from bridge.export.read.layer import EXACT_FLOAT32
+from bridge.export.read.accumulator import EXACT_FLOAT32, accumulator_limit
 from bridge.export.read.layers import check_product, named_operators
 from bridge.export.read.qdq import (
     NotQuantizedError,
@@ -159,8 +158,8 @@ def read_product(node: ir.Node, name: str) -> QuantizedProduct:
     product = QuantizedProduct(
         name=name, node=node, output=node.outputs[0], operands=operands, depth=_depth(node)
     )
-    limit, kind = (1 << 53, "2^53") if product.wide else (INT32_MAX, "int32")
-    if (product.accumulator_bound or 0) > limit:
+    if (product.accumulator_bound or 0) > accumulator_limit(wide=product.wide):
+        kind = "2^53" if product.wide else "int32"
         raise NotQuantizedError(f"its sums of {product.depth} products can leave {kind}")
     return product
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.export.graph.constants import Array, called, constant, reshaper, titled
+from bridge.export.graph.operators import int_attribute, zero_point_input
 
 _INT8 = np.iinfo(np.int8)
 _ACTIVATIONS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
@@ -236,13 +237,14 @@ def read_parameters(node: ir.Node) -> tuple[Array, Array]:
     ):
         raise NotQuantizedError(f"{titled(node)} does not dequantize to float32")
     dtype = _dtype_of_codes(node)
-    if len(node.inputs) < 3 or node.inputs[2] is None:
+    given = zero_point_input(node)
+    if given is None:
         if dtype is None:
             raise NotQuantizedError(f"the type of what {titled(node)} takes is not known")
         return scale, np.zeros(scale.shape, dtype)
-    zero_point = constant(node.inputs[2])
+    zero_point = constant(given)
     if zero_point is None:
-        raise NotQuantizedError(f"the zero point of {titled(node)} {not_constant(node.inputs[2])}")
+        raise NotQuantizedError(f"the zero point of {titled(node)} {not_constant(given)}")
     if zero_point.size != scale.size:
         raise NotQuantizedError(
             f"{titled(node)} has {scale.size} scales but {zero_point.size} zero points"
@@ -254,13 +256,48 @@ def read_parameters(node: ir.Node) -> tuple[Array, Array]:
     return scale, zero_point
 
 
+def read_uint8(node: ir.Node) -> tuple[np.float32, int]:
+    """Read the scale and zero point of a quantizer of a whole tensor to uint8.
+
+    Args:
+        node: a QuantizeLinear or DequantizeLinear.
+    Returns:
+        both.
+    Raises:
+        NotQuantizedError: one is not a single constant, the scale is no positive float32, or the
+            zero point is not given as uint8.
+    """
+    scale, zero_point = constant(node.inputs[1]), constant(zero_point_input(node))
+    if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1:
+        raise NotQuantizedError(f"the zero point of {titled(node)} is not one constant of 8 bits")
+    if scale is None or scale.dtype != np.float32 or scale.size != 1 or not 0 < scale < np.inf:
+        raise NotQuantizedError(f"the scale of {titled(node)} is not one positive float32 constant")
+    return np.float32(scale.item()), int(zero_point.item())
+
+
+def plain_uint8(node: ir.Node) -> tuple[np.float32, int] | None:
+    """Read a quantizer as read_uint8 does, unless it has attributes other than an axis.
+
+    Args:
+        node: a QuantizeLinear or DequantizeLinear.
+    Returns:
+        scale and zero point, None for a quantizer of another kind.
+    """
+    if not set(node.attributes) <= {"axis"}:
+        return None
+    try:
+        return read_uint8(node)
+    except NotQuantizedError:
+        return None
+
+
 def _dtype_of_codes(node: ir.Node) -> np.dtype[Any] | None:
     """The type of a pair's integers as far as its node says without its zero point."""
     if node.op_type == "QuantizeLinear":
         output = int_attribute(node, "output_dtype", 0)
         if output:
             return _numpy_dtype(output)
-        return None if len(node.inputs) > 2 and node.inputs[2] is not None else np.dtype(np.uint8)
+        return np.dtype(np.uint8) if zero_point_input(node) is None else None
     codes = node.inputs[0]
     if codes is None:
         return None
@@ -268,7 +305,7 @@ def _dtype_of_codes(node: ir.Node) -> np.dtype[Any] | None:
     if stored is not None:
         return stored.dtype
     if producer is not None and producer.op_type == "QuantizeLinear":
-        zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+        zero_point = constant(zero_point_input(producer))
         return _dtype_of_codes(producer) if zero_point is None else zero_point.dtype
     return None if codes.dtype is None else _numpy_dtype(codes.dtype)
 
@@ -295,17 +332,3 @@ def _on_axis(
     full[axis] = size
     scale, zero_point = (values.reshape(full) for values in parameters)
     return scale, zero_point
-
-
-def int_attribute(node: ir.Node, name: str, default: int) -> int:
-    """Return an integer attribute of a node.
-
-    Args:
-        node: any node.
-        name: of the attribute.
-        default: what the operator takes without it.
-    Returns:
-        its value.
-    """
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()

@@ -18,10 +18,11 @@ import onnx_ir as ir
 
 from bridge.export.geometry.conv_transpose import has_phases
 from bridge.export.geometry.windows import LOWEST, may_see_only_padding
-from bridge.export.graph.constants import Array, constant, reshaper, titled
+from bridge.export.graph.constants import Array, reshaper, titled
 from bridge.export.graph.copies import Counterparts
 from bridge.export.read.clamps import BadLimitsError, limits
 from bridge.export.read.layer import QuantizedLayer
+from bridge.export.read.qdq import NotQuantizedError, read_uint8
 from bridge.export.read.zero_points import has_zero_point
 from bridge.export.requantization.multipliers import Snapped, snap
 from bridge.export.requantization.step_functions import EXACT_BOUND, Grid, Steps
@@ -163,7 +164,7 @@ def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unch
     if not has_zero_point(layer.weight):
         raise NoChainError("its channels have no zero point of the weight in common")
     moves, clamped, quantizers = follow(layer.output)
-    scale, zero_point = _numbers(quantizers[0])
+    scale, zero_point = _parameters(quantizers[0])
     low, high = clamped[0]
     steps = Steps(
         rescale=np.ascontiguousarray(layer.rescale),
@@ -209,7 +210,7 @@ def _clamps(
 
 def _check_quantizers(quantizers: Sequence[ir.Node]) -> None:
     """Raise unless quantizers write the same uint8 codes, which stay inside the graph."""
-    numbers = {node: _numbers(node) for node in quantizers}
+    numbers = {node: _parameters(node) for node in quantizers}
     first = quantizers[0]
     for node, pair in numbers.items():
         if node.outputs[0].is_graph_output():
@@ -220,11 +221,10 @@ def _check_quantizers(quantizers: Sequence[ir.Node]) -> None:
             )
 
 
-def _numbers(node: ir.Node) -> tuple[float, int]:
+def _parameters(node: ir.Node) -> tuple[float, int]:
     """Return the scale and the zero point of a quantizer to uint8."""
-    scale, zero_point = (constant(value) for value in (*node.inputs, None)[1:3])
-    if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1:
-        raise NoChainError(f"the zero point of {titled(node)} is not one constant of 8 bits")
-    if scale is None or scale.dtype != np.float32 or scale.size != 1 or not 0 < scale < np.inf:
-        raise NoChainError(f"the scale of {titled(node)} is not one positive float32 constant")
-    return float(scale.reshape(())), int(zero_point.reshape(()))
+    try:
+        scale, zero_point = read_uint8(node)
+    except NotQuantizedError as reason:
+        raise NoChainError(str(reason)) from reason
+    return float(scale), zero_point

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bridge.export.graph.constants import Array
+from bridge.export.read.accumulator import INT32_MAX
 from bridge.export.requantization.step_functions import IntegerSteps, Steps, check_bound, corners
 
-_INT32_MAX = (1 << 31) - 1
 _INFINITY_BITS = 0x7F800000
 """float32 magnitudes are ordered as their bits are, and this is one above the largest finite."""
 
@@ -105,7 +105,7 @@ def _offsets(steps: Steps, bounds: Array) -> Array:
     """
     if steps.shift is None:
         return np.zeros((len(bounds), 1), np.int64)
-    room = (_INT32_MAX - bounds)[:, None]
+    room = (INT32_MAX - bounds)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         ideal = np.rint(steps.shift / steps.rescale.astype(np.float64))[:, None]
     near = ideal + np.array([0, 1, -1])

@@ -28,8 +28,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bridge.export.graph.constants import Array
+from bridge.export.read.accumulator import EXACT_FLOAT32
 
-EXACT_BOUND = (1 << 24) - 1
+EXACT_BOUND = EXACT_FLOAT32 - 1
 """Largest |acc| for which every integer in between is exact in float32."""
 
 _GUESS_BITS = 21

@@ -13,13 +13,11 @@ from bridge.export.graph.shapes import Sizes, infer_sizes, macs, macs_per_positi
 from bridge.export.normalize.model import read_model
 from bridge.export.plan.costs import MEASURED_ON
 from bridge.export.plan.forms import FLOAT32, INT8
-from bridge.export.read.layer import EXACT_FLOAT32
+from bridge.export.read.accumulator import EXACT_FLOAT32, INT32_MAX
 from bridge.export.read.layers import FloatOperator, named_operators
 from bridge.export.result.conversion import Conversion, LayerSummary
 from bridge.export.result.explanation import Explanation, LayerExplanation
 from bridge.export.result.multiplications import in_integers, multiplies, multiply_accumulates
-
-_INT32 = 1 << 31
 
 
 def explain(
@@ -83,9 +81,9 @@ def _layer(layer: LayerSummary, node: ir.Node, sizes: Sizes) -> LayerExplanation
         macs_per_position=macs_per_position(node, sizes),
         bound=layer.bound,
         # Sums over 16 bits meet in int64.
-        int32_bits=_bits(_INT32, layer.bound) if layer.bits == 8 else None,
+        int32_bits=_bits(INT32_MAX + 1, layer.bound) if layer.bits == 8 else None,
         float32_bits=_bits(EXACT_FLOAT32, layer.bound),
-        bias_bits=_bits(_INT32, layer.bias_reach),
+        bias_bits=_bits(INT32_MAX + 1, layer.bias_reach),
         proof=layer.proof,
         speed=layer.speed,
         seconds=layer.seconds,

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from bridge.export.graph.operators import STANDARD_DOMAINS
 from bridge.export.graph.shapes import Sizes, macs
 from bridge.export.read.layers import OPERATORS
 
-_STANDARD = ("", "ai.onnx")
 _MICROSOFT = "com.microsoft"
 _ML = "ai.onnx.ml"
 
@@ -28,7 +28,7 @@ def multiplies(node: ir.Node) -> bool:
     Returns:
         True for convolutions, matrix products, recurrent layers, attention and the like.
     """
-    if node.domain in (*_STANDARD, _MICROSOFT):
+    if node.domain in (*STANDARD_DOMAINS, _MICROSOFT):
         return any(part in node.op_type for part in _PRODUCTS) or node.op_type in _TRANSFORMS
     return node.op_type in _OF_ML if node.domain == _ML else True
 
@@ -53,10 +53,10 @@ def multiply_accumulates(node: ir.Node, sizes: Sizes) -> int | None:
     Returns:
         the number; None if it is not known, as in loops.
     """
-    if node.domain not in (*_STANDARD, _MICROSOFT):
+    if node.domain not in (*STANDARD_DOMAINS, _MICROSOFT):
         return None
     if node.op_type == "Attention":
-        return (_attention if node.domain in _STANDARD else _joined_attention)(node, sizes)
+        return (_attention if node.domain in STANDARD_DOMAINS else _joined_attention)(node, sizes)
     count = _COUNTS.get(node.op_type)
     return None if count is None else count(node, sizes)
 
@@ -139,7 +139,7 @@ def _attention(node: ir.Node, sizes: Sizes) -> int | None:
     if q is None or k is None or v is None:
         return None
     if len(q) == 3:
-        heads = _integer(node, "q_num_heads" if node.domain in _STANDARD else "num_heads")
+        heads = _integer(node, "q_num_heads" if node.domain in STANDARD_DOMAINS else "num_heads")
         groups = _integer(node, "kv_num_heads", heads)
         if len(k) != 3 or len(v) != 3 or not heads or not groups:
             return None
@@ -147,7 +147,7 @@ def _attention(node: ir.Node, sizes: Sizes) -> int | None:
         k, v = ((s[0], groups, s[1], s[2] // groups) for s in (k, v))
     if not len(q) == len(k) == len(v) == 4:
         return None
-    past, first = 0, 4 if node.domain in _STANDARD else 6
+    past, first = 0, 4 if node.domain in STANDARD_DOMAINS else 6
     if len(node.inputs) > first and node.inputs[first] is not None:
         before = _size(node, first, sizes)
         if before is None:

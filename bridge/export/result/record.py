@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from bridge.export.read.layer import QuantizedLayer, signed_zero
-from bridge.export.read.zero_points import zero_point_of
+from bridge.export.read.zero_points import UINT8_SHIFT, zero_point_of
 
 
 def record_text(layers: Iterable[QuantizedLayer]) -> str:
@@ -24,7 +24,7 @@ def record_text(layers: Iterable[QuantizedLayer]) -> str:
 
 def _record(layer: QuantizedLayer) -> str:
     # As weights that int8 holds are stored as int8, without an offset.
-    offset = zero_point_of(layer.weight) - 128 if layer.weight.dtype != np.int8 else 0
+    offset = zero_point_of(layer.weight) - UINT8_SHIFT if layer.weight.dtype != np.int8 else 0
     lines = [
         *(f"scale_d: {_number(scale)}" for scale in np.unique(layer.scale_x)),
         f"offset_d: {signed_zero(layer.zero_point_x)}",

@@ -16,6 +16,7 @@ from bridge.export.graph.constants import Array
 from bridge.export.graph.names import module_path, scope_of_name
 from bridge.export.normalize.model import read_model
 from bridge.export.read.quantized import read_quantized
+from bridge.export.read.zero_points import UINT8_SHIFT
 from bridge.export.result.verify.batch import flatten_outputs, numpy_of, read_batch
 from bridge.export.result.verify.differences import Difference, compare
 from bridge.export.result.verify.operands import (
@@ -228,4 +229,4 @@ def _signed(values: Array | None) -> Array | None:
     """Count unsigned codes as the signed ones they stand for in the other model."""
     if values is None or values.dtype != np.uint8:
         return values
-    return (values.astype(np.int16) - 128).astype(np.int8)
+    return (values.astype(np.int16) - UINT8_SHIFT).astype(np.int8)

@@ -20,6 +20,7 @@ from bridge.export.geometry.output_padding import fit_by_taps
 from bridge.export.graph.builder import add_initializer, graph_of
 from bridge.export.graph.constants import called, constant
 from bridge.export.graph.errors import ConversionError
+from bridge.export.graph.operators import is_standard
 from bridge.export.targets.ascend.functions import DOMAIN, ascend_functions
 
 _DIALECT = ("AscendQuant", "AscendDequant", "AscendAntiQuant")
@@ -51,7 +52,7 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
     for written in (saved, data_file(saved)):
         check_other_file("save_file", written, [path, *external_files(model)])
     nodes = RecursiveGraphIterator(model.graph)
-    if not any(node.op_type in _DIALECT and _standard(node) for node in nodes):
+    if not any(node.op_type in _DIALECT and is_standard(node) for node in nodes):
         raise ConversionError(f"{path} has no AscendQuant, which target 'ascend' writes")
     write_models({saved: twin_of(model)})
     return saved
@@ -70,7 +71,7 @@ def twin_of(model: ir.Model) -> ir.Model:
     twin = model.clone()
     functions = {f.name: f for f in ascend_functions(twin.opset_imports[""])}
     for node in list(RecursiveGraphIterator(twin.graph)):
-        if not _standard(node):
+        if not is_standard(node):
             continue
         if node.op_type in _DIALECT:
             _check_values(node)
@@ -90,10 +91,6 @@ def twin_of(model: ir.Model) -> ir.Model:
         passes.InlinePass()(twin)
         del twin.opset_imports[DOMAIN]
     return twin
-
-
-def _standard(node: ir.Node) -> bool:
-    return node.domain in ("", "ai.onnx")
 
 
 def _check_values(node: ir.Node) -> None:
