@@ -1,7 +1,6 @@
 """Quantization-aware training in torch, and the ONNX models that compute what training computed.
 
 Index, each importing only what is above it:
-    lazy            names that are imported at their first use
     layout          laying out tables for the terminal
     arguments       arguments of a wrong kind
     operators       the table of operators and their limits
@@ -31,7 +30,6 @@ from bridge.batch_norm.plan import NormPlan, plan_batch_norm
 from bridge.calibrate import calibrate
 from bridge.functional import functionalize, to_module
 from bridge.layer_classes.registry import register_layer
-from bridge.lazy import lazily
 from bridge.modules import (
     Conv1dQAT,
     Conv2dQAT,
@@ -68,22 +66,7 @@ if TYPE_CHECKING:
     from bridge.export.targets.ascend.twin import ascend_twin
 else:
     # onnx and ONNX Runtime take longer to import than all else but torch, and training needs none.
-    __getattr__ = lazily(
-        __name__,
-        {
-            "Conversion": "bridge.export.result.conversion",
-            "ConversionError": "bridge.export.graph.errors",
-            "Explanation": "bridge.export.result.explanation",
-            "LayerExplanation": "bridge.export.result.explanation",
-            "Tuning": "bridge.export.plan.tune",
-            "Verification": "bridge.export.result.verify.verification",
-            "ascend_twin": "bridge.export.targets.ascend.twin",
-            "convert_qat_model": "bridge.export.convert",
-            "explain": "bridge.export.result.explain",
-            "sums_int8_exactly": "bridge.export.running.int8_probe",
-            "verify": "bridge.export.result.verify.verify",
-        },
-    )
+    from bridge.export.public import __getattr__ as __getattr__
 
 __all__ = [
     "Conv1dQAT",

@@ -16,4 +16,5 @@ Index, each importing only what is above it:
     result          what was done, and verifying it
     pipeline        one model -> two, in memory
     convert         convert_qat_model: one file -> two
+    public          the names of these that `bridge` has, imported at their first use
 """

@@ -2,15 +2,13 @@
 
 import ast
 import importlib
-import math
 import subprocess
 import sys
-import types
 
 import pytest
 
 import bridge
-from bridge.lazy import lazily
+from bridge.export import public
 from tests.package.source import ROOT
 
 
@@ -25,15 +23,6 @@ def test_a_name_that_does_not_exist_is_an_error_that_names_it():
         from bridge import convert_model  # noqa: F401
 
 
-def test_a_name_is_kept_where_it_was_looked_for(monkeypatch):
-    package = types.ModuleType("package")
-    monkeypatch.setitem(sys.modules, "package", package)
-    find = lazily("package", {"tau": "math"})
-    assert find("tau") == vars(package)["tau"] == math.tau
-    with pytest.raises(AttributeError, match="module 'package' has no attribute 'pi'"):
-        find("pi")
-
-
 def test_checkers_of_types_see_the_names_where_they_are_imported_from():
     tree = ast.parse((ROOT / "bridge" / "__init__.py").read_text(encoding="utf-8"))
     (branch,) = [node for node in tree.body if isinstance(node, ast.If)]
@@ -43,8 +32,7 @@ def test_checkers_of_types_see_the_names_where_they_are_imported_from():
         if isinstance(imports, ast.ImportFrom)
         for alias in imports.names
     }
-    (table,) = [node for node in ast.walk(branch) if isinstance(node, ast.Dict)]
-    assert ast.literal_eval(table) == seen
+    assert seen == public._MODULES
     for name, module in seen.items():
         assert getattr(bridge, name) is getattr(importlib.import_module(module), name)
 
