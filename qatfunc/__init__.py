@@ -4,7 +4,7 @@ Index, each importing only what is above it:
     version         of both packages
     spec, params    static descriptions; NamedTuples of tensors
     torch_internals torch's private names
-    numerics        where values may be read, autocast, float32 arithmetic on Python numbers
+    numerics        where values may be read, autocast, float32 arithmetic on Python floats
     affine, ste     quantize and dequantize; straight-through gradients
     linear_maps     linear and convolutions with their gradients, output channels, padding
     arq, lsq, ulq   weight scales, trained weight scales, trained activation ranges

@@ -5,12 +5,13 @@ from torch import Tensor
 
 from qatfunc.affine import quantize_centered
 from qatfunc.linear_maps.channels import channel_extremes
+from qatfunc.numerics.arithmetic import TENSORS, Arithmetic, T
 from qatfunc.params import QParams
 from qatfunc.spec import SMALLEST_SCALE, IntSpec, WeightSpec
 from qatfunc.ste import straight_through
 
 
-def symmetric_scale(high: Tensor, low: Tensor, spec: IntSpec) -> Tensor:
+def symmetric_scale(high: T, low: T, spec: IntSpec, arithmetic: Arithmetic = TENSORS) -> T:
     """Scale that lets the wider side of [low, high] end on the grid's end.
 
     scale = |high| / qmax    if |high| >= |low|
@@ -21,13 +22,15 @@ def symmetric_scale(high: Tensor, low: Tensor, spec: IntSpec) -> Tensor:
         high: float32, largest values.
         low: float32 of high's shape, smallest values.
         spec: the grid.
+        arithmetic: TENSORS, or FLOATS where high and low are Python floats.
     Returns:
         float32 of high's shape, positive.
     Source: docs/semantics.md, 2.
     """
-    high, low = high.abs(), low.abs()
-    scale = torch.where(high >= low, high / spec.qmax, low / -spec.qmin)
-    return torch.where(scale < SMALLEST_SCALE, torch.ones_like(scale), scale)
+    where, _, float32, _ = arithmetic
+    high, low = abs(high), abs(low)
+    scale: T = float32(where(high >= low, high / spec.qmax, low / -spec.qmin))
+    return where(scale < SMALLEST_SCALE, 1.0, scale)
 
 
 def arq_qparams(

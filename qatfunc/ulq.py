@@ -5,6 +5,7 @@ from torch import Tensor
 
 from qatfunc.affine import quantize_centered
 from qatfunc.arq import symmetric_scale
+from qatfunc.numerics.arithmetic import TENSORS, Arithmetic, T
 from qatfunc.numerics.concrete import reads_cheaply, traced
 from qatfunc.params import Clip, QParams
 from qatfunc.spec import LARGEST_END, SMALLEST_SCALE, ActivationSpec
@@ -68,6 +69,32 @@ def valid_ends(clip: Clip, spec: ActivationSpec) -> tuple[float, float] | None:
     return (high, low) if valid and (low == 0.0 or not spec.fixed_min) else None
 
 
+def range_scale(
+    high: T, low: T, spec: ActivationSpec, arithmetic: Arithmetic = TENSORS
+) -> tuple[T, T]:
+    """Turn the ends of a range into a scale and a zero point: ulq_qparams' formula.
+
+    Args:
+        high: upper end, float32.
+        low: lower end, float32.
+        spec: the grid.
+        arithmetic: TENSORS, or FLOATS where high and low are Python floats.
+    Returns:
+        scale and zero point, float32; NaN where an end is NaN.
+    Source: docs/semantics.md, 3.
+    """
+    where, nearest, float32, full_like = arithmetic
+    high, low = where(high < 0.0, 0.0, high), where(low > 0.0, 0.0, low)
+    if spec.symmetric:
+        scale: T = symmetric_scale(high, low, spec, arithmetic)
+        return scale, full_like(scale, 0.0)
+    scale = float32(float32(high - low) / spec.steps)
+    empty = scale < SMALLEST_SCALE
+    scale = where(empty, 1.0, scale)
+    zero_point = nearest(float32(spec.qmin - float32(low / scale)))
+    return scale, where(empty, float(spec.qmin), zero_point)
+
+
 def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:
     """Turn a range into a scale and a zero point that represents 0 exactly.
 
@@ -87,16 +114,7 @@ def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:
     >>> ulq_qparams(Clip(torch.tensor(3.0), torch.tensor(-1.25)), ActivationSpec())
     QParams(scale=tensor(0.0167), zero_point=tensor(-53.))
     """
-    high = torch.clamp(clip.max.detach(), min=0.0)
-    low = torch.clamp(clip.min.detach(), max=0.0)
-    if spec.symmetric:
-        scale = symmetric_scale(high, low, spec)
-        return QParams(scale, torch.zeros_like(scale))
-    scale = (high - low) / spec.steps
-    empty = scale < SMALLEST_SCALE
-    scale = torch.where(empty, torch.ones_like(scale), scale)
-    zero_point = torch.round(spec.qmin - low / scale)
-    return QParams(scale, torch.where(empty, torch.full_like(scale, spec.qmin), zero_point))
+    return QParams(*range_scale(clip.max.detach(), clip.min.detach(), spec))
 
 
 def ulq_quantize(x: Tensor, clip: Clip, spec: ActivationSpec) -> tuple[Tensor, QParams]:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qatfunc.numerics.arithmetic import FLOATS, to_float32
 from qatfunc.numerics.concrete import Number, reads_cheaply
-from qatfunc.numerics.scalars import to_float32, ulq_scale
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec
-from qatfunc.ulq import ulq_qparams
+from qatfunc.ulq import range_scale, ulq_qparams
 
 _FEW_VALUES = 1024
 """Up to here looking for the extremes costs less than clamping and masking for nothing does."""
@@ -38,7 +38,7 @@ def activation_grid(x: Tensor, clip: Clip, spec: ActivationSpec) -> Grid:
     if not reads_cheaply(clip.max):
         scale, zero_point = ulq_qparams(clip, spec)
         return Grid(scale, spec.qmin - zero_point, spec.qmax - zero_point)
-    step, zero = ulq_scale(clip.max.item(), clip.min.item(), spec)
+    step, zero = range_scale(clip.max.item(), clip.min.item(), spec, FLOATS)
     low, high = spec.qmin - zero, spec.qmax - zero
     return Grid(
         clip.max.new_full((), step), low, high, clips=not _holds(x, step * low, step * high)

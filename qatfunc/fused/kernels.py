@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qatfunc.affine import check_broadcast
-from qatfunc.arq import arq_qparams
+from qatfunc.arq import arq_qparams, symmetric_scale
 from qatfunc.fused.grid import Grid, activation_grid, to_integers
 from qatfunc.fused.int8_sums import integer_sums
 from qatfunc.fused.range_gradients import (
@@ -23,8 +23,8 @@ from qatfunc.fused.range_gradients import (
 from qatfunc.linear_maps.bilinear import Bilinear, Convolution, Linear
 from qatfunc.linear_maps.channels import per_output, sum_to_channels, to_full_rank
 from qatfunc.lsq import lsq_slope
+from qatfunc.numerics.arithmetic import FLOATS
 from qatfunc.numerics.concrete import reads_cheaply
-from qatfunc.numerics.scalars import symmetric_scale
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, WeightSpec
 from qatfunc.torch_internals import onednn_is_enabled
@@ -250,10 +250,10 @@ def _weight_grid(spec: FusedSpec, operands: Operands) -> Grid:
     ones = (1,) * (weight.ndim - 1)
     if count == 1:
         low, high = (end.item() for end in torch.aminmax(weight))
-        scale = symmetric_scale(high, low, spec.weight)
+        scale = symmetric_scale(high, low, spec.weight, FLOATS)
         return Grid(weight.new_full((1, *ones), scale), *ends, clips=_clips(high, scale, ends[1]))
     extremes = list(_extremes(weight.reshape(count, -1)))
-    numbers = [symmetric_scale(high, low, spec.weight) for high, low in extremes]
+    numbers = [symmetric_scale(high, low, spec.weight, FLOATS) for high, low in extremes]
     pairs = zip(extremes, numbers, strict=True)
     clips = any(_clips(high, scale, ends[1]) for (high, _), scale in pairs)
     # A third of the time that a tensor of a list takes.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from qatfunc.fused.grid import Grid, clamped_
+from qatfunc.numerics.arithmetic import next_float32, round_half_even, to_float32
 from qatfunc.numerics.concrete import Number, number
-from qatfunc.numerics.scalars import next_float32, round_half_even, to_float32
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec
 

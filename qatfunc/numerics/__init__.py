@@ -3,5 +3,5 @@
 Index:
     concrete    where values of tensors may be read as Python numbers
     autocast    keeping autocast away from sums of integers
-    scalars     float32 arithmetic on Python numbers
+    arithmetic  float32 arithmetic on tensors and on Python floats, for one formula of both
 """

@@ -1,23 +1,26 @@
-"""Laws of scales as Python numbers: the bits that tensors give."""
+"""Laws of scales on Python floats: the bits that tensors give."""
 
 import torch
 from hypothesis import given
 
 from property_tests.strategies import activation_specs, any_clips, clips
 from qatfunc import ActivationSpec, Clip, ulq_qparams
-from qatfunc.arq import symmetric_scale as tensor_scale
-from qatfunc.numerics.scalars import symmetric_scale, ulq_scale
+from qatfunc.arq import symmetric_scale
+from qatfunc.numerics.arithmetic import FLOATS
+from qatfunc.ulq import range_scale
 
 
 @given(clips() | any_clips(), activation_specs())
 def test_a_ranges_scale_is_that_of_tensors(clip: Clip, spec: ActivationSpec):
     """Scale and zero point are those of ulq_qparams, in every bit."""
     want = ulq_qparams(clip, spec)
-    assert ulq_scale(clip.max.item(), clip.min.item(), spec) == tuple(v.item() for v in want)
+    assert range_scale(clip.max.item(), clip.min.item(), spec, FLOATS) == tuple(
+        v.item() for v in want
+    )
 
 
 @given(any_clips(), activation_specs())
 def test_a_weights_scale_is_that_of_tensors(ends: Clip, spec: ActivationSpec):
     """The scale is that of arq.symmetric_scale, in every bit."""
-    got = symmetric_scale(ends.max.item(), ends.min.item(), spec)
-    assert torch.tensor(got) == tensor_scale(*ends, spec)
+    got = symmetric_scale(ends.max.item(), ends.min.item(), spec, FLOATS)
+    assert torch.tensor(got) == symmetric_scale(*ends, spec)

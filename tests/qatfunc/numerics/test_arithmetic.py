@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from qatfunc import ActivationSpec, Clip, IntSpec, ulq_qparams
-from qatfunc.arq import symmetric_scale as tensor_scale
-from qatfunc.numerics.scalars import (
-    next_float32,
-    round_half_even,
-    symmetric_scale,
-    to_float32,
-    ulq_scale,
-)
+from qatfunc.arq import symmetric_scale
+from qatfunc.numerics.arithmetic import FLOATS, next_float32, round_half_even, to_float32
+from qatfunc.ulq import range_scale
 
 ODD = [0.0, -0.0, 1.0, 1e-45, 1e38, 3.4e38, math.inf, math.nan]
 
@@ -23,7 +18,7 @@ def test_odd_ranges_give_what_tensors_give(high: float, low: float, symmetric: b
     spec = ActivationSpec(symmetric=symmetric)
     clip = Clip(torch.tensor(high), torch.tensor(low))
     want = [value.item() for value in ulq_qparams(clip, spec)]
-    got = ulq_scale(clip.max.item(), clip.min.item(), spec)
+    got = range_scale(clip.max.item(), clip.min.item(), spec, FLOATS)
     assert got == pytest.approx(want, abs=0.0, rel=0.0, nan_ok=True)
 
 
@@ -31,8 +26,8 @@ def test_odd_ranges_give_what_tensors_give(high: float, low: float, symmetric: b
 @pytest.mark.parametrize("low", ODD)
 def test_odd_weights_give_what_tensors_give(high: float, low: float):
     ends = torch.tensor(high), torch.tensor(low)
-    want = tensor_scale(*ends, IntSpec()).item()
-    got = symmetric_scale(*(end.item() for end in ends), IntSpec())
+    want = symmetric_scale(*ends, IntSpec()).item()
+    got = symmetric_scale(*(end.item() for end in ends), IntSpec(), FLOATS)
     assert got == pytest.approx(want, abs=0.0, rel=0.0, nan_ok=True)
 
 
