@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from bridge.export.requantization.step_functions import Grid, IntegerSteps, Steps
+from bridge.export.requantization.step_functions import FloatSteps, Grid, IntegerSteps
 
 Array = np.ndarray
 Draw = Any
@@ -25,7 +25,7 @@ def grids(draw: Draw) -> Grid:
 
 
 @st.composite
-def step_functions(draw: Draw, *, bound: int, shifts: tuple[str, ...] = ("none",)) -> Steps:
+def step_functions(draw: Draw, *, bound: int, shifts: tuple[str, ...] = ("none",)) -> FloatSteps:
     """Return one to six channels whose steps lie within the bound, beyond it, or nowhere."""
     low = draw(st.sampled_from((-np.inf, 0.0, -1.0, 0.5)))
     high = draw(st.sampled_from((np.inf, 6.0, 0.5)))
@@ -49,7 +49,7 @@ def random_steps(
     slope: str,
     shift: str = "none",
     activation: tuple[float, float] = (-np.inf, np.inf),
-) -> Steps:
+) -> FloatSteps:
     """Fill in the numbers.
 
     Args:
@@ -83,7 +83,7 @@ def random_steps(
             "multiple": np.nan_to_num(rescale * numbers[1].astype(np.float32)),
         }
     low, high = activation
-    return Steps(
+    return FloatSteps(
         rescale=rescale, shift=shifts[shift], low=low, high=high, scale=float(scale), grid=grid
     )
 

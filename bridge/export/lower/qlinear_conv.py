@@ -30,7 +30,7 @@ def write_chain(
         layer: the layer.
         in_pictures: write a convolution that has_pictures in two dimensions.
     """
-    integer, one = chain.snapped.integer, np.float32(1.0)
+    integer, one = chain.fitted.integer, np.float32(1.0)
     pictures = as_pictures(layer) if in_pictures else None
     if pictures is None:
         # With phases first, blocks of channels are moved to put the codes in order.
@@ -68,7 +68,7 @@ def write_chain(
     if pictures is not None:
         codes = write_volumes(builder, layer, pictures, codes)
     codes = _clamped(builder, codes, chain.clamps[0])
-    for move, clamp in zip(chain.moves, chain.clamps[1:], strict=True):
+    for move, clamp in zip(chain.passthrough, chain.clamps[1:], strict=True):
         codes = _clamped(builder, _moved(builder, move, codes), clamp)
     for quantizer in chain.quantizers:
         builder.replace(quantizer.outputs[0], codes, ir.DataType.UINT8)

@@ -247,9 +247,9 @@ def _key(layer: QuantizedLayer, chain: Chain | None, size: tuple[int, ...]) -> H
     parts += [repr(sorted(layer.attributes.items())), layer.zero_point_x.dtype]
     parts += [layer.bias is None, layer.norm is None, layer.proven]
     if chain is not None:
-        steps = chain.snapped.steps
+        steps = chain.fitted.steps
         parts += [math.isinf(steps.low), math.isinf(steps.high), len(chain.quantizers)]
-        parts += [(node.op_type, repr(node.attributes)) for node in chain.moves]
+        parts += [(node.op_type, repr(node.attributes)) for node in chain.passthrough]
     return tuple(parts)
 
 

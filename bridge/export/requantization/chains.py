@@ -1,12 +1,19 @@
-"""Chains: a convolution whose output goes into one quantizer, so that integers can stay integers.
+"""Chains: convolutions that requantize to uint8 codes without leaving integers.
 
-    Conv | ConvTranspose -> (Relu | Clip | MaxPool | reshapes)* -> QuantizeLinear
+    Conv | ConvTranspose -> (Relu | Clip | MaxPool | reshape)* -> QuantizeLinear
+        becomes
+    QLinearConv -> (Clip on codes | MaxPool | reshape)*
 
-In float it is a step function of the sums; where requantization.multipliers finds an integer one
-that is equal for every sum, one QLinearConv computes it. Relu and Clip are limits of the codes.
-Operators that move values, or pick the largest, do the same with codes: limits commute with them,
-except with a MaxPool that may see only padding (geometry.windows), whose codes are clamped by the
-limits after it once more.
+Hypothesis. Only these operators lie between the convolution and its quantizers, all quantizers have
+one scale and zero point, and requantization.multipliers proves for every output channel an integer
+step function of the accumulator that equals the float one.
+
+Claim. Both sides give the same uint8 codes for every input within the proven bound.
+
+Why. Quantization is monotone, so it commutes with operators that copy values (reshapes) or take the
+largest (MaxPool); Relu and Clip become bounds of the codes, which commute with them too. The
+exception is a MaxPool window that may hold only padding (geometry.windows): its output is the
+lowest code, not a quantized value, so the bounds of later operators clamp it once more.
 """
 
 from collections import Counter
@@ -24,81 +31,83 @@ from bridge.export.read.clamps import BadLimitsError, limits
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.qdq import NotQuantizedError, read_uint8
 from bridge.export.read.zero_points import has_zero_point
-from bridge.export.requantization.multipliers import Snapped, snap
-from bridge.export.requantization.step_functions import EXACT_BOUND, Grid, Steps
+from bridge.export.requantization.multipliers import FittedMultipliers, fit_multipliers
+from bridge.export.requantization.step_functions import EXACT_BOUND, FloatSteps, Grid
 
 _UINT8 = np.iinfo(np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """A layer, up to the quantizers that read it.
+    """A convolution, up to the quantizers that read it.
 
     Args:
-        moves: the nodes in between that codes pass through, in order.
+        passthrough: MaxPool and shape operators in between, in order; codes pass through them.
         quantizers: QuantizeLinear nodes, all with the same scale and zero point.
-        snapped: both forms of the step function, equal for every sum.
-        clamps: the smallest and the largest code of the operator's output and after each move,
-            None where nothing is left to clamp.
+        fitted: float and integer step functions, proven equal for every channel.
+        clamps: smallest and largest code after the operator and after each node of passthrough;
+            None where no Clip is needed.
     """
 
-    moves: tuple[ir.Node, ...]
+    passthrough: tuple[ir.Node, ...]
     quantizers: tuple[ir.Node, ...]
-    snapped: Snapped
+    fitted: FittedMultipliers
     clamps: tuple[tuple[int, int] | None, ...]
 
     def on(self, copy: Counterparts) -> "Chain":
-        """Return the chain as it stands in a copy of its model.
+        """Return the same chain with the nodes of a copy of its model.
 
         Args:
-            copy: where the nodes of the model are.
+            copy: maps nodes of the model to those of the copy.
+        Returns:
+            the chain in the copy.
         """
         return replace(
             self,
-            moves=tuple(copy.nodes[node] for node in self.moves),
+            passthrough=tuple(copy.nodes[node] for node in self.passthrough),
             quantizers=tuple(copy.nodes[node] for node in self.quantizers),
         )
 
     @property
     def rescale(self) -> Array:
-        """float32 (out,) or (1,): what fake-quant multiplies the sums by."""
-        return self.snapped.steps.rescale
+        """float32 (out,) or (1,): the factor of the accumulators in the fake-quant model."""
+        return self.fitted.steps.rescale
 
 
 @dataclass(frozen=True, slots=True)
 class Unchained:
-    """A convolution that QLinearConv does not compute.
+    """A convolution that cannot become a QLinearConv.
 
     Args:
         reason: why not; names the node.
-        snapped: the step functions, where they were compared and some channels differ.
+        fitted: the step functions, if they were compared and some channels are not equal.
     """
 
     reason: str
-    snapped: Snapped | None = None
+    fitted: FittedMultipliers | None = None
 
 
 class NoChainError(Exception):
-    """Control flow of the search: the layer is no chain, with the reason."""
+    """Control flow of the search: why the layer is no chain."""
 
 
 def find_chains(
     layers: Sequence[QuantizedLayer], *, max_ulps: int
 ) -> Mapping[str, Chain | Unchained]:
-    """Find the convolutions that can be proven equal to one QLinearConv.
+    """Find the convolutions that are proven equal to one QLinearConv.
 
     Args:
-        layers: of one graph, with unsigned activations (bridge.export.passes.uint8_codes).
-        max_ulps: how far a rescale may be moved.
+        layers: of one graph, with uint8 activations (bridge.export.passes.uint8_codes).
+        max_ulps: largest adjustment of a rescale, in ulps.
     Returns:
-        for every convolution, by the layer's name, its chain or why it has none.
+        by layer name, the chain of every convolution or why it has none.
     """
     owners = Counter(layer.weight_source for layer in layers)
     chains: dict[str, Chain | Unchained] = {}
     for layer in layers:
         if layer.op != "Conv" and not has_phases(layer):
             continue
-        # A torch layer that is called twice has one rescale for both places.
+        # A torch layer that is called twice can adopt only one rescale for both calls.
         shared = owners[layer.weight_source] > 1
         try:
             chains[layer.name] = _find(layer, max_ulps=0 if shared else max_ulps, shared=shared)
@@ -115,17 +124,17 @@ def follow(
     Args:
         value: the output.
     Returns:
-        the nodes on the way that move values; what the others clamp the layer's output to, and the
-        output of each such node; the quantizers.
+        the MaxPool and shape operators in between; the range to which Relu and Clip limit the
+        layer's output and the output of each of these; the quantizers.
     Raises:
-        NoChainError: something else is on the way, or reads it.
+        NoChainError: another operator is in between, or reads a value in between.
     """
-    moves: list[ir.Node] = []
+    passthrough: list[ir.Node] = []
     clamped = [(-np.inf, np.inf)]
     while True:
         users = [use.node for use in value.uses()]
         if value.is_graph_output():
-            # Of all graphs only the main one states its opset.
+            # Only the main graph has opset imports.
             main = value.graph is None or value.graph.opset_imports
             whose = "the model" if main else "a branch or a loop"
             raise NoChainError(f"{value.name!r} is an output of {whose}")
@@ -134,12 +143,12 @@ def follow(
         others = [node for node in users if node.op_type != "QuantizeLinear"]
         if not others:
             _check_quantizers(users)
-            return tuple(moves), tuple(clamped), tuple(users)
+            return tuple(passthrough), tuple(clamped), tuple(users)
         node = others[0]
         if len(users) > 1:
             raise NoChainError(f"{titled(node)} and others read {value.name!r}")
         if node.graph is not value.graph:
-            # It may not run, or run many times, and fail where it should not run.
+            # It may run never or often, so computing it outside is not the same.
             raise NoChainError(f"{titled(node)} is in a branch or a loop")
         try:
             ends = limits(node)
@@ -149,7 +158,7 @@ def follow(
             low, high = ends
             clamped = [(min(max(a, low), high), min(max(b, low), high)) for a, b in clamped]
         elif node.op_type == "MaxPool" or reshaper(node) is not None:
-            moves.append(node)
+            passthrough.append(node)
             clamped.append((-np.inf, np.inf))
         else:
             raise NoChainError(f"{titled(node)} computes in float")
@@ -163,10 +172,10 @@ def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unch
         raise NoChainError(f"its input is {layer.zero_point_x.dtype}, not uint8")
     if not has_zero_point(layer.weight):
         raise NoChainError("its channels have no zero point of the weight in common")
-    moves, clamped, quantizers = follow(layer.output)
+    passthrough, clamped, quantizers = follow(layer.output)
     scale, zero_point = _parameters(quantizers[0])
     low, high = clamped[0]
-    steps = Steps(
+    steps = FloatSteps(
         rescale=np.ascontiguousarray(layer.rescale),
         shift=None if layer.norm is None else layer.norm.shift,
         low=low,
@@ -177,30 +186,30 @@ def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unch
     bounds = layer.accumulator_bounds
     if steps.rescale.size == 1:
         bounds = bounds.max(keepdims=True)
-    # Beyond 2^24 fake-quant's own sums are measured, not proven.
-    snapped = snap(steps, np.minimum(bounds, EXACT_BOUND), max_ulps=max_ulps)
-    if not snapped.proven.all():
-        missed = int((~snapped.proven).sum())
-        how = "unmoved, as two layers share the weight" if shared else f"within {max_ulps} ulps"
-        return Unchained(f"{missed} of {len(bounds)} channels have no multiplier {how}", snapped)
-    clamps = _clamps(steps, moves, clamped)
-    return Chain(moves=moves, quantizers=quantizers, snapped=snapped, clamps=clamps)
+    # Beyond 2^24 the float32 sums of the fake-quant model are only measured to be exact.
+    fitted = fit_multipliers(steps, np.minimum(bounds, EXACT_BOUND), max_ulps=max_ulps)
+    if not fitted.proven.all():
+        missed = int((~fitted.proven).sum())
+        how = "; none is adjusted for a shared weight" if shared else f" within {max_ulps} ulps"
+        return Unchained(f"{missed} of {len(bounds)} channels have no multiplier{how}", fitted)
+    clamps = _clamps(steps, passthrough, clamped)
+    return Chain(passthrough=passthrough, quantizers=quantizers, fitted=fitted, clamps=clamps)
 
 
 def _clamps(
-    steps: Steps, moves: Sequence[ir.Node], clamped: Sequence[tuple[float, float]]
+    steps: FloatSteps, passthrough: Sequence[ir.Node], clamped: Sequence[tuple[float, float]]
 ) -> tuple[tuple[int, int] | None, ...]:
-    """Return where codes have to be clamped: at first, and where a window without values ends."""
+    """Return where codes need a Clip: after the operator, and after windows of padding alone."""
     every = _UINT8.min, _UINT8.max
     needed: list[tuple[int, int] | None] = [steps.code_range]
-    for move, (low, high) in zip(moves, clamped[1:], strict=True):
-        alone = may_see_only_padding(move)
+    for node, (low, high) in zip(passthrough, clamped[1:], strict=True):
+        alone = may_see_only_padding(node)
         if alone and replace(steps, low=LOWEST, high=LOWEST).code_range != (0, 0):
-            raise NoChainError(f"{titled(move)} may see only padding, whose code is not 0")
+            raise NoChainError(f"{titled(node)} may see only padding, whose code is not 0")
         needed.append(replace(steps, low=low, high=high).code_range if alone else None)
     later: tuple[int, int] | None = None
     for i, clamp in reversed(list(enumerate(needed))):
-        # What is clamped alike once more later need not be clamped before.
+        # A Clip that the next one repeats is not needed.
         if clamp in (later, every):
             needed[i] = None
         else:
@@ -209,13 +218,13 @@ def _clamps(
 
 
 def _check_quantizers(quantizers: Sequence[ir.Node]) -> None:
-    """Raise unless quantizers write the same uint8 codes, which stay inside the graph."""
-    numbers = {node: _parameters(node) for node in quantizers}
+    """Raise unless the quantizers write equal uint8 codes, none of them a graph output."""
+    parameters = {node: _parameters(node) for node in quantizers}
     first = quantizers[0]
-    for node, pair in numbers.items():
+    for node, pair in parameters.items():
         if node.outputs[0].is_graph_output():
             raise NoChainError(f"the codes of {titled(node)} are an output of the model")
-        if pair != numbers[first]:
+        if pair != parameters[first]:
             raise NoChainError(
                 f"{titled(first)} and {titled(node)} have different scales or zero points"
             )

@@ -1,9 +1,21 @@
-"""Finding integer step functions that equal the float ones, moving multipliers if need be.
+"""Fitting the multiplier of an integer requantization that equals the float one.
 
-For one offset, the multipliers that are large enough at an accumulator form a half-line, and so do
-those that are small enough. Each step of the search learns from the points that disagree which
-way to go; both ways at once means that no multiplier fits. The search is complete: if it fails,
-nothing but another rescale can help, and a few ulps of it mostly do, as they shift the ties.
+Hypothesis. A float step function, and an integer form with a fixed offset whose float32
+multiplier is to be found:
+
+    float:    code = clamp(round((float32(acc) * rescale (+ shift)) / scale) + zero_point)
+    integer:  code = clamp(round(float32(acc + offset) * multiplier) + zero_point)
+
+Claim. The bisection over the magnitude of the multiplier is complete: it finds a multiplier that
+gives the same code for every |acc| <= bound, or there is none for this offset.
+
+Why. At each accumulator the integer code is monotone in the multiplier, so the multipliers that
+are not too small form a half-line, and so do those that are not too large. An accumulator with a
+wrong code shows on which side the solution lies; two accumulators that show opposite sides prove
+that there is none. Accumulators are taken from step_functions.corners, where equality suffices.
+
+If no multiplier fits, `rescale` itself is adjusted by a few ulps, in the fake-quant and the deploy
+model alike. That mostly helps, because it changes which accumulators are ties.
 """
 
 from collections.abc import Iterator
@@ -13,46 +25,56 @@ import numpy as np
 
 from bridge.export.graph.constants import Array
 from bridge.export.read.accumulator import INT32_MAX
-from bridge.export.requantization.step_functions import IntegerSteps, Steps, check_bound, corners
+from bridge.export.requantization.step_functions import (
+    FloatSteps,
+    IntegerSteps,
+    check_bound,
+    corners,
+)
 
 _INFINITY_BITS = 0x7F800000
-"""float32 magnitudes are ordered as their bits are, and this is one above the largest finite."""
+"""float32 magnitudes have the order of their bit patterns; these are the bits of infinity."""
 
 _NEAR_MULTIPLE = 1 / 64
-"""Off a multiple of rescale by a rest r, all of 255 steps agree in (1 - r)^255 of the cases."""
+"""Largest distance of shift / rescale from an integer at which a fit is tried.
+
+At a distance r, all of 255 thresholds agree with a probability of about (1 - r)^255.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Snapped:
-    """Step functions in both forms.
+class FittedMultipliers:
+    """A float requantization and the integer one fitted to it.
 
     Args:
-        steps: the float form, some of its rescales moved.
-        integer: the integer form.
-        ulps: int64 (channels,), by how many ulps the magnitude of rescale was moved; 0 where
-            unproven.
-        proven: bool (channels,), whether both forms are equal for every accumulator.
+        steps: float form, with the adjusted rescales.
+        integer: integer form.
+        ulps: int64 (channels,), ulps by which the magnitude of rescale was adjusted; 0 where the
+            channel is not proven.
+        proven: bool (channels,), whether both forms are equal for every |acc| <= bound.
     """
 
-    steps: Steps
+    steps: FloatSteps
     integer: IntegerSteps
     ulps: Array
     proven: Array
 
 
-def snap(steps: Steps, bound: Array | int, *, max_ulps: int = 64) -> Snapped:
+def fit_multipliers(
+    steps: FloatSteps, bound: Array | int, *, max_ulps: int = 64
+) -> FittedMultipliers:
     """Find for each channel an integer step function that equals the float one.
 
-    The multiplier is the nearest to rescale / scale that fits, or, where none does, the same for
-    the nearest rescale that has one. The offset is 0 without a shift.
+    The multiplier starts at rescale / scale. Where none fits, the nearest rescale for which one
+    fits replaces the given one. The offset is 0 without a shift.
 
     Args:
-        steps: the float form.
-        bound: largest |acc|, for all channels or (channels,); at most steps.EXACT_BOUND.
-        max_ulps: how far a rescale may be moved; 0 to keep all.
+        steps: float form.
+        bound: largest |acc|, one integer or (channels,); at most EXACT_BOUND.
+        max_ulps: largest adjustment of a rescale, in ulps; 0 to adjust none.
     Returns:
-        both forms, with the channels that are proven. With a shift few are: see
-        benchmarks/snap.py.
+        both forms, and the channels for which they are proven equal. With a shift these are few:
+        see benchmarks/multipliers.py.
     Raises:
         ValueError: max_ulps is negative, or a bound is negative or above EXACT_BOUND.
     """
@@ -62,25 +84,27 @@ def snap(steps: Steps, bound: Array | int, *, max_ulps: int = 64) -> Snapped:
     rescale, multiplier = steps.rescale.copy(), _magnitude(_start_bits(steps), steps.rescale)
     offset, ulps = np.zeros((2, len(rescale)), np.int64)
     proven = np.zeros(len(rescale), np.bool_)
-    for move in _nearest_first(max_ulps):
-        left = np.flatnonzero(~proven & _worth_trying(steps, move))
+    for adjustment in _nearest_first(max_ulps):
+        left = np.flatnonzero(~proven & _worth_trying(steps, adjustment))
         if not left.size:
             continue
-        moved = steps.take(left)
-        moved = replace(moved, rescale=_move(moved.rescale, move))
-        fit_multiplier, fit_offset, fits = _fit(moved, bounds[left])
+        adjusted = steps.take(left)
+        adjusted = replace(adjusted, rescale=_adjust(adjusted.rescale, adjustment))
+        fit_multiplier, fit_offset, fits = _fit(adjusted, bounds[left])
         done = left[fits]
-        rescale[done], multiplier[done] = moved.rescale[fits], fit_multiplier[fits]
-        offset[done], ulps[done], proven[done] = fit_offset[fits], move, True
+        rescale[done], multiplier[done] = adjusted.rescale[fits], fit_multiplier[fits]
+        offset[done], ulps[done], proven[done] = fit_offset[fits], adjustment, True
     low, high = steps.code_range
     integer = IntegerSteps(
         multiplier=multiplier, offset=offset, code_low=low, code_high=high, grid=steps.grid
     )
-    return Snapped(steps=replace(steps, rescale=rescale), integer=integer, ulps=ulps, proven=proven)
+    return FittedMultipliers(
+        steps=replace(steps, rescale=rescale), integer=integer, ulps=ulps, proven=proven
+    )
 
 
-def _fit(steps: Steps, bounds: Array) -> tuple[Array, Array, Array]:
-    """Return multipliers, offsets and whether they fit."""
+def _fit(steps: FloatSteps, bounds: Array) -> tuple[Array, Array, Array]:
+    """Return multipliers, offsets, and which channels they fit."""
     points = corners(steps, bounds)
     codes = steps.codes(points)
     start = _start_bits(steps)
@@ -98,10 +122,10 @@ def _fit(steps: Steps, bounds: Array) -> tuple[Array, Array, Array]:
     return _magnitude(bits, steps.rescale), offset, fits
 
 
-def _offsets(steps: Steps, bounds: Array) -> Array:
-    """List the offsets worth trying, (channels, n).
+def _offsets(steps: FloatSteps, bounds: Array) -> Array:
+    """List the offsets to try, (channels, n): round(shift / rescale) and its neighbours.
 
-    With a rescale of 0 the one code is shift's; a far offset makes a constant of any code.
+    With a rescale of 0 the code is constant; a large offset makes the integer form constant too.
     """
     if steps.shift is None:
         return np.zeros((len(bounds), 1), np.int64)
@@ -114,8 +138,8 @@ def _offsets(steps: Steps, bounds: Array) -> Array:
     return np.clip(np.where(zero, far, near), -room, room).astype(np.int64)
 
 
-def _search(steps: Steps, points: Array, codes: Array, offset: Array) -> tuple[Array, Array]:
-    """Return the bits of multipliers, and whether they give these codes at these points."""
+def _search(steps: FloatSteps, points: Array, codes: Array, offset: Array) -> tuple[Array, Array]:
+    """Return the bits of multipliers, and whether they give `codes` at the sums `points`."""
     low, high = steps.code_range
     way = np.sign(points + offset[:, None]) * np.where(steps.rescale < 0, -1, 1)[:, None]
     bits = _start_bits(steps)
@@ -131,7 +155,7 @@ def _search(steps: Steps, points: Array, codes: Array, offset: Array) -> tuple[A
             grid=steps.grid,
         )
         lack = codes[active] - integer.codes(points[active])
-        # Where the sum is 0 no multiplier changes the code, so a wrong one there ends the search.
+        # Where acc + offset is 0 the code does not depend on the multiplier.
         stuck = ((way[active] == 0) & (lack != 0)).any(axis=1)
         small, large = (lack * way[active] > 0).any(axis=1), (lack * way[active] < 0).any(axis=1)
         fits[active[~small & ~large & ~stuck]] = True
@@ -145,27 +169,27 @@ def _search(steps: Steps, points: Array, codes: Array, offset: Array) -> tuple[A
     return bits, fits
 
 
-def _start_bits(steps: Steps) -> Array:
+def _start_bits(steps: FloatSteps) -> Array:
     with np.errstate(over="ignore"):
         ratio = np.abs(steps.rescale / np.float32(steps.scale))
     return _bits(np.minimum(ratio, np.finfo(np.float32).max))
 
 
-def _worth_trying(steps: Steps, ulps: int) -> Array:
-    """Select the channels whose rescale can be moved, to where the shift is near a multiple."""
+def _worth_trying(steps: FloatSteps, ulps: int) -> Array:
+    """Select the channels whose adjusted rescale exists and nearly divides the shift."""
     if not ulps:
         return np.full(steps.rescale.shape, True)
     bits = _bits(np.abs(steps.rescale))
-    moved = bits + ulps
-    possible = (bits > 0) & (moved > 0) & (moved < _INFINITY_BITS)
+    adjusted = bits + ulps
+    possible = (bits > 0) & (adjusted > 0) & (adjusted < _INFINITY_BITS)
     if steps.shift is None:
         return possible
-    magnitude = np.abs(_magnitude(np.where(possible, moved, 1), steps.rescale)).astype(np.float64)
-    multiple = steps.shift / magnitude
+    magnitude = _magnitude(np.where(possible, adjusted, 1), steps.rescale)
+    multiple = steps.shift / np.abs(magnitude).astype(np.float64)
     return possible & (np.abs(multiple - np.rint(multiple)) < _NEAR_MULTIPLE)
 
 
-def _move(rescale: Array, ulps: int) -> Array:
+def _adjust(rescale: Array, ulps: int) -> Array:
     return _magnitude(_bits(np.abs(rescale)) + ulps, rescale)
 
 

@@ -1,26 +1,33 @@
-"""A layer up to the next quantizer as a step function of its sums, in float and in integers.
+"""Equality of float and integer requantization, decided at the thresholds of one of them.
+
+Hypothesis. For one output channel and integer accumulators |acc| <= bound < 2^24,
 
     float:    y = float32(acc) * rescale (+ shift), clamped to [low, high]
               code = clamp(round(y / scale) + zero_point, qmin, qmax)
     integer:  code = clamp(round(float32(acc + offset) * multiplier) + zero_point, qmin, qmax),
               clamped to [code_low, code_high]
 
-Every operation is a float32 one that rounds once, half to even, so both are monotone in acc. Where
-one is constant and both ends agree with the other, so does all between: equality for every
-accumulator is proven at the at most 255 steps of one of them.
+where every operation is in float32 and rounds once, half to even.
 
-The integer form is what QLinearConv and QLinearMatMul compute; in ONNX Runtime, as measured:
+Claim. Both give the same code for every accumulator if they do at -bound, at bound, and on both
+sides of each threshold of the float form (at most 255 thresholds for 8 bits).
 
-- acc is int32 with the operator's bias in it, converted to the nearest float32; the product is
-  rounded to float32 once. Multipliers may be negative, zero, subnormal, or so large that the
-  product is infinite.
-- multiplier = float32(float32(x_scale * w_scale) / y_scale), one for each w_scale; with x_scale
-  and y_scale 1 it is w_scale itself.
+Why. Rounding, clamping and multiplication by a constant are monotone, so both forms are monotone
+step functions of acc. Between two neighbouring thresholds the float form is constant; a monotone
+function that has this value at both ends has it everywhere between.
+
+The integer form is what QLinearConv and QLinearMatMul compute. In ONNX Runtime, as measured:
+
+- acc is int32 and includes the operator's bias. It is converted to the nearest float32, and the
+  product is rounded to float32 once. Multipliers may be negative, zero, subnormal, or so large
+  that the product is infinite.
+- multiplier = float32(float32(x_scale * w_scale) / y_scale) for each w_scale; with x_scale and
+  y_scale 1 it is w_scale itself.
 - The product is clamped to [qmin - zero_point, qmax - zero_point] before the zero point is added
   in integers, so nothing overflows.
 - Input and output have the same type: both uint8 or both int8. QLinearMatMul takes no bias.
-- On x86 processors without VNNI, acc itself is wrong where the products of two neighbouring inputs
-  add to more than 32767; that is a matter of the weights, not of the steps.
+- On x86 processors without VNNI, acc itself may be wrong: the products of two neighbouring inputs
+  are summed in 16 bits and saturate at 32767. That depends on the weights, not on requantization.
 """
 
 from dataclasses import dataclass, replace
@@ -31,18 +38,18 @@ from bridge.export.graph.constants import Array
 from bridge.export.read.accumulator import EXACT_FLOAT32
 
 EXACT_BOUND = EXACT_FLOAT32 - 1
-"""Largest |acc| for which every integer in between is exact in float32."""
+"""Largest |acc|, 2^24 - 1: float32 represents every integer up to 2^24 exactly."""
 
 _GUESS_BITS = 21
-"""Roundings move a threshold by at most so much of itself; a wrong guess costs time only."""
+"""Relative error of a guessed threshold, 2^-21; a worse guess costs time, not correctness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The integers a quantizer writes.
+    """The integer range and the zero point of a quantizer.
 
     Args:
-        zero_point: the code of 0.
+        zero_point: the code of 0.0.
         qmin: smallest code.
         qmax: largest code, at most 255 above qmin.
     Raises:
@@ -67,7 +74,7 @@ class Grid:
         code = clamp(round(values) + zero_point, qmin, qmax)
 
         Args:
-            values: float32, in steps; may be infinite, not NaN.
+            values: float32, x / scale of any shape; may be infinite, not NaN.
         Returns:
             int16 codes of the same shape.
         """
@@ -76,22 +83,23 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Steps:
-    """The codes that rescaling, activation and QuantizeLinear make of accumulators.
+class FloatSteps:
+    """Rescaling, activation and QuantizeLinear in float32, one step function a channel.
 
         y = float32(acc) * rescale (+ shift), clamped to [low, high]
         code = clamp(round(y / scale) + zero_point, qmin, qmax)
 
     Args:
-        rescale: float32 (channels,), any sign.
-        shift: float32 (channels,), or None for no addition.
-        low: smallest output of the activation; -inf if there is none.
-        high: largest output of the activation; inf if there is none.
-        scale: the quantizer's, taken as float32.
-        grid: the quantizer's integers.
+        rescale: float32 (channels,), any sign; scale_x * scale_w of a layer.
+        shift: float32 (channels,), added after rescaling; None for no addition.
+        low: smallest output of the activation; -inf without one.
+        high: largest output of the activation; inf without one.
+        scale: of the quantizer, converted to float32.
+        grid: integer range and zero point of the quantizer.
     Raises:
         TypeError: rescale or shift is not float32.
-        ValueError: a number is NaN, infinite where it may not be, or out of its range.
+        ValueError: a shape is wrong, rescale or shift is not finite, low exceeds high, or scale
+            is not positive and finite.
     """
 
     rescale: Array
@@ -115,12 +123,12 @@ class Steps:
             raise ValueError(f"scale must be positive and finite in float32, got {self.scale}")
 
     def codes(self, acc: Array) -> Array:
-        """Compute the codes of accumulators.
+        """Requantize accumulators.
 
         Args:
-            acc: integers, (n,) for every channel or (channels, n).
+            acc: integers, (n,) shared by all channels, or (channels, n).
         Returns:
-            int16 (channels, n).
+            int16 codes (channels, n).
         """
         with np.errstate(over="ignore"):
             y = acc.astype(np.float32) * self.rescale[:, None]
@@ -130,18 +138,18 @@ class Steps:
 
     @property
     def code_range(self) -> tuple[int, int]:
-        """The codes of low and high: clamping y is clamping the code to these."""
+        """The codes of low and high. Clamping y to [low, high] clamps the code to these."""
         with np.errstate(over="ignore"):
             first, last = self._quantize(np.array([-np.inf, np.inf], np.float32))
         return int(first), int(last)
 
-    def take(self, channels: Array) -> "Steps":
+    def take(self, channels: Array) -> "FloatSteps":
         """Select channels.
 
         Args:
-            channels: indices, repetitions allowed.
+            channels: integer indices (n,), with repetitions if wanted.
         Returns:
-            the steps of these channels.
+            the step functions of these channels.
         """
         shift = None if self.shift is None else self.shift[channels]
         return replace(self, rescale=self.rescale[channels], shift=shift)
@@ -153,19 +161,19 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntegerSteps:
-    """The codes that QLinearConv or QLinearMatMul and an integer Clip make of accumulators.
+    """QLinearConv or QLinearMatMul and an integer Clip, one step function a channel.
 
         code = clamp(round(float32(acc + offset) * multiplier) + zero_point, qmin, qmax),
                clamped to [code_low, code_high]
 
     Args:
-        multiplier: float32 (channels,), the operator's w_scale with x_scale and y_scale 1.
-        offset: integers (channels,), to add to the operator's int32 bias.
-        code_low: smallest code.
-        code_high: largest code.
-        grid: the operator's integers.
+        multiplier: float32 (channels,), the operator's w_scale where x_scale and y_scale are 1.
+        offset: signed integers (channels,), added to the operator's int32 bias.
+        code_low: smallest code of the Clip.
+        code_high: largest code of the Clip.
+        grid: integer range and zero point of the operator's output.
     Raises:
-        TypeError: multiplier is not float32, or offset not integer.
+        TypeError: multiplier is not float32, or offset not a signed integer.
         ValueError: a multiplier is not finite, the shapes differ or code_low exceeds code_high.
     """
 
@@ -190,12 +198,12 @@ class IntegerSteps:
             )
 
     def codes(self, acc: Array) -> Array:
-        """Compute the codes of accumulators.
+        """Requantize accumulators.
 
         Args:
-            acc: integers, (n,) for every channel or (channels, n).
+            acc: integers, (n,) shared by all channels, or (channels, n).
         Returns:
-            int16 (channels, n).
+            int16 codes (channels, n).
         """
         sums = (acc + self.offset[:, None].astype(np.int64)).astype(np.float32)
         with np.errstate(over="ignore"):
@@ -203,18 +211,18 @@ class IntegerSteps:
         return np.clip(codes, self.code_low, self.code_high)
 
 
-def thresholds(steps: Steps, bound: Array | int) -> Array:
+def thresholds(steps: FloatSteps, bound: Array | int) -> Array:
     """Find the smallest accumulator that reaches each code.
 
-    For a negative rescale the codes fall, and acc is counted backwards: t is the smallest number
-    for which -t reaches the code.
+    With a negative rescale the codes fall as acc grows; the threshold is then the smallest t for
+    which acc = -t reaches the code.
 
     Args:
-        steps: the step functions.
-        bound: largest |acc|, for all channels or (channels,); at most EXACT_BOUND.
+        steps: float step functions.
+        bound: largest |acc|, one integer or (channels,); at most EXACT_BOUND.
     Returns:
         int64 (channels, qmax - qmin), for the codes qmin + 1 to qmax: -bound for codes that every
-        accumulator reaches, bound + 1 for codes that none does.
+        accumulator reaches, bound + 1 for codes that no accumulator reaches.
     Raises:
         ValueError: a bound is negative or above EXACT_BOUND.
     """
@@ -228,14 +236,14 @@ def thresholds(steps: Steps, bound: Array | int) -> Array:
     return table
 
 
-def corners(steps: Steps, bound: Array | int) -> Array:
-    """List accumulators at which any monotone function must agree to agree everywhere.
+def corners(steps: FloatSteps, bound: Array | int) -> Array:
+    """List the accumulators that decide: a monotone function equal there is equal everywhere.
 
     Args:
-        steps: the step functions.
+        steps: float step functions.
         bound: as for `thresholds`.
     Returns:
-        int64 (channels, n): both ends of the range, and both sides of each step.
+        int64 (channels, n): both ends of the range, and both sides of each threshold.
     Raises:
         ValueError: a bound is negative or above EXACT_BOUND.
     """
@@ -245,7 +253,7 @@ def corners(steps: Steps, bound: Array | int) -> Array:
     return np.clip(points, -bounds, bounds) * _sign(steps)
 
 
-def prove(steps: Steps, integer: IntegerSteps, bound: Array | int) -> Array:
+def prove(steps: FloatSteps, integer: IntegerSteps, bound: Array | int) -> Array:
     """Decide for each channel whether both forms give the same code for every accumulator.
 
     Args:
@@ -253,9 +261,9 @@ def prove(steps: Steps, integer: IntegerSteps, bound: Array | int) -> Array:
         integer: the integer form.
         bound: as for `thresholds`.
     Returns:
-        bool (channels,): true exactly if the codes are equal for all |acc| <= bound.
+        bool (channels,), True if and only if the codes are equal for all |acc| <= bound.
     Raises:
-        ValueError: a bound is negative or above EXACT_BOUND, or the channels differ in number.
+        ValueError: a bound is negative or above EXACT_BOUND, or the numbers of channels differ.
     """
     if len(steps.rescale) != len(integer.multiplier):
         raise ValueError(
@@ -266,16 +274,16 @@ def prove(steps: Steps, integer: IntegerSteps, bound: Array | int) -> Array:
 
 
 def check_bound(bound: Array | int, channels: int) -> Array:
-    """Give every channel its bound.
+    """Check a bound and broadcast it to the channels.
 
     Args:
         bound: integers, () or (channels,).
-        channels: how many there are.
+        channels: number of channels.
     Returns:
         int64 (channels,).
     Raises:
         TypeError: bound is not integer.
-        ValueError: a bound is negative or above EXACT_BOUND, or the shape is another.
+        ValueError: a bound is negative or above EXACT_BOUND, or its shape is wrong.
     """
     bounds = np.asarray(bound)
     if bounds.dtype.kind not in "iu":
@@ -287,8 +295,8 @@ def check_bound(bound: Array | int, channels: int) -> Array:
     return np.broadcast_to(bounds.astype(np.int64), (channels,))
 
 
-def _bisect(steps: Steps, codes: Array, bounds: Array) -> Array:
-    """Find where each channel reaches its one code, which -bound does not and bound does."""
+def _bisect(steps: FloatSteps, codes: Array, bounds: Array) -> Array:
+    """Find the threshold of one code a channel, which bound reaches and -bound does not."""
     sign = _sign(steps)[:, 0]
 
     def reached(acc: Array, which: Array) -> Array:
@@ -308,7 +316,7 @@ def _bisect(steps: Steps, codes: Array, bounds: Array) -> Array:
     return above
 
 
-def _guess(steps: Steps, codes: Array, bounds: Array) -> Array:
+def _guess(steps: FloatSteps, codes: Array, bounds: Array) -> Array:
     """Solve y / scale = code - zero_point - 1/2 for acc, in float64."""
     y = (codes - steps.grid.zero_point - 0.5) * float(np.float32(steps.scale))
     if steps.shift is not None:
@@ -317,7 +325,7 @@ def _guess(steps: Steps, codes: Array, bounds: Array) -> Array:
     return np.clip(acc, 1 - bounds, bounds).astype(np.int64)
 
 
-def _sign(steps: Steps) -> Array:
+def _sign(steps: FloatSteps) -> Array:
     return np.where(steps.rescale < 0, -1, 1)[:, None]
 
 

@@ -61,7 +61,7 @@ def summarize_layer(
     Returns:
         its line of the summary.
     """
-    form, snapped = choice.form.name, None if chain is None else chain.snapped
+    form, fitted = choice.form.name, None if chain is None else chain.fitted
     return LayerSummary(
         name=layer.name,
         op=layer.node.op_type,
@@ -77,7 +77,7 @@ def summarize_layer(
         arithmetic=choice.form.arithmetic,
         reason=choice.reason,
         unchained=chain.reason if isinstance(chain, Unchained) else None,
-        proof=None if snapped is None else Proof(snapped.ulps, snapped.proven),
+        proof=None if fitted is None else Proof(fitted.ulps, fitted.proven),
         bias_reach=None if layer.bias is None else int(np.abs(layer.bias.astype(np.int64)).max()),
         speed=choice.speed,
         seconds=choice.seconds,
@@ -97,7 +97,7 @@ def _without_weights(one: QuantizedProduct | Elementwise) -> dict[str, Any]:
 
 
 def _moved(layer: QuantizedLayer, chain: Chain) -> MovedRescale | None:
-    ulps = chain.snapped.ulps
+    ulps = chain.fitted.ulps
     if not ulps.any():
         return None
     return MovedRescale(natural=layer.rescale, moved=chain.rescale, ulps=ulps)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.requantization.multipliers import snap
+from bridge.export.requantization.multipliers import fit_multipliers
 from bridge.export.requantization.step_functions import EXACT_BOUND, prove
 from property_tests.bridge.step_cases import every, step_functions
 
@@ -18,7 +18,7 @@ SHIFTS = ("none", "none", "any", "multiple")
 def test_proven_channels_are_equal_for_every_accumulator(data):
     bound = data.draw(BOUNDS)
     steps = data.draw(step_functions(bound=max(bound, 8), shifts=SHIFTS))
-    found = snap(steps, bound, max_ulps=8)
+    found = fit_multipliers(steps, bound, max_ulps=8)
     acc = every(bound)
     equal = (found.steps.codes(acc) == found.integer.codes(acc)).all(axis=1)
     assert equal[found.proven].all()
@@ -28,7 +28,7 @@ def test_proven_channels_are_equal_for_every_accumulator(data):
 def test_rescales_move_by_the_ulps_reported(data):
     bound = data.draw(st.integers(0, EXACT_BOUND))
     steps = data.draw(step_functions(bound=max(bound, 8), shifts=SHIFTS))
-    found = snap(steps, bound, max_ulps=5)
+    found = fit_multipliers(steps, bound, max_ulps=5)
     before, after = (np.abs(s.rescale).view(np.int32).astype(int) for s in (steps, found.steps))
     np.testing.assert_array_equal(after - before, found.ulps)
     np.testing.assert_array_equal(np.signbit(steps.rescale), np.signbit(found.steps.rescale))
@@ -42,9 +42,9 @@ def test_rescales_move_by_the_ulps_reported(data):
 def test_channels_do_not_depend_on_each_other(data):
     bound = data.draw(st.sampled_from((5000, 1 << 20)))
     steps = data.draw(step_functions(bound=bound, shifts=SHIFTS))
-    together = snap(steps, bound, max_ulps=4)
+    together = fit_multipliers(steps, bound, max_ulps=4)
     for channel in range(len(steps.rescale)):
-        alone = snap(steps.take(np.array([channel])), bound, max_ulps=4)
+        alone = fit_multipliers(steps.take(np.array([channel])), bound, max_ulps=4)
         assert alone.proven[0] == together.proven[channel]
         assert alone.ulps[0] == together.ulps[channel]
         assert alone.integer.multiplier[0] == together.integer.multiplier[channel]
@@ -55,7 +55,7 @@ def test_channels_do_not_depend_on_each_other(data):
 def test_where_no_multiplier_is_found_none_nearby_fits(data):
     bound = data.draw(st.sampled_from((300, 5000, 1 << 20)))
     steps = data.draw(step_functions(bound=bound))
-    found = snap(steps, bound, max_ulps=0)
+    found = fit_multipliers(steps, bound, max_ulps=0)
     left = np.flatnonzero(~found.proven)
     steps, start = steps.take(left), found.integer.multiplier[left]
     for ulps in range(-12, 13):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.requantization.multipliers import snap
+from bridge.export.requantization.multipliers import fit_multipliers
 from bridge.export.requantization.step_functions import (
     EXACT_BOUND,
     Grid,
@@ -63,7 +63,7 @@ def test_between_corners_codes_are_constant(data):
 def test_proofs_are_right_both_ways(data):
     bound = data.draw(BOUNDS)
     steps = data.draw(step_functions(bound=max(bound, 8), shifts=SHIFTS))
-    found = snap(steps, bound, max_ulps=1)
+    found = fit_multipliers(steps, bound, max_ulps=1)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     acc = every(bound)
     for integer in (found.integer, perturbed(found.integer, rng)):
@@ -86,7 +86,7 @@ def test_proofs_of_a_thousand_channels():
             slope=SLOPES[index % 3],
             shift=SHIFTS[index % 7 % 3],
         )
-        integer = perturbed(snap(steps, bound, max_ulps=0).integer, rng)
+        integer = perturbed(fit_multipliers(steps, bound, max_ulps=0).integer, rng)
         acc = every(bound)
         count = (steps.codes(acc) != integer.codes(acc)).sum(axis=1)
         np.testing.assert_array_equal(prove(steps, integer, bound), count == 0)

@@ -132,7 +132,7 @@ def test_a_relu_at_the_lowest_code_needs_no_clip(tmp_path):
 
 
 def long_sums():
-    """Arrays for which some channels have no multiplier until their rescale is moved."""
+    """Arrays for which some channels have no multiplier until their rescale is adjusted."""
     rng = np.random.default_rng(3)
     return {
         "inputs": "float[N, 64, H, L] x",
@@ -146,7 +146,7 @@ def long_sums():
 
 
 def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
-    """Sums this long have no multiplier for every rescale; without moving, another form serves."""
+    """Sums this long have no multiplier for every rescale; without, another form is taken."""
     wide = long_sums()
     held = convert(chained("c = Relu (f)", **wide), tmp_path, max_ulps=0)
     assert forms(held)["first"] == "ConvInteger"
@@ -181,8 +181,8 @@ def test_a_weight_of_two_layers_is_not_moved(tmp_path):
     assert [layer.moved for layer in done.layers] == [None] * 3
     (first, _, _) = done.layers
     assert first.unchained == (
-        f"{first.proof.unmatched} of 64 channels have no multiplier unmoved, as two layers share "
-        "the weight"
+        f"{first.proof.unmatched} of 64 channels have no multiplier; "
+        "none is adjusted for a shared weight"
     )
 
 

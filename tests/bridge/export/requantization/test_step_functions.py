@@ -8,9 +8,9 @@ from onnx import helper, numpy_helper
 
 from bridge.export.requantization.step_functions import (
     EXACT_BOUND,
+    FloatSteps,
     Grid,
     IntegerSteps,
-    Steps,
     corners,
     prove,
     thresholds,
@@ -33,7 +33,7 @@ def floats(*values):
 
 
 def steps(*rescale, grid=UINT8, scale=1.0, **options):
-    return Steps(rescale=floats(*rescale), scale=scale, grid=grid, **options)
+    return FloatSteps(rescale=floats(*rescale), scale=scale, grid=grid, **options)
 
 
 def integer(*multiplier, grid=UINT8, offset=None, low=None, high=None):
@@ -163,7 +163,7 @@ class TestOnnxRuntime:
         grid = grid_of(dtype, zero_point)
         rng = np.random.default_rng(3)
         shift = rng.normal(size=13).astype(np.float32)
-        made = Steps(
+        made = FloatSteps(
             rescale=multipliers(13), shift=shift, low=-1.0, high=6.0, scale=0.03, grid=grid
         )
         acc = rng.integers(-EXACT_BOUND, EXACT_BOUND, (13, 3000)).astype(np.int32)
@@ -297,7 +297,7 @@ def test_prove_with_functions_that_run_opposite_ways():
 )
 def test_steps_refuse(change, error, message):
     with pytest.raises(error, match=message):
-        Steps(**{"rescale": floats(1, 2), "scale": 1.0, "grid": UINT8, **change})
+        FloatSteps(**{"rescale": floats(1, 2), "scale": 1.0, "grid": UINT8, **change})
 
 
 @pytest.mark.parametrize(

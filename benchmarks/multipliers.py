@@ -1,6 +1,6 @@
 """How many channels have an integer form that equals the float one, and what finding it costs.
 
-    python benchmarks/snap.py
+    python benchmarks/multipliers.py
 
 Channels as networks have them: scales log-uniform, every bound, uint8 and int8, with and without
 an activation; the largest accumulators reach from the end of the quantizer's range to 32 times it.
@@ -12,14 +12,14 @@ import time
 import numpy as np
 
 from bridge.export.graph.constants import Array
-from bridge.export.requantization.multipliers import snap
-from bridge.export.requantization.step_functions import EXACT_BOUND, Grid, Steps, prove
+from bridge.export.requantization.multipliers import fit_multipliers
+from bridge.export.requantization.step_functions import EXACT_BOUND, FloatSteps, Grid, prove
 
 CHANNELS = 2048
 LAYERS = 10
 MAX_ULPS = 64
 SIZES = (1e4, 1e5, 1e6, 4e6, 1.7e7)
-HEADER = f"{'':32} channels     as is     moved  unproven  most ulps"
+HEADER = f"{'':32} channels     as is  adjusted  unproven  most ulps"
 GRIDS = (Grid(zero_point=0, qmin=0, qmax=255), Grid(zero_point=3, qmin=-128, qmax=127))
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     print(f"{HEADER}  s / {CHANNELS}")
     for shifted in (False, True):
         for low, high in ((-np.inf, np.inf), (0.0, 6.0)):
-            results, bounds, seconds = _snap_layers(shifted, low, high)
+            results, bounds, seconds = _fit_layers(shifted, low, high)
             name = f"{'shift' if shifted else 'no shift'}, [{low}, {high}]"
             print(f"{_line(name, results)}{seconds:10.2f}", flush=True)
             for least, most in itertools.pairwise(SIZES):
@@ -36,17 +36,17 @@ def main() -> None:
                 print(_line(f"    |acc| to {least:.0e} ... {most:.0e}", results[:, inside]))
 
 
-def _snap_layers(shifted: bool, low: float, high: float) -> tuple[Array, Array, float]:
+def _fit_layers(shifted: bool, low: float, high: float) -> tuple[Array, Array, float]:
     """Return (ulps, proven) of all channels, their bounds and the seconds a layer took."""
     rng = np.random.default_rng(0)
     made = [_layer(rng, GRIDS[i % 2], shifted, low, high) for i in range(LAYERS)]
     started = time.perf_counter()
-    results = [snap(steps, bound, max_ulps=MAX_ULPS) for steps, bound in made]
+    results = [fit_multipliers(steps, bound, max_ulps=MAX_ULPS) for steps, bound in made]
     seconds = (time.perf_counter() - started) / LAYERS
-    for snapped, (_, bound) in zip(results, made, strict=True):
-        if not prove(snapped.steps, snapped.integer, bound)[snapped.proven].all():
+    for fitted, (_, bound) in zip(results, made, strict=True):
+        if not prove(fitted.steps, fitted.integer, bound)[fitted.proven].all():
             raise AssertionError("a channel is marked as proven and is not")
-    columns = [np.stack([snapped.ulps, snapped.proven]) for snapped in results]
+    columns = [np.stack([fitted.ulps, fitted.proven]) for fitted in results]
     return np.concatenate(columns, axis=1), np.concatenate([b for _, b in made]), seconds
 
 
@@ -59,7 +59,7 @@ def _line(name: str, results: Array) -> str:
 
 def _layer(
     rng: np.random.Generator, grid: Grid, shifted: bool, low: float, high: float
-) -> tuple[Steps, Array]:
+) -> tuple[FloatSteps, Array]:
     """Draw a layer: a scale, and channels whose sums fill the quantizer's range and more."""
     scale = np.float32(np.exp(rng.uniform(np.log(1e-3), np.log(0.1))))
     bound = np.exp(rng.uniform(np.log(1e4), np.log(EXACT_BOUND), CHANNELS)).astype(np.int64)
@@ -69,7 +69,7 @@ def _layer(
     if shifted:
         rescale *= rng.choice(np.float32([1, -1]), CHANNELS)
         shift = (rng.normal(size=CHANNELS) * scale * 64).astype(np.float32)
-    return Steps(
+    return FloatSteps(
         rescale=rescale, shift=shift, low=low, high=high, scale=float(scale), grid=grid
     ), bound
 
