@@ -1,7 +1,7 @@
 """Quantization-aware training in torch, and the ONNX models that compute what training computed.
 
 Index, each importing only what is above it:
-    layout          laying out tables for the terminal
+    report          how results print, and turn into data
     arguments       arguments of a wrong kind
     operators       the table of operators and their limits
     distributed     what processes exchange while they calibrate

@@ -16,7 +16,7 @@ from bridge.modules.weighted import QATLayer
 from bridge.selection.carried import take_over
 from bridge.selection.eligibility import qat_class_of
 from bridge.selection.integer_share import integer_share
-from bridge.selection.plan import QUANTIZE, plan_qat, plan_table
+from bridge.selection.plan import QUANTIZE, plan_qat
 from bridge.selection.superseded import float_originals, guard
 
 
@@ -28,7 +28,6 @@ def prepare_qat(
     include: Selectors | None = None,
     skip: Selectors = (),
     layers: Mapping[str, Config] | None = None,
-    dry_run: bool = False,
     example: Any = None,
 ) -> nn.Module:
     """Replace the supported layers of a model by QAT operators.
@@ -48,19 +47,14 @@ def prepare_qat(
         include: patterns of paths ("layer1.*"), paths, or classes; only these are replaced.
         skip: patterns, paths or classes that stay as they are.
         layers: configurations by pattern, the first match wins over config.
-        dry_run: change nothing and print the plan as a table.
         example: a batch as calibrate takes it, to count multiply-accumulates in one run.
     Returns:
-        the prepared model; model itself for a dry run.
+        the prepared model; model itself if inplace, unless it is one layer that is replaced.
     Raises:
         TypeError, ValueError: a configuration or a value is wrong, or a pattern matches nothing.
     """
     check_model(model, "prepare_qat")
-    check_flags("prepare_qat", inplace=inplace, dry_run=dry_run)
-    if dry_run:
-        plans = plan_qat(model, config, include=include, skip=skip, layers=layers)
-        print(plan_table(plans))
-        return model
+    check_flags("prepare_qat", inplace=inplace)
     model = model if inplace else copied(model)
     plans = plan_qat(model, config, include=include, skip=skip, layers=layers)
     share = integer_share(model, plans, example)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bridge.arguments import check_model
-from bridge.layout import Listing
 from bridge.modules.from_float.subclass import hold_parameters
 from bridge.modules.state.inference import copied
 from bridge.modules.weighted import QATLayer, qat_layers
+from bridge.report.layout import Listing
+from bridge.report.printed import PrintedRows
 from bridge.switches import quantization
 from qatfunc import WeightSpec, arq_qparams, fake_quantize
 
@@ -31,13 +32,23 @@ class LayerSensitivity:
     by_range: dict[float, float]
 
 
+class Sensitivities(PrintedRows[LayerSensitivity]):
+    """What each layer costs, a tuple that prints itself."""
+
+    __slots__ = ()
+
+    def __rich__(self) -> Listing:
+        """Return the table of sensitivity_table."""
+        return sensitivity_table(self)
+
+
 @torch.no_grad()
 def sensitivity(
     model: nn.Module,
     *inputs: Any,
     bits: Sequence[int] = (2, 3, 4, 6, 8),
     ranges: Sequence[float] = (0.25, 0.5, 0.75, 1.25),
-) -> tuple[LayerSensitivity, ...]:
+) -> Sensitivities:
     """Measure every quantized layer's sensitivity, all candidates of a layer at once (vmap).
 
     Args:
@@ -46,7 +57,7 @@ def sensitivity(
         bits: weight widths to try, 2 to 16.
         ranges: factors on the input's range to try.
     Returns:
-        the layers in definition order.
+        the layers in definition order; print shows them as a table.
     Raises:
         TypeError: an argument is of a wrong kind.
         ValueError: a layer is not calibrated, or there is none.
@@ -72,7 +83,7 @@ def sensitivity(
                 by_range=_by_range(model, path, layer, inputs, ranges),
             )
         )
-    return tuple(tables)
+    return Sensitivities(tables)
 
 
 def sensitivity_table(layers: Sequence[LayerSensitivity]) -> Listing:

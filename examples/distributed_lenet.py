@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import bridge
-from bridge.export.result.verify.verification import verification_table
 from examples.lenet_mnist import CONFIG, digits
 from examples.networks import lenet
 
@@ -55,7 +54,7 @@ def prove(net: nn.Module, images: Tensor, folder: Path, console: Console) -> Non
     files = bridge.convert_qat_model(inter, folder / "lenet")
     bridge.adopt(net, files)
     proof = bridge.verify(net, inter, files.fake_quant, files.deploy, images)
-    console.print(verification_table(proof))
+    console.print(proof)
     if not proof.exact:
         raise RuntimeError("the files do not compute what the trained model computes")
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import bridge
-from bridge.sensitivity import sensitivity, sensitivity_table
 from examples.lenet_mnist import CONFIG, digits
 from examples.networks import lenet
 from qatfunc.model import Model
@@ -92,7 +91,7 @@ def main() -> None:
     accuracy = (outputs.mean(0).argmax(1) == test_labels).float().mean()
     console.print(f"  accuracy of the ensemble after {STEPS} steps {accuracy:.1%}")
     net = bridge.to_module(prepared(), alone[0][0][-1], members[0][2])
-    console.print(sensitivity_table(sensitivity(net, test_images[:200])))
+    console.print(bridge.sensitivity(net, test_images[:200]))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bridge
-from bridge.export.result.conversion import conversion_table
-from bridge.export.result.verify.verification import verification_table
 
 EPOCHS = 15
 BATCH = 50
@@ -160,9 +158,9 @@ def main(folder: Path) -> None:
         unlike = [differing(values, logits[other]) for other in list(logits)[1:3]]
         table.add_row(path, f"{accuracy:.1%}", *unlike, f"{size(files[path]):,}")
     console.print(table)
-    console.print(conversion_table(converted))
+    console.print(converted)
     proof = bridge.verify(net, inter, converted.fake_quant, converted.deploy, test_images)
-    console.print(verification_table(proof))
+    console.print(proof)
     print(f"{time.perf_counter() - started:.0f} seconds; files in {folder}", file=sys.stderr)
 
 

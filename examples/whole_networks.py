@@ -19,9 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bridge
-from bridge.export.result.conversion import conversion_table
-from bridge.export.result.verify.verification import verification_table
-from bridge.selection.plan import plan_qat, plan_table
+from bridge.selection.plan import QATPlan, plan_qat
 from examples import faces
 from examples.networks import (
     UNet,
@@ -76,7 +74,7 @@ NETWORKS = {
 class Outcome(NamedTuple):
     """What came of one network."""
 
-    plans: tuple[bridge.LayerPlan, ...]
+    plans: QATPlan
     conversion: bridge.Conversion
     verification: bridge.Verification
     error: float
@@ -134,9 +132,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             outcome = run(NETWORKS[name], Path(folder))
         if given.layers:
-            console.print(plan_table(outcome.plans))
-            console.print(conversion_table(outcome.conversion))
-            console.print(verification_table(outcome.verification))
+            console.print(outcome.plans)
+            console.print(outcome.conversion)
+            console.print(outcome.verification)
         table.add_row(name, *_cells(outcome))
     console.print(table)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bridge.arguments import check_flags, check_model
-from bridge.batch_norm.plan import FOLD, plan_batch_norm, refusal
+from bridge.batch_norm.plan import FOLD, BatchNormPlan, plan_batch_norm, refusal
 from bridge.batch_norm.rules import take_following
 from bridge.modules.state.inference import copied, makes_state
 from bridge.selection.references import held_elsewhere
@@ -62,7 +62,7 @@ def fold_batch_norm(
         plans = plan_batch_norm(model, example=example)
         pairs = [(plan.layer, plan.path) for plan in plans if plan.action == FOLD]
     else:
-        plans, pairs = (), _checked(model, pairs)
+        plans, pairs = BatchNormPlan(), _checked(model, pairs)
     for layer_path, norm_path in pairs:
         layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
         _replace(model, norm, take_following(norm))

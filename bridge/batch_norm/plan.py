@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -13,6 +13,8 @@ from bridge.batch_norm.rules import refusal_of_class
 from bridge.layer_classes.registry import layer_rule
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.weighted import QATLayer
+from bridge.report.layout import Listing
+from bridge.report.printed import PrintedRows
 from bridge.selection.eligibility import computed, patched
 from bridge.selection.references import Reference, held_elsewhere
 from qatfunc.torch_internals import BatchNorm
@@ -41,7 +43,24 @@ class NormPlan:
     reason: str
 
 
-def plan_batch_norm(model: nn.Module, *, example: Any = None) -> tuple[NormPlan, ...]:
+class BatchNormPlan(PrintedRows[NormPlan]):
+    """What fold_batch_norm does to each BatchNorm, a tuple that prints itself."""
+
+    __slots__ = ()
+
+    rows_name: ClassVar[str] = "norms"
+
+    def __rich__(self) -> Listing:
+        """Lay out one line a BatchNorm."""
+        folded = sum(norm.action == FOLD for norm in self)
+        return Listing(
+            title=f"{folded} of {len(self)} BatchNorms to be folded",
+            columns=["BatchNorm", "class", "what happens", "into layer", "why"],
+            rows=[[norm.path, norm.kind, norm.action, norm.layer, norm.reason] for norm in self],
+        )
+
+
+def plan_batch_norm(model: nn.Module, *, example: Any = None) -> BatchNormPlan:
     """Say what fold_batch_norm would do to each BatchNorm, and why, without doing it.
 
     Args:
@@ -49,14 +68,14 @@ def plan_batch_norm(model: nn.Module, *, example: Any = None) -> tuple[NormPlan,
         example: a batch as calibrate takes it; pairs are found in one run on it in eval mode.
             Without it they are read off a symbolic trace.
     Returns:
-        a plan for every BatchNorm.
+        a plan for every BatchNorm; print shows them as a table.
     Raises:
         ValueError: the model cannot be traced and example is left out.
     """
     check_model(model, "plan_batch_norm")
     norms = {p: m for p, m in model.named_modules() if isinstance(m, BatchNorm)}
     if not norms:
-        return ()
+        return BatchNormPlan()
     calls = traced_calls(model) if example is None else observed_calls(model, example)
     held = held_elsewhere(model)
     plans = []
@@ -69,7 +88,7 @@ def plan_batch_norm(model: nn.Module, *, example: Any = None) -> tuple[NormPlan,
         kind = type(norm).__name__
         plan = NormPlan(path=path, kind=kind, layer=layer, action=action, reason=reason)
         plans.append(plan)
-    return tuple(plans)
+    return BatchNormPlan(plans)
 
 
 def refusal(

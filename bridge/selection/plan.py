@@ -9,8 +9,9 @@ from torch import nn
 from bridge.arguments import check_model
 from bridge.config.reader import read_config
 from bridge.config.rules import Config, Rules, Selectors, check_used, matches, read_rules, show
-from bridge.layout import Listing
 from bridge.modules.weighted import QATLayer
+from bridge.report.layout import Listing
+from bridge.report.printed import PrintedRows
 from bridge.selection.eligibility import (
     candidates,
     has_operator,
@@ -43,6 +44,16 @@ class LayerPlan:
     config: Config = field(default_factory=dict)
 
 
+class QATPlan(PrintedRows[LayerPlan]):
+    """What prepare_qat does to each layer, a tuple that prints itself."""
+
+    __slots__ = ()
+
+    def __rich__(self) -> Listing:
+        """Return the table of plan_table."""
+        return plan_table(self)
+
+
 def plan_qat(
     model: nn.Module,
     config: Config | str | PathLike[str] | None = None,
@@ -50,7 +61,7 @@ def plan_qat(
     include: Selectors | None = None,
     skip: Selectors = (),
     layers: Mapping[str, Config] | None = None,
-) -> tuple[LayerPlan, ...]:
+) -> QATPlan:
     """Say what prepare_qat would do to each layer, and why, without doing it.
 
     Args:
@@ -61,7 +72,8 @@ def plan_qat(
         layers: as prepare_qat's.
     Returns:
         a plan for every layer that has an operator or could have one, then for the modules whose
-        own code multiplies and for layers that the model holds without registering them.
+        own code multiplies and for layers that the model holds without registering them; print
+        shows them as a table.
     Raises:
         TypeError, ValueError: as prepare_qat.
     """
@@ -71,7 +83,7 @@ def plan_qat(
     held = held_elsewhere(model)
     plans = [_plan(model, path, module, rules) for path, module in candidates(model)]
     plans = [_with_reference(model, plan, held) for plan in plans]
-    return tuple(plans + _left_out(model, rules, held))
+    return QATPlan(plans + _left_out(model, rules, held))
 
 
 def plan_table(plans: Sequence[LayerPlan]) -> Listing:

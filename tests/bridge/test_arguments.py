@@ -63,7 +63,7 @@ def quantization(model, **options):
     ("call", "options"),
     [
         (bridge.prepare_qat, {"inplace": "no"}),
-        (bridge.prepare_qat, {"dry_run": 1}),
+        (bridge.prepare_qat, {"inplace": 1}),
         (bridge.float_model, {"inplace": "no"}),
         (bridge.fold_batch_norm, {"trainable": "no"}),
         (bridge.fold_batch_norm, {"inplace": None}),

@@ -9,7 +9,8 @@ from bridge.export.fast.requantize import Rounding
 from bridge.export.graph.constants import Array
 from bridge.export.read.layers import FloatOperator
 from bridge.export.result.exactness import describe_exactness
-from bridge.layout import Listing
+from bridge.report.layout import Listing
+from bridge.report.printed import Printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,7 +110,7 @@ class LayerSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conversion:
+class Conversion(Printed):
     """The outcome of a conversion.
 
     Args:
@@ -134,12 +135,8 @@ class Conversion:
     follow_symlinks: bool = False
 
     def __rich__(self) -> Listing:
-        """Return the table of conversion_table, which rich.print shows."""
+        """Return the table of conversion_table."""
         return conversion_table(self)
-
-    def __str__(self) -> str:
-        """Return the table of conversion_table as text."""
-        return str(self.__rich__())
 
 
 def conversion_table(conversion: Conversion) -> Listing:

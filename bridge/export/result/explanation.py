@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from bridge.export.plan.forms import FLOAT32, OF_RUNTIME
 from bridge.export.result.conversion import Proof
-from bridge.layout import Listing
+from bridge.report.layout import Listing
+from bridge.report.printed import Printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class LayerExplanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Printed):
     """A conversion, operator by operator.
 
     Args:
@@ -87,12 +88,8 @@ class Explanation:
         return any(layer.arithmetic == OF_RUNTIME for layer in self.layers)
 
     def __rich__(self) -> Listing:
-        """Return the table of explanation_table, which rich.print shows."""
+        """Return the table of explanation_table."""
         return explanation_table(self)
-
-    def __str__(self) -> str:
-        """Return the table of explanation_table as text."""
-        return str(self.__rich__())
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:

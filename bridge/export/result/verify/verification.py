@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from bridge.export.result.exactness import describe_exactness
 from bridge.export.result.verify.differences import Difference
-from bridge.layout import Listing
+from bridge.report.layout import Listing
+from bridge.report.printed import Printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class OutputCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Verification(Printed):
     """The outcome of verify.
 
     Args:
@@ -91,12 +92,8 @@ class Verification:
         return equal and self.first_nan is None and not self.interface
 
     def __rich__(self) -> Listing:
-        """Return the table of verification_table, which rich.print shows."""
+        """Return the table of verification_table."""
         return verification_table(self)
-
-    def __str__(self) -> str:
-        """Return the table of verification_table as text."""
-        return str(self.__rich__())
 
 
 def verification_table(verification: Verification) -> Listing:
