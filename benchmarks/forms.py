@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
 
-from bridge.export.geometry.conv3d import has_pictures
+from bridge.export.geometry.conv3d import can_be_conv2d
 from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FLOAT, FLOAT32, FORMS, KINDS, PICTURES, features, kind
 from bridge.export.plan.forms import Form, choose_ort_form, ort_form
@@ -230,7 +230,7 @@ def load(shape: Shape) -> tuple[dict[str, Callable[[], Any]], dict[str, Quantize
     for chained in (False, True):
         made = source(shape, chained=chained)
         forms = FORMS if chained else FORMS[1:]
-        if chained and has_pictures(next(iter(seen.values()))):
+        if chained and can_be_conv2d(next(iter(seen.values()))):
             forms = (*forms, PICTURES)
         for form in forms:
             deploy = convert_model(ir.serde.deserialize_model(made), choose=chosen(form, seen))[1]

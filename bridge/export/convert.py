@@ -8,7 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-from bridge.export.files.destinations import check_path, check_source_is_kept, name_destinations
+from bridge.export.files.destinations import (
+    check_path,
+    check_source_not_overwritten,
+    name_destinations,
+)
 from bridge.export.files.training_mode import check_eval_mode
 from bridge.export.files.writing import write_models
 from bridge.export.graph.errors import ConversionError
@@ -129,7 +133,7 @@ def convert_qat_model(
     check_path("model_file", model_file)
     paths = name_destinations(save_path, record_file)
     source = read_model(Path(model_file), follow_symlinks=follow_symlinks)
-    check_source_is_kept(Path(model_file), source, paths)
+    check_source_not_overwritten(Path(model_file), source, paths)
     check_eval_mode(source, Path(model_file))
     made = convert_model(source, target=how, fold_batch_norm=fold_batch_norm)
     if not made.layers:

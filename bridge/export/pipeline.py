@@ -16,10 +16,10 @@ from bridge.export.fast.models import Roundings, round_values
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import copy_model
 from bridge.export.graph.graph_pass import GraphPass, run_passes
-from bridge.export.graph.opset import lower_ir_version, of_sixteen_bits
+from bridge.export.graph.opset import lower_ir_version, with_16_bit_opset
 from bridge.export.graph.shapes import with_shapes
-from bridge.export.normalize.ceil_mode import with_stated_windows
-from bridge.export.passes.output_padding import fit_transposed
+from bridge.export.normalize.ceil_mode import without_ceil_mode
+from bridge.export.passes.output_padding import fit_output_padding
 from bridge.export.passes.outputs import keep_outputs_unrounded
 from bridge.export.plan import costs
 from bridge.export.plan.forms import Choice, Form
@@ -83,7 +83,7 @@ def convert_model(
         ConversionError: the model cannot be converted.
     """
     how = find_target(target, options)
-    deploy = with_shapes(with_stated_windows(of_sixteen_bits(source)))
+    deploy = with_shapes(without_ceil_mode(with_16_bit_opset(source)))
     run_passes(deploy, how.before)
     found = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm, refusal=how.refusal)
     how.check(found.layers)
@@ -158,7 +158,7 @@ def _choose_forms(
 def _write_fake(how: Target, found: Quantized, chains: Mapping[str, Chain]) -> None:
     for layer in found.layers:
         chain = chains.get(layer.name)
-        same = layer if chain is None else replace(layer, moved=chain.rescale)
+        same = layer if chain is None else replace(layer, adjusted_rescale=chain.rescale)
         how.write_fake(Builder(layer), same)
     for product in found.products:
         how.write_fake_product(Builder(product), product)
@@ -198,7 +198,7 @@ def _drop_traces(graph: ir.Graph) -> None:
 _UNUSED = (passes.LiftSubgraphInitializersToMainGraphPass(), passes.RemoveUnusedNodesPass())
 
 _TIDY = (
-    GraphPass(fit_transposed),
+    GraphPass(fit_output_padding),
     *_UNUSED,
     # Layers that share a weight share its initializer.
     passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT),

@@ -18,9 +18,9 @@ from bridge.export.graph.copies import Counterparts
 from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
 from bridge.export.graph.operators import is_standard
 from bridge.export.plan.forms import FLOAT32, INT8
-from bridge.export.read.clamps import behind_limits
+from bridge.export.read.clamps import after_clamps
 from bridge.export.read.products import Operand
-from bridge.export.read.qdq import NotQuantizedError, plain_uint8, read_activation
+from bridge.export.read.qdq import NotQuantizedError, find_uint8_qparams, read_per_tensor_input
 from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.requantization.step_functions import Grid
 
@@ -158,11 +158,11 @@ def _read(node: ir.Node, name: str) -> Elementwise | None:
         operands = tuple(_operand(node, i) for i in range(len(node.inputs)))
     except NotQuantizedError:
         return None
-    value, low, high = behind_limits(node.outputs[0])
+    value, low, high = after_clamps(node.outputs[0])
     users = [use.node for use in value.uses()]
     if len(users) != 1 or value.is_graph_output() or users[0].op_type != "QuantizeLinear":
         return None
-    numbers = plain_uint8(users[0])
+    numbers = find_uint8_qparams(users[0])
     if numbers is None:
         return None
     scale, zero_y = numbers
@@ -187,7 +187,7 @@ def _read(node: ir.Node, name: str) -> Elementwise | None:
 
 
 def _operand(node: ir.Node, index: int) -> Operand:
-    operand = Operand(*read_activation(node, index))
+    operand = Operand(*read_per_tensor_input(node, index))
     if operand.zero_point.dtype != np.uint8:
         raise NotQuantizedError(f"its operand is {operand.zero_point.dtype}, not uint8")
     return operand

@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import constant, reshaper
 from bridge.export.graph.operators import is_standard, zero_point_input
-from bridge.export.read.clamps import behind_limits
-from bridge.export.read.qdq import plain_uint8
+from bridge.export.read.clamps import after_clamps
+from bridge.export.read.qdq import find_uint8_qparams
 
 _COMPUTED = ("Add", "LeakyRelu")
 """Operators that compute codes from codes, where their result gets codes."""
@@ -136,12 +136,12 @@ def is_plain_quantizer(node: ir.Node) -> bool:
     """
     if node.op_type != "QuantizeLinear" or node.outputs[0].is_graph_output():
         return False
-    numbers = plain_uint8(node)
+    numbers = find_uint8_qparams(node)
     readers = [use.node for use in node.outputs[0].uses()]
     return numbers is not None and all(
         reader.op_type == "DequantizeLinear"
         and reader.graph is node.graph
-        and plain_uint8(reader) == numbers
+        and find_uint8_qparams(reader) == numbers
         for reader in readers
     )
 
@@ -156,14 +156,14 @@ def rounding_place(value: ir.Value, *, past_pools: bool) -> ir.Value:
     Returns:
         the value behind its Relu and Clip nodes.
     """
-    value = behind_limits(value)[0]
+    value = after_clamps(value)[0]
     while past_pools and not value.is_graph_output():
         users = [use.node for use in value.uses()]
         if len(users) != 1 or users[0].op_type != "MaxPool" or len(users[0].outputs) > 1:
             break
         if users[0].graph is not value.graph:
             break
-        value = behind_limits(users[0].outputs[0])[0]
+        value = after_clamps(users[0].outputs[0])[0]
     return value
 
 
@@ -227,7 +227,7 @@ def _is_dequantized(value: ir.Value | None) -> bool:
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         return False
-    return plain_uint8(producer) is not None and constant(producer.inputs[0]) is None
+    return find_uint8_qparams(producer) is not None and constant(producer.inputs[0]) is None
 
 
 def _is_wide(node: ir.Node) -> bool:

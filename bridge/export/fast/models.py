@@ -22,7 +22,7 @@ from bridge.export.fast.elementwise import (
 )
 from bridge.export.fast.groups import rounding_place
 from bridge.export.fast.requantize import Rounding, requantize
-from bridge.export.graph.builder import Builder, Written
+from bridge.export.graph.builder import Builder, Lowerable
 from bridge.export.graph.copies import Counterparts
 from bridge.export.read.layers import named_operators
 from bridge.export.read.quantized import Quantized
@@ -71,7 +71,7 @@ def round_values(model: ir.Model, found: Quantized, data: Iterable[Any]) -> Roun
         ValueError: there is no data, or it does not fit the model.
     """
     # What runs in a branch or a loop is converted as in mode "exact": data may not reach it.
-    both: list[Written] = [*found.layers, *found.products]
+    both: list[Lowerable] = [*found.layers, *found.products]
     outer = [layer for layer in both if layer.node.graph is model.graph]
     results = {layer.name: rounding_place(layer.output, past_pools=True) for layer in outer}
     rounded = requantize(model, outer, data)

@@ -14,7 +14,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from bridge.export.fast.not_a_number import check_not_a_number, count_not_a_number
 from bridge.export.files.writing import write_models
 from bridge.export.graph.constants import Array
-from bridge.export.passes.output_padding import fit_transposed
+from bridge.export.passes.output_padding import fit_output_padding
 from bridge.export.running.runtime import Feeds
 from qatfunc import calibration
 from qatfunc.params import Clip
@@ -80,7 +80,7 @@ def _run(
 ) -> Iterator[Feeds]:
     """Yield the named values for each batch, and how many NaNs are in what is quantized."""
     watched = model.clone()
-    fit_transposed(watched.graph)
+    fit_output_padding(watched.graph)
     names = [*names, *count_not_a_number(watched.graph, quantized)]
     known = {value.name: value for node in watched.graph for value in node.outputs}
     own = {value.name for value in watched.graph.outputs}

@@ -19,8 +19,8 @@ from onnx_ir.passes import common as passes
 from bridge.export.fast.groups import Group, find_groups, is_plain_quantizer, rounding_place
 from bridge.export.fast.not_a_number import quantized_inputs
 from bridge.export.fast.observe import observe
-from bridge.export.graph.builder import Written, add_initializer
-from bridge.export.read.qdq import plain_uint8
+from bridge.export.graph.builder import Lowerable, add_initializer
+from bridge.export.read.qdq import find_uint8_qparams
 from bridge.export.read.zero_points import UINT8_SHIFT
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec
@@ -50,7 +50,7 @@ class Rounding:
 
 
 def requantize(
-    model: ir.Model, layers: Iterable[Written], data: Iterable[Any]
+    model: ir.Model, layers: Iterable[Lowerable], data: Iterable[Any]
 ) -> dict[ir.Value, Rounding]:
     """Round every value that integer operators read, where it is computed.
 
@@ -65,7 +65,7 @@ def requantize(
     """
     layers = list(layers)
     groups = find_groups(model.graph, {layer.output for layer in layers})
-    numbers = [{plain_uint8(q): None for q in group.quantizers} for group in groups]
+    numbers = [{find_uint8_qparams(q): None for q in group.quantizers} for group in groups]
     seen = [group for group in groups if group.operators]
     clips = observe(
         model,
@@ -102,7 +102,7 @@ def is_codes(value: ir.Value) -> bool:
     return (value.name or "").endswith(_CODES)
 
 
-def _titles(layers: Iterable[Written]) -> dict[str, str]:
+def _titles(layers: Iterable[Lowerable]) -> dict[str, str]:
     """Say of the values that layers compute which layer it is."""
     places = {layer.name: rounding_place(layer.output, past_pools=True) for layer in layers}
     return {value.name or "": f"the output of layer {name!r}" for name, value in places.items()}
@@ -177,7 +177,7 @@ def _redirect(
 def _replace_codes(quantizer: ir.Node, codes: ir.Value, pair: ir.Node) -> None:
     """Let the readers of a quantizer read codes, under its name if they are the same."""
     old = quantizer.outputs[0]
-    if plain_uint8(quantizer) == plain_uint8(pair):
+    if find_uint8_qparams(quantizer) == find_uint8_qparams(pair):
         codes.name, old.name = old.name, f"{old.name}/replaced"
     for use in list(old.uses()):
         for i, operand in enumerate((codes, *pair.inputs[1:])):

@@ -69,7 +69,7 @@ def _name_record(record_file: str | PathLike[str], models: Iterable[Path]) -> Pa
     return record
 
 
-def check_source_is_kept(source: Path, model: ir.Model, destinations: Destinations) -> None:
+def check_source_not_overwritten(source: Path, model: ir.Model, destinations: Destinations) -> None:
     """Raise if a file of a conversion would replace one of the model that is converted.
 
     Args:
@@ -82,13 +82,13 @@ def check_source_is_kept(source: Path, model: ir.Model, destinations: Destinatio
     sources = [source, *external_files(model)]
     record = destinations.record
     if record is not None:
-        check_other_file("record_file", record, sources)
+        check_not_overwritten("record_file", record, sources)
     for path in (destinations.fake_quant, destinations.deploy):
-        check_other_file("save_path", path, sources)
-        check_other_file("save_path", data_file(path), sources)
+        check_not_overwritten("save_path", path, sources)
+        check_not_overwritten("save_path", data_file(path), sources)
 
 
-def check_other_file(argument: str, path: Path, sources: Iterable[Path]) -> None:
+def check_not_overwritten(argument: str, path: Path, sources: Iterable[Path]) -> None:
     """Raise if a file that is to be written is one of those that are read.
 
     Args:

@@ -26,10 +26,10 @@ def load_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
         ConversionError: the file is not readable, its opset is below 13, or its data lies outside
             its folder or ends too early.
     """
-    return load_both(path, follow_symlinks=follow_symlinks)[1]
+    return load_proto_and_model(path, follow_symlinks=follow_symlinks)[1]
 
 
-def load_both(path: Path, *, follow_symlinks: bool) -> tuple[onnx.ModelProto, ir.Model]:
+def load_proto_and_model(path: Path, *, follow_symlinks: bool) -> tuple[onnx.ModelProto, ir.Model]:
     """Load a model, as onnx has it and as onnx_ir does.
 
     Args:
@@ -52,7 +52,7 @@ def load_both(path: Path, *, follow_symlinks: bool) -> tuple[onnx.ModelProto, ir
     opset = model.opset_imports.get("")
     if opset is None or opset < 13:
         raise ConversionError(f"{path}: opset must be 13 or later, got {opset}")
-    find_external(path, model, follow_symlinks=follow_symlinks)
+    resolve_external_data(path, model, follow_symlinks=follow_symlinks)
     return proto, model
 
 
@@ -63,7 +63,7 @@ def _external(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
                 yield value, value.const_value
 
 
-def find_external(path: Path, model: ir.Model, *, follow_symlinks: bool) -> None:
+def resolve_external_data(path: Path, model: ir.Model, *, follow_symlinks: bool) -> None:
     """Say of all external data where it is, and check that it is there."""
     for value, tensor in _external(model):
         if tensor.base_dir:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from bridge.export.graph.constants import constant, titled
+from bridge.export.graph.constants import constant, describe
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.names import module_path, scope_of_name
 from bridge.export.graph.operators import is_standard, optional_input
@@ -84,4 +84,4 @@ def _depends_on_data(value: ir.Value | None) -> bool:
 
 def _where(node: ir.Node) -> str:
     layer = module_path(node) or scope_of_name(node.name or "")
-    return titled(node) + (f" of layer {layer!r}" if layer else "")
+    return describe(node) + (f" of layer {layer!r}" if layer else "")

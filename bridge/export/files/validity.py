@@ -14,7 +14,7 @@ import onnx_ir as ir
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.protos import graphs_of
 
-MOST_INLINED = 200_000
+MAX_INLINED_NODES = 200_000
 """How many nodes a model may have once its functions are inlined."""
 
 
@@ -73,7 +73,7 @@ def check_functions(path: Path, model: ir.Model) -> None:
         path: its file, for messages.
         model: a valid model, whose functions do not call themselves.
     Raises:
-        ConversionError: they are more than MOST_INLINED.
+        ConversionError: they are more than MAX_INLINED_NODES.
     """
     sizes: dict[ir.OperatorIdentifier, int] = {}
 
@@ -93,10 +93,10 @@ def check_functions(path: Path, model: ir.Model) -> None:
 
     if model.functions:
         nodes = size(ir.traversal.RecursiveGraphIterator(model.graph))
-        if nodes > MOST_INLINED:
+        if nodes > MAX_INLINED_NODES:
             raise ConversionError(
                 f"{path}: its functions are {nodes:.3g} nodes once they are inlined, of which "
-                f"{MOST_INLINED} can be converted"
+                f"{MAX_INLINED_NODES} can be converted"
             )
 
 

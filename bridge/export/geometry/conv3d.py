@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bridge.export.geometry.conv_transpose import given_axes
+from bridge.export.geometry.conv_transpose import conv_axes
 from bridge.export.graph.constants import Array
 from bridge.export.read.layer import QuantizedLayer
 
@@ -27,7 +27,7 @@ _MOST_TAPS = 64
 """Along the depth, where each is a slice of the input: more are more nodes than they are worth."""
 
 
-class Pictures(NamedTuple):
+class Conv3dAsConv2d(NamedTuple):
     """A convolution of pictures, and how volumes become these.
 
     Args:
@@ -49,7 +49,7 @@ class Pictures(NamedTuple):
     pads: tuple[int, int]
 
 
-def has_pictures(layer: QuantizedLayer) -> bool:
+def can_be_conv2d(layer: QuantizedLayer) -> bool:
     """Whether a layer is a convolution that can be one of pictures, by a kernel worth having.
 
     Args:
@@ -65,20 +65,20 @@ def has_pictures(layer: QuantizedLayer) -> bool:
     right = tuple(layer.attributes.get("kernel_shape") or kernel) == tuple(kernel)
     slow = (inputs == 1 and layer.groups > _FEW_CHANNELS) or prod(kernel) == 1
     short = kernel[0] <= _MOST_TAPS
-    return right and short and not slow and given_axes(layer) is not None
+    return right and short and not slow and conv_axes(layer) is not None
 
 
-def as_pictures(layer: QuantizedLayer) -> Pictures:
+def as_conv2d(layer: QuantizedLayer) -> Conv3dAsConv2d:
     """Restate a layer as a convolution of pictures.
 
     Args:
-        layer: one that has_pictures.
+        layer: one that can_be_conv2d.
     Returns:
         the convolution.
     Raises:
         ValueError: the layer is no such convolution.
     """
-    axes = given_axes(layer)
+    axes = conv_axes(layer)
     if axes is None:
         raise ValueError(f"layer {layer.name!r} has no pictures")
     depth, *plane = axes
@@ -94,7 +94,9 @@ def as_pictures(layer: QuantizedLayer) -> Pictures:
         "group": groups,
     }
     pads = depth.begin, depth.end
-    return Pictures(weight, attributes, groups, depth.size, depth.stride, depth.dilation, pads)
+    return Conv3dAsConv2d(
+        weight, attributes, groups, depth.size, depth.stride, depth.dilation, pads
+    )
 
 
 def _one_group(weight: Array, groups: int) -> Array:

@@ -73,7 +73,7 @@ class Convolution(NamedTuple):
     phases: Phases | None
 
 
-class GivenAxis(NamedTuple):
+class ConvAxis(NamedTuple):
     """One axis of a convolution: kernel size, stride, dilation, pads, output_padding."""
 
     size: int
@@ -85,7 +85,7 @@ class GivenAxis(NamedTuple):
 
 
 _NUMBERS = (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1))
-"""Attributes, their least values, and how many an axis; in the order of GivenAxis."""
+"""Attributes, their least values, and how many an axis; in the order of ConvAxis."""
 
 
 class _Axis(NamedTuple):
@@ -99,7 +99,7 @@ class _Axis(NamedTuple):
     taps: tuple[tuple[int, int], ...]
 
 
-def has_phases(layer: QuantizedLayer) -> bool:
+def can_be_convolution(layer: QuantizedLayer) -> bool:
     """Whether a layer is a transposed convolution that can be an ordinary one.
 
     Args:
@@ -110,7 +110,7 @@ def has_phases(layer: QuantizedLayer) -> bool:
     """
     if layer.op != "ConvTranspose" or layer.weight.ndim - 2 > _MOST_AXES:
         return False
-    given = given_axes(layer) if layer.fixed_padding else None
+    given = conv_axes(layer) if layer.fixed_padding else None
     if given is None:
         return False
     kernel = layer.weight.shape[2:]
@@ -126,7 +126,7 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
     """Restate a layer as an ordinary convolution.
 
     Args:
-        layer: a convolution, or a transposed one that has_phases.
+        layer: a convolution, or a transposed one that can_be_convolution.
         phases_first: which order of channels to choose; only for one group.
     Returns:
         the convolution.
@@ -135,7 +135,7 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
     """
     if layer.op != "ConvTranspose":
         return Convolution(layer.weight, layer.attributes, None)
-    given = given_axes(layer)
+    given = conv_axes(layer)
     if given is None:
         raise ValueError(f"layer {layer.name!r} has no phases")
     strides, axes = tuple(one.stride for one in given), [_best(one) for one in given]
@@ -169,7 +169,7 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
     return Convolution(weight.reshape(outputs, *weight.shape[-len(axes) - 1 :]), attributes, phases)
 
 
-def given_axes(layer: QuantizedLayer) -> list[GivenAxis] | None:
+def conv_axes(layer: QuantizedLayer) -> list[ConvAxis] | None:
     """Return what a layer's attributes say of each axis.
 
     Args:
@@ -185,16 +185,16 @@ def given_axes(layer: QuantizedLayer) -> list[GivenAxis] | None:
         if not whole or len(numbers) != count * len(kernel) or min(numbers) < least:
             return None
         columns += [numbers[i : i + len(kernel)] for i in range(0, len(numbers), len(kernel))]
-    return [GivenAxis(*row) for row in zip(*columns, strict=True)]
+    return [ConvAxis(*row) for row in zip(*columns, strict=True)]
 
 
 @lru_cache(maxsize=1024)
-def _best(given: GivenAxis) -> _Axis:
+def _best(given: ConvAxis) -> _Axis:
     """Lay an axis out with the places more at the front that leave the fewest taps."""
     return min((_axis(given, start) for start in range(given.stride)), key=lambda a: a.size)
 
 
-def _axis(given: GivenAxis, start: int) -> _Axis:
+def _axis(given: ConvAxis, start: int) -> _Axis:
     size, stride, dilation, begin, end, more = given
     # What the output is longer than stride * (length of the input - 1).
     rest = dilation * (size - 1) + 1 - begin - end + more

@@ -18,7 +18,7 @@ from bridge.export.graph.constants import Array
 from bridge.export.read.layer import QuantizedLayer
 
 
-def fitted(layer: QuantizedLayer) -> QuantizedLayer:
+def with_valid_output_padding(layer: QuantizedLayer) -> QuantizedLayer:
     """Restate a layer so that ONNX Runtime takes its operator in float.
 
     Args:
@@ -28,11 +28,11 @@ def fitted(layer: QuantizedLayer) -> QuantizedLayer:
     """
     if layer.op != "ConvTranspose":
         return layer
-    weight, attributes = fit_by_taps(layer.weight, layer.attributes)
+    weight, attributes = pad_kernel(layer.weight, layer.attributes)
     return layer if weight is layer.weight else replace(layer, weight=weight, attributes=attributes)
 
 
-def fit_to_stride(
+def reduce_output_padding(
     strides: Sequence[int], pads: Sequence[int], output_padding: Sequence[int]
 ) -> tuple[list[int], list[int], list[int]]:
     """Restate a transposed convolution so that output_padding is less than the stride.
@@ -44,7 +44,7 @@ def fit_to_stride(
     Returns:
         pads, output_padding, and the zeros to add at the end of each axis.
 
-    >>> fit_to_stride([1, 2], [1, 0, 1, 0], [2, 1])
+    >>> reduce_output_padding([1, 2], [1, 0, 1, 0], [2, 1])
     ([1, 0, 0, 0], [0, 1], [1, 0])
     """
     spatial = len(output_padding)
@@ -57,12 +57,12 @@ def fit_to_stride(
     return pads, kept, zeros
 
 
-def fit_by_taps(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
+def pad_kernel(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
     """Restate a transposed convolution so that ONNX Runtime takes it.
 
-    What fit_to_stride leaves to be added at an axis's end, taps of 0 at the kernel's end add, whose
-    surplus padding cuts off: the bias reaches all of it, and no output is empty before it is
-    padded.
+    Zeros at the end of the kernel add the output positions that reduce_output_padding leaves, and
+    padding cuts off the surplus. So the bias is added everywhere, and no output is empty before it
+    is padded.
 
     Args:
         weight: in the operator's own layout.
@@ -71,7 +71,7 @@ def fit_by_taps(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, di
         the weight and the attributes; both as they are for other operators.
     """
     given = dict(attributes)
-    taps, new = more_taps(given)
+    taps, new = kernel_padding(given)
     if new is given:
         return weight, given
     weight = np.pad(weight, [(0, 0), (0, 0), *((0, count) for count in taps)])
@@ -81,7 +81,7 @@ def fit_by_taps(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, di
 FITTED_ATTRIBUTES = {"pads", "output_padding", "kernel_shape"}
 
 
-def more_taps(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+def kernel_padding(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
     """Return how many taps of 0 an operator needs, and its attributes then, the same if none."""
     padding = given.get("output_padding")
     fixed = (given.get("auto_pad") or "NOTSET") == "NOTSET" and not given.get("output_shape")
@@ -93,7 +93,9 @@ def more_taps(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
         return [], given  # nothing that an operator takes
     if all(more < stride for more, stride in zip(padding, strides, strict=True)):
         return [], given
-    pads, kept, zeros = fit_to_stride(strides, given.get("pads") or [0, 0] * len(ones), padding)
+    pads, kept, zeros = reduce_output_padding(
+        strides, given.get("pads") or [0, 0] * len(ones), padding
+    )
     taps = [-(-zero // dilation) for zero, dilation in zip(zeros, dilations, strict=True)]
     for axis, (zero, dilation) in enumerate(zip(zeros, dilations, strict=True)):
         pads[len(zeros) + axis] += taps[axis] * dilation - zero

@@ -72,7 +72,7 @@ def may_see_only_padding(node: ir.Node) -> bool:
     return bool(given.get("ceil_mode")) or any(step > 1 for step in given.get("dilations", ()))
 
 
-def is_known_to_reach(node: ir.Node) -> bool:
+def every_window_has_values(node: ir.Node) -> bool:
     """Whether every window of a MaxPool with `ceil_mode` is known to hold a value of its input.
 
     Args:

@@ -9,7 +9,7 @@ from bridge.export.graph.constants import Array
 from bridge.export.graph.names import LAYER_KEY
 
 
-class Written(Protocol):
+class Lowerable(Protocol):
     """What a builder writes nodes for: a layer or a product of two activations."""
 
     @property
@@ -35,7 +35,7 @@ class Builder:
         vnni: write weights as int8, for processors that sum uint8 x int8 in 32 bits.
     """
 
-    def __init__(self, layer: Written, *, vnni: bool = False) -> None:
+    def __init__(self, layer: Lowerable, *, vnni: bool = False) -> None:
         self.vnni = vnni
         self._graph = graph_of(layer.node)
         self._layer = layer

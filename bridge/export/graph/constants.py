@@ -59,7 +59,7 @@ def array_of(tensor: ir.TensorProtocol, name: str | None) -> Array:
         ) from error
 
 
-def called(node: ir.Node) -> str:
+def name_of(node: ir.Node) -> str:
     """Return what to call a node in a message.
 
     Args:
@@ -70,7 +70,7 @@ def called(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or node.op_type
 
 
-def titled(node: ir.Node) -> str:
+def describe(node: ir.Node) -> str:
     """Return what to call a node in a message, with its operator.
 
     Args:
@@ -78,10 +78,10 @@ def titled(node: ir.Node) -> str:
     Returns:
         its operator, and its name in quotes.
     """
-    return f"{node.op_type} {called(node)!r}"
+    return f"{node.op_type} {name_of(node)!r}"
 
 
-def root(value: ir.Value) -> ir.Value:
+def data_source(value: ir.Value) -> ir.Value:
     """Follow a value back through Identity and shape operators to where its data comes from.
 
     Args:
@@ -113,7 +113,7 @@ def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
             return move(array)
         except (ValueError, IndexError) as error:  # AxisError is both
             raise ConversionError(
-                f"{node.op_type} {called(node)!r} does not fit its input of shape {array.shape}: "
+                f"{node.op_type} {name_of(node)!r} does not fit its input of shape {array.shape}: "
                 f"{error}"
             ) from error
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from bridge.export.graph.constants import root
+from bridge.export.graph.constants import data_source
 
 LAYER_KEY = "qatfunc.layer"
 """Metadata of every node a conversion writes: the layer it belongs to."""
@@ -90,7 +90,7 @@ def _may_be_in(scope: str, path: str) -> bool:
 def _owner(value: ir.Value | None, ending: str) -> str:
     """Return the path before an ending of a value's name, "" if it has none."""
     # Its own name first: exporters that merge equal initializers keep the name in an Identity.
-    for name in () if value is None else (value.name, root(value).name):
+    for name in () if value is None else (value.name, data_source(value).name):
         if name and name.endswith(ending) and len(name) > len(ending):
             return name.removesuffix(ending)
     return ""

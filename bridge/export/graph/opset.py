@@ -70,7 +70,7 @@ def lower_ir_version(model: ir.Model) -> None:
         model.ir_version = min(model.ir_version or 0, _IR_VERSION_OF_OPSET_20)
 
 
-def of_sixteen_bits(model: ir.Model) -> ir.Model:
+def with_16_bit_opset(model: ir.Model) -> ir.Model:
     """Give a model that quantizes to 16 bits the first opset that knows such quantizers.
 
     torch's exporters write them at any opset, at which no runtime takes them.

@@ -18,7 +18,7 @@ Sizes = Mapping[str, tuple[int, ...]]
 """By the names of values; what is not known is absent."""
 
 
-def open_inputs(model: ir.Model) -> list[ir.Value]:
+def dynamic_inputs(model: ir.Model) -> list[ir.Value]:
     """List the inputs whose sizes a model leaves open.
 
     Args:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
-from bridge.export.read.zero_points import UINT8_SHIFT, zero_point_of
+from bridge.export.read.zero_points import UINT8_SHIFT, uint8_zero_point
 
 
 def byte_weight(
@@ -22,14 +22,14 @@ def byte_weight(
 
     Args:
         builder: writes the nodes.
-        weight: one that has_zero_point.
+        weight: one that has_one_zero_point.
         vnni: whether the kernel may get int8.
     Returns:
         the weight as uint8 or int8, and its zero point.
     """
     if vnni and weight.dtype == np.int8:
         return weight, np.int8(0)
-    zero = np.uint8(zero_point_of(weight))
+    zero = np.uint8(uint8_zero_point(weight))
     if weight.dtype == np.int8:
         return unsigned_codes(builder, weight), zero
     return (weight + zero).astype(np.uint8), zero

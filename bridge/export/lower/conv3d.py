@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.geometry.conv3d import Pictures
+from bridge.export.geometry.conv3d import Conv3dAsConv2d
 from bridge.export.graph.builder import Builder
 from bridge.export.lower.depth_to_space import reshape, size_of
 from bridge.export.read.layer import QuantizedLayer
@@ -11,13 +11,13 @@ from bridge.export.read.layer import QuantizedLayer
 _TO_THE_END = np.iinfo(np.int64).max
 
 
-def write_pictures(builder: Builder, layer: QuantizedLayer, pictures: Pictures) -> ir.Value:
+def write_pictures(builder: Builder, layer: QuantizedLayer, pictures: Conv3dAsConv2d) -> ir.Value:
     """Write a layer's input as pictures.
 
     Args:
         builder: writes the nodes.
         layer: its x_q is (n, c, depth, height, width).
-        pictures: from as_pictures.
+        pictures: from as_conv2d.
     Returns:
         codes, (n * depth of the output, c * taps, height, width).
     """
@@ -44,14 +44,14 @@ def write_pictures(builder: Builder, layer: QuantizedLayer, pictures: Pictures) 
 
 
 def write_volumes(
-    builder: Builder, layer: QuantizedLayer, pictures: Pictures, y: ir.Value
+    builder: Builder, layer: QuantizedLayer, pictures: Conv3dAsConv2d, y: ir.Value
 ) -> ir.Value:
     """Write the output of a convolution of pictures as volumes.
 
     Args:
         builder: writes the nodes.
         layer: the layer.
-        pictures: from as_pictures.
+        pictures: from as_conv2d.
         y: any numbers, (n * depth, c, height, width).
     Returns:
         the numbers, (n, c, depth, height, width).
@@ -65,7 +65,7 @@ def write_volumes(
     return builder.op("Transpose", y, perm=[0, 4, 1, 2, 3])
 
 
-def _depth(builder: Builder, layer: QuantizedLayer, pictures: Pictures) -> ir.Value:
+def _depth(builder: Builder, layer: QuantizedLayer, pictures: Conv3dAsConv2d) -> ir.Value:
     """Write the depth of the output; the batch's size, which may be 0, is left to Reshape."""
     depth = size_of(builder, layer.x_q, 2)
     more = sum(pictures.pads) - pictures.dilation * (pictures.taps - 1) - 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.geometry.output_padding import fitted
+from bridge.export.geometry.output_padding import with_valid_output_padding
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
 from bridge.export.lower.epilogue import per_output_shape, write_shift, write_tail
@@ -23,7 +23,7 @@ def write_fake(builder: Builder, layer: QuantizedLayer) -> None:
         builder: writes the nodes.
         layer: the layer.
     """
-    layer = fitted(layer)
+    layer = with_valid_output_padding(layer)
     _write(builder, layer, layer.weight.astype(np.float32))
 
 
@@ -37,7 +37,7 @@ def write_float_deploy(builder: Builder, layer: QuantizedLayer) -> None:
         builder: writes the nodes.
         layer: the layer.
     """
-    layer = fitted(layer)
+    layer = with_valid_output_padding(layer)
     weight = builder.op("Cast", layer.weight, to=ir.DataType.FLOAT)
     if layer.wide or not layer.proven or layer.op == "MatMul":
         _write(builder, layer, weight)

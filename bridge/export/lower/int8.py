@@ -22,7 +22,7 @@ from bridge.export.lower.epilogue import write_tail
 from bridge.export.lower.int8_weights import may_be_int8
 from bridge.export.lower.int16 import join_halves, split_input
 from bridge.export.read.layer import QuantizedLayer
-from bridge.export.read.zero_points import UINT8_SHIFT, parts_of
+from bridge.export.read.zero_points import UINT8_SHIFT, split_weight
 
 
 def write_integer(builder: Builder, layer: QuantizedLayer) -> None:
@@ -30,13 +30,13 @@ def write_integer(builder: Builder, layer: QuantizedLayer) -> None:
 
     Args:
         builder: writes the nodes.
-        layer: a Conv or MatMul layer, or a ConvTranspose that has_phases.
+        layer: a Conv or MatMul layer, or a ConvTranspose that can_be_convolution.
     """
     operator = as_convolution(layer)
     product = layer.op == "MatMul"
     # ConvInteger's weight is the left operand of its kernel, which has to be unsigned.
     vnni = builder.vnni and product and may_be_int8(layer)
-    weights = [byte_weight(builder, part, vnni=vnni) for part in parts_of(operator.weight)]
+    weights = [byte_weight(builder, part, vnni=vnni) for part in split_weight(operator.weight)]
     op_type = "MatMulInteger" if product else "ConvInteger"
     halves = []
     for x, zero in _inputs(builder, layer):

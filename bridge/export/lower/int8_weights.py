@@ -6,7 +6,7 @@ pair of products but (-128)(-128) + (-128)(-128): the code 0 met twice by a weig
 layer keeps int8 weights where no output channel has two of -128, and gets uint8 ones otherwise.
 """
 
-from bridge.export.read.layer import QuantizedLayer, channels_first
+from bridge.export.read.layer import QuantizedLayer, output_rows
 
 _LOWEST = -128
 
@@ -17,5 +17,5 @@ def may_be_int8(layer: QuantizedLayer) -> bool:
     Args:
         layer: as read.
     """
-    rows = channels_first(layer.weight, layer.op, layer.groups)
+    rows = output_rows(layer.weight, layer.op, layer.groups)
     return bool((rows <= _LOWEST).sum(axis=1).max(initial=0) < 2)

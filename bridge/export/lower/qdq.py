@@ -35,15 +35,15 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from bridge.export.geometry.output_padding import fitted
+from bridge.export.geometry.output_padding import with_valid_output_padding
 from bridge.export.graph.builder import Builder, add_initializer, graph_of
-from bridge.export.graph.constants import Array, called, constant
+from bridge.export.graph.constants import Array, constant, name_of
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.names import LAYER_KEY
 from bridge.export.graph.operators import zero_point_input
 from bridge.export.read.layer import QuantizedLayer
-from bridge.export.read.qdq import NotQuantizedError, read_stored
-from bridge.export.read.zero_points import has_zero_point, zero_point_of
+from bridge.export.read.qdq import NotQuantizedError, read_quantized_constant
+from bridge.export.read.zero_points import has_one_zero_point, uint8_zero_point
 
 
 def write_qdq(builder: Builder, layer: QuantizedLayer) -> None:
@@ -53,7 +53,7 @@ def write_qdq(builder: Builder, layer: QuantizedLayer) -> None:
         builder: writes the nodes.
         layer: the layer, without a folded BatchNormalization.
     """
-    one = fitted(layer)
+    one = with_valid_output_padding(layer)
     x, weight, attributes = _input(layer), _weight(builder, layer, one.weight), one.attributes
     op_type = layer.node.op_type
     bias = layer.bias
@@ -82,7 +82,7 @@ def store_quantized_constants(graph: ir.Graph) -> None:
         if quantize is None or quantize.op_type != "QuantizeLinear":
             continue
         try:
-            integers, _, _ = read_stored(node)
+            integers, _, _ = read_quantized_constant(node)
         except NotQuantizedError:
             continue  # an activation, or not rightly quantized; no layer has read it
         stored = add_initializer(graph_of(node), f"{node.inputs[0].name}_integers", integers)
@@ -110,7 +110,7 @@ def check_symmetric(graph: ir.Graph) -> None:
         pairs = [node] if stored else [use.node for use in node.outputs[0].uses()]
         readers = [use.node for pair in pairs for value in pair.outputs for use in value.uses()]
         names = [r.metadata_props[LAYER_KEY] for r in readers if LAYER_KEY in r.metadata_props]
-        what = f"layer {names[0]!r}" if names else f"node {called(node)!r}"
+        what = f"layer {names[0]!r}" if names else f"node {name_of(node)!r}"
         found.append(f"{what} ({zero.dtype} {zero.ravel()[0]})")
     if found:
         raise ConversionError(
@@ -128,7 +128,7 @@ def _input(layer: QuantizedLayer) -> ir.Value:
 
 
 def _weight(builder: Builder, layer: QuantizedLayer, weight: Array) -> ir.Value:
-    one_zero = has_zero_point(weight)
+    one_zero = has_one_zero_point(weight)
     if layer.op != "ConvTranspose" or (layer.scale_w.size == 1 and one_zero):
         return _dequantized(builder, weight, layer.scale_w, axis=int(layer.op == "MatMul"))
     scale_w = np.broadcast_to(layer.scale_w, layer.groups * weight.shape[1])
@@ -164,11 +164,11 @@ def _dequantized(builder: Builder, integers: Array, scale: Array, *, axis: int) 
 
 def _bytes(weight: Array, scale: Array, axis: int) -> tuple[Array, Array, Array]:
     """Write a weight that leaves int8 as uint8 around one zero point, or one a channel."""
-    if has_zero_point(weight):
-        zero = np.full(scale.shape, zero_point_of(weight), np.uint8)
+    if has_one_zero_point(weight):
+        zero = np.full(scale.shape, uint8_zero_point(weight), np.uint8)
         return (weight + zero.ravel()[0]).astype(np.uint8), scale, zero
     rows = np.moveaxis(weight, axis, 0)
-    zero = np.array([zero_point_of(row) for row in rows], np.uint8)
+    zero = np.array([uint8_zero_point(row) for row in rows], np.uint8)
     codes = rows + zero.reshape(-1, *(1,) * (rows.ndim - 1))
     scale = np.broadcast_to(scale, zero.shape)
     return np.ascontiguousarray(np.moveaxis(codes, 0, axis).astype(np.uint8)), scale, zero

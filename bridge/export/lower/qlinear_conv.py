@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.geometry.conv3d import as_pictures
+from bridge.export.geometry.conv3d import as_conv2d
 from bridge.export.geometry.conv_transpose import Convolution, as_convolution
 from bridge.export.geometry.windows import may_see_only_padding
 from bridge.export.graph.builder import Builder
@@ -28,10 +28,10 @@ def write_chain(
         chain: from find_chains.
         builder: writes the nodes.
         layer: the layer.
-        in_pictures: write a convolution that has_pictures in two dimensions.
+        in_pictures: write a convolution that can_be_conv2d in two dimensions.
     """
     integer, one = chain.fitted.integer, np.float32(1.0)
-    pictures = as_pictures(layer) if in_pictures else None
+    pictures = as_conv2d(layer) if in_pictures else None
     if pictures is None:
         # With phases first, blocks of channels are moved to put the codes in order.
         operator, x_q = as_convolution(layer, phases_first=layer.groups == 1), layer.x_q

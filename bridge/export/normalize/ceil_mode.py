@@ -16,7 +16,7 @@ from bridge.export.geometry.windows import pool_axes
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
-def with_stated_windows(model: ir.Model) -> ir.Model:
+def without_ceil_mode(model: ir.Model) -> ir.Model:
     """Return a model whose pools have the windows that inference finds.
 
     Args:

@@ -6,10 +6,10 @@ import onnx_ir as ir
 from bridge.export.graph.builder import add_initializer
 from bridge.export.graph.operators import int_attribute
 from bridge.export.read.channel_scales import has_padding
-from bridge.export.read.qdq import NotQuantizedError, read_parameters
+from bridge.export.read.qdq import NotQuantizedError, read_qparams
 
 
-def pad_before_pairs(graph: ir.Graph) -> None:
+def pad_before_quantizers(graph: ir.Graph) -> None:
     """Write the padding of convolutions whose channels have several zero points as a Pad.
 
     x -> Q -> DQ -> Conv <pads> = x -> Pad -> Q -> DQ -> Conv
@@ -35,8 +35,8 @@ def _differ(quantize: ir.Node, dequantize: ir.Node) -> bool:
     if quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
         return False
     try:
-        scale, zero_point = read_parameters(dequantize)
-        first, zero = read_parameters(quantize)
+        scale, zero_point = read_qparams(dequantize)
+        first, zero = read_qparams(quantize)
     except NotQuantizedError:
         return False
     alike = np.array_equal(scale, first) and np.array_equal(zero_point, zero)

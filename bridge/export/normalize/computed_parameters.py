@@ -31,7 +31,7 @@ _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
-def compute_parameters(graph: ir.Graph) -> None:
+def fold_parameters(graph: ir.Graph) -> None:
     """Write the parameters of quantizers and the biases that are computed from constants as such.
 
     Args:

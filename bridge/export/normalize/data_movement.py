@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.geometry.windows import is_known_to_reach, may_see_only_padding
+from bridge.export.geometry.windows import every_window_has_values, may_see_only_padding
 from bridge.export.graph.constants import constant, reshaper
 from bridge.export.graph.operators import is_standard, optional_input, zero_point_input
 from bridge.export.read.layers import OPERATORS
@@ -27,7 +27,7 @@ from bridge.export.read.qdq import (
     check_scale,
     dequantizer_of,
     is_activation,
-    read_parameters,
+    read_qparams,
 )
 
 _MOST_NODES = 1000
@@ -42,7 +42,7 @@ class _Path:
     pairs: dict[ir.Node, None]
 
 
-def quantize_after_movement(graph: ir.Graph) -> None:
+def quantize_layer_inputs(graph: ir.Graph) -> None:
     """Give every layer whose input was quantized before data movement a pair of its own.
 
     Args:
@@ -104,7 +104,7 @@ def _path(value: ir.Value | None) -> _Path | None:
     return path if all(_fits(node, *same) for node in path.moves) else None
 
 
-def comes_back(scale: np.float32, codes: np.dtype[Any]) -> bool:
+def round_trips(scale: np.float32, codes: np.dtype[Any]) -> bool:
     """Whether every code is quantized to itself again: round(((q - z) * s) / s) = q - z.
 
     Args:
@@ -124,11 +124,11 @@ def comes_back(scale: np.float32, codes: np.dtype[Any]) -> bool:
 def _numbers(pair: ir.Node) -> tuple[np.float32, np.dtype[Any], int] | None:
     """Return scale, type and zero point of a pair, None where codes would not come back."""
     try:
-        scale, zero_point = read_parameters(pair)
+        scale, zero_point = read_qparams(pair)
         check_scale(pair, scale)
     except NotQuantizedError:
         return None
-    if scale.size != 1 or not comes_back(np.float32(scale.item()), zero_point.dtype):
+    if scale.size != 1 or not round_trips(np.float32(scale.item()), zero_point.dtype):
         return None
     return np.float32(scale.item()), zero_point.dtype, int(zero_point.item())
 
@@ -142,7 +142,7 @@ def _moved(node: ir.Node) -> list[ir.Value] | None:
         return [value for value in node.inputs if value is not None]
     plain = {
         "Dropout": _is_false(optional_input(node, 2)),
-        "MaxPool": not may_see_only_padding(node) or is_known_to_reach(node),
+        "MaxPool": not may_see_only_padding(node) or every_window_has_values(node),
         "Resize": given.get("mode", "nearest") == "nearest"
         and given.get("coordinate_transformation_mode") != "tf_crop_and_resize",
     }
@@ -185,7 +185,7 @@ def _fits(node: ir.Node, scale: np.float32, codes: np.dtype[Any], zero: int) -> 
 
 def _pair(graph: ir.Graph, before: ir.Node, value: ir.Value, like: ir.Node) -> ir.Value:
     """Write a pair like another one in front of a node."""
-    zero_point = read_parameters(like)[1]
+    zero_point = read_qparams(like)[1]
     given = zero_point_input(like)
     parameters = [like.inputs[1]] if given is None else [like.inputs[1], given]
     names = f"{value.name}/quantized", f"{value.name}/dequantized"

@@ -6,13 +6,13 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from bridge.export.files.loading import find_external, load_both
+from bridge.export.files.loading import load_proto_and_model, resolve_external_data
 from bridge.export.files.validity import cause, check_functions, check_model
 from bridge.export.graph.constants import array_of
 from bridge.export.graph.errors import ConversionError
-from bridge.export.normalize.channel_padding import pad_before_pairs
-from bridge.export.normalize.computed_parameters import compute_parameters
-from bridge.export.normalize.data_movement import quantize_after_movement
+from bridge.export.normalize.channel_padding import pad_before_quantizers
+from bridge.export.normalize.computed_parameters import fold_parameters
+from bridge.export.normalize.data_movement import quantize_layer_inputs
 
 # From this version on an initializer that is an input too is a default that callers may override;
 # before it every initializer had to be an input.
@@ -37,20 +37,20 @@ def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
         ConversionError: the file is not a valid ONNX model, its opset is below 13, it has no
             outputs, or its data lies outside its folder or ends too early.
     """
-    proto, model = load_both(path, follow_symlinks=follow_symlinks)
+    proto, model = load_proto_and_model(path, follow_symlinks=follow_symlinks)
     check_model(path, proto, model, linked=follow_symlinks)
     if not model.graph.outputs:
         raise ConversionError(f"{path}: the model has no outputs")
     _normalize(path, model)
-    find_external(path, model, follow_symlinks=follow_symlinks)  # of Constant nodes too now
+    resolve_external_data(path, model, follow_symlinks=follow_symlinks)  # of Constant nodes too now
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
                 array_of(tensor, value.name)
-    compute_parameters(model.graph)
-    quantize_after_movement(model.graph)
-    pad_before_pairs(model.graph)
+    fold_parameters(model.graph)
+    quantize_layer_inputs(model.graph)
+    pad_before_quantizers(model.graph)
     return model
 
 

@@ -15,7 +15,7 @@ _IR_VERSION = 10
 _REFUSALS = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented)
 
 
-def values_of_pair(one: Dequantization, opset: int) -> Array | None:
+def run_constant_pair(one: Dequantization, opset: int) -> Array | None:
     """Return what a DequantizeLinear makes of the QuantizeLinear of a constant.
 
     Args:

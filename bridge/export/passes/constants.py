@@ -15,12 +15,12 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from bridge.export.graph.builder import add_initializer, graph_of
 from bridge.export.graph.constants import Array, constant
 from bridge.export.graph.names import LAYER_KEY
-from bridge.export.passes.constant_pairs import values_of_pair
+from bridge.export.passes.constant_pairs import run_constant_pair
 from bridge.export.passes.dequantization import Dequantization, read_dequantization
-from bridge.export.read.qdq import NotQuantizedError, read_stored
+from bridge.export.read.qdq import NotQuantizedError, read_quantized_constant
 
 
-def write_stored_integers(graph: ir.Graph) -> None:
+def expand_constant_dequantizers(graph: ir.Graph) -> None:
     """Replace the DequantizeLinear of every constant by nodes: (float32(integers) - zero) * scale.
 
     The integers stay in the file.
@@ -31,11 +31,11 @@ def write_stored_integers(graph: ir.Graph) -> None:
     _write_constants(graph, keep_integers=True)
 
 
-def write_stored_floats(graph: ir.Graph) -> None:
+def fold_constant_dequantizers(graph: ir.Graph) -> None:
     """Replace the DequantizeLinear of every constant by the floats that it computes.
 
     Args:
-        graph: as write_stored_integers'.
+        graph: as expand_constant_dequantizers'.
     """
     _write_constants(graph, keep_integers=False)
 
@@ -52,13 +52,13 @@ def _write_constants(graph: ir.Graph, *, keep_integers: bool) -> None:
             _redirect(graph, node.outputs[0], value)
             continue
         opset = graph.opset_imports[""]
-        values = values_of_pair(one, opset) if codes is None else one.values(codes)
+        values = run_constant_pair(one, opset) if codes is None else one.values(codes)
         if values is not None:  # no activation
             value = add_initializer(graph_of(node), f"{name}_value", values)
             _redirect(graph, node.outputs[0], value)
 
 
-def write_float_inputs(graph: ir.Graph) -> None:
+def expand_activation_dequantizers(graph: ir.Graph) -> None:
     """Write the dequantized inputs of operators that stay in float in plain arithmetic.
 
     What cannot be written so, as the scale is not constant, gets a Max of one operand behind it,
@@ -86,7 +86,7 @@ def _stored_codes(one: Dequantization) -> Array | None:
     if stored is not None:
         return stored
     try:
-        return read_stored(one.node)[0]
+        return read_quantized_constant(one.node)[0]
     except NotQuantizedError:
         return None
 

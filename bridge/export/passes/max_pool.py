@@ -12,7 +12,7 @@ from bridge.export.graph.builder import graph_of
 from bridge.export.graph.constants import reshaper
 
 
-def keep_pools_in_float(graph: ir.Graph) -> None:
+def keep_max_pools_in_float(graph: ir.Graph) -> None:
     """Put a Max of one operand behind each MaxPool whose output goes into quantizers.
 
     Args:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.geometry.output_padding import FITTED_ATTRIBUTES, more_taps
+from bridge.export.geometry.output_padding import FITTED_ATTRIBUTES, kernel_padding
 from bridge.export.graph.builder import add_initializer
-from bridge.export.graph.constants import called, constant
+from bridge.export.graph.constants import constant, name_of
 from bridge.export.graph.names import LAYER_KEY
 
 
-def fit_transposed(graph: ir.Graph) -> None:
+def fit_output_padding(graph: ir.Graph) -> None:
     """Restate the transposed convolutions in float so that ONNX Runtime takes them.
 
     Args:
@@ -22,7 +22,7 @@ def fit_transposed(graph: ir.Graph) -> None:
         if node.op_type != "ConvTranspose" or weight is None or LAYER_KEY in node.metadata_props:
             continue
         given = {name: attribute.value for name, attribute in node.attributes.items()}
-        taps, attributes = more_taps(given)
+        taps, attributes = kernel_padding(given)
         if attributes is given or not isinstance(owner, ir.Graph):
             continue
         for name in attributes.keys() & FITTED_ATTRIBUTES:
@@ -33,7 +33,7 @@ def fit_transposed(graph: ir.Graph) -> None:
 
 def _padded(graph: ir.Graph, node: ir.Node, weight: ir.Value, taps: Sequence[int]) -> ir.Value:
     """Write a weight with more taps of 0."""
-    stored, name = constant(weight), f"{called(node)}more_taps"
+    stored, name = constant(weight), f"{name_of(node)}kernel_padding"
     if stored is not None:
         sides = [(0, 0), (0, 0), *((0, count) for count in taps)]
         return add_initializer(graph, name, np.pad(stored, sides))

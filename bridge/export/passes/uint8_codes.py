@@ -14,7 +14,7 @@ from bridge.export.graph.operators import zero_point_input
 from bridge.export.read.zero_points import UINT8_SHIFT
 
 
-def count_from_zero(graph: ir.Graph) -> None:
+def to_uint8_codes(graph: ir.Graph) -> None:
     """Let int8 quantizers that only DequantizeLinear nodes read write uint8 codes.
 
     Args:

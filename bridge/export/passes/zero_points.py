@@ -11,7 +11,7 @@ _OPERANDS = {"DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "MatMulInteger":
 """Which inputs of operators are a weight and its zero point."""
 
 
-def separate_zero_points(graph: ir.Graph) -> None:
+def unshare_zero_points(graph: ir.Graph) -> None:
     """Give every int8 weight a zero point that no other node reads.
 
     ONNX Runtime rewrites int8 weights with their zero points where its users ask for precision on

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bridge.export.geometry.conv3d import as_pictures
+from bridge.export.geometry.conv3d import as_conv2d
 from bridge.export.geometry.conv_transpose import as_convolution
 from bridge.export.read.layer import QuantizedLayer
 
@@ -111,8 +111,8 @@ def features(layer: QuantizedLayer, form: str) -> tuple[float, float, float]:
     """Return what a form's cost is linear in.
 
     Args:
-        layer: a convolution; a transposed one has_phases.
-        form: one of FORMS, or PICTURES for a layer that has_pictures.
+        layer: a convolution; a transposed one can_be_convolution.
+        form: one of FORMS, or PICTURES for a layer that can_be_conv2d.
     Returns:
         multiplications, columns and outputs, for one position.
     """
@@ -122,7 +122,7 @@ def features(layer: QuantizedLayer, form: str) -> tuple[float, float, float]:
         outputs = len(as_convolution(layer).weight)
         return inputs // layer.groups * added, added, outputs
     if form == PICTURES:
-        pictures = as_pictures(layer)
+        pictures = as_conv2d(layer)
         outputs, *seen = pictures.weight.shape
         return outputs * int(np.prod(seen)), int(np.prod(seen[1:])) * pictures.groups, outputs
     outputs, *seen = as_convolution(layer).weight.shape
@@ -150,7 +150,7 @@ def estimates(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> 
     """Estimate what a convolution costs.
 
     Args:
-        layer: a convolution; a transposed one has_phases.
+        layer: a convolution; a transposed one can_be_convolution.
         forms: those of FORMS and PICTURES that it can take.
         chained: whether it goes into one quantizer, and QLinearConv is proven equal.
     Returns:

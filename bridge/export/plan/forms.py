@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bridge.export.geometry.conv3d import has_pictures
-from bridge.export.geometry.conv_transpose import has_phases
+from bridge.export.geometry.conv3d import can_be_conv2d
+from bridge.export.geometry.conv_transpose import can_be_convolution
 from bridge.export.graph.builder import Builder
 from bridge.export.lower.float32 import write_float_deploy
 from bridge.export.lower.int8 import write_integer
@@ -82,9 +82,9 @@ def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ..
     names: tuple[str, ...] = costs.FORMS if chain is not None else costs.FORMS[1:]
     if layer.op == "MatMul":
         names = ("MatMulInteger", costs.FLOAT)
-    elif chain is not None and has_pictures(layer):
+    elif chain is not None and can_be_conv2d(layer):
         names = (*names, costs.PICTURES)
-    elif layer.op == "ConvTranspose" and not has_phases(layer):
+    elif layer.op == "ConvTranspose" and not can_be_convolution(layer):
         names = (costs.FLOAT,)
     return tuple(ort_form(name, chain) for name in names)
 

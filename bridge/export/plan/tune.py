@@ -18,7 +18,7 @@ from onnx_ir.passes import common as passes
 
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import Counterparts, extract
-from bridge.export.graph.shapes import Sizes, infer_sizes, open_inputs
+from bridge.export.graph.shapes import Sizes, dynamic_inputs, infer_sizes
 from bridge.export.lower.int8_weights import may_be_int8
 from bridge.export.plan.forms import Choice, ort_candidates
 from bridge.export.read.layer import QuantizedLayer
@@ -94,7 +94,7 @@ def tune_choices(
             input or output of a layer is too large to be run.
     """
     sized = sized or model
-    for value in open_inputs(sized):
+    for value in dynamic_inputs(sized):
         if value.name not in tuning.input_shapes:
             raise ValueError(
                 f"to time forms, the sizes of input {value.name!r} must be known, got "

@@ -15,7 +15,7 @@ _DEFAULT_EPSILON = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Norm:
+class BatchNorm:
     """What a BatchNormalization with constant statistics computes.
 
     Args:
@@ -27,7 +27,7 @@ class Norm:
     shift: Array
 
 
-def read_norm(value: ir.Value, *, channels_last: bool) -> tuple[Norm, ir.Value] | None:
+def read_batch_norm(value: ir.Value, *, channels_last: bool) -> tuple[BatchNorm, ir.Value] | None:
     """Find the BatchNormalization that alone reads a layer's output.
 
     Args:
@@ -63,4 +63,4 @@ def read_norm(value: ir.Value, *, channels_last: bool) -> tuple[Norm, ir.Value] 
         shift = (bias - mean * factor).astype(np.float32)
     if not (np.isfinite(factor) & np.isfinite(shift)).all():
         return None
-    return Norm(factor, shift), node.outputs[0]
+    return BatchNorm(factor, shift), node.outputs[0]

@@ -17,8 +17,8 @@ from bridge.export.read.qdq import (
     NotQuantizedError,
     check_scale,
     dequantizer_of,
-    not_constant,
-    read_stored,
+    read_quantized_constant,
+    why_not_constant,
 )
 
 
@@ -97,8 +97,8 @@ def _floats(value: ir.Value) -> Array:
         return stored
     producer, moves = dequantizer_of(value)
     if producer is None:
-        raise NotQuantizedError(f"its bias {not_constant(value)}")
-    integers, scale, zero_point = read_stored(producer, what="bias")
+        raise NotQuantizedError(f"its bias {why_not_constant(value)}")
+    integers, scale, zero_point = read_quantized_constant(producer, what="bias")
     check_scale(producer, scale)
     if integers.dtype == np.int32 and zero_point.any():
         raise NotQuantizedError("its bias is int32 with a zero point, which ONNX does not allow")

@@ -19,7 +19,7 @@ from bridge.export.graph.operators import int_attribute
 from bridge.export.read.qdq import NotQuantizedError
 
 
-def scale_of_outputs(
+def input_scale_per_output(
     node: ir.Node, scale: Array, zero_point: Array, *, weight: Array, groups: int
 ) -> tuple[Array, Array, Array | None]:
     """Return the scale of the input that each output channel sums over, and its zero point.

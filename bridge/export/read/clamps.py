@@ -3,14 +3,14 @@
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.graph.constants import constant, titled
+from bridge.export.graph.constants import constant, describe
 
 
 class BadLimitsError(Exception):
     """Control flow of the readers: a Clip has no limits that are known, with the reason."""
 
 
-def limits(node: ir.Node) -> tuple[float, float] | None:
+def clamp_limits(node: ir.Node) -> tuple[float, float] | None:
     """Return what a node clamps to.
 
     Args:
@@ -29,14 +29,16 @@ def limits(node: ir.Node) -> tuple[float, float] | None:
         if value is not None:
             end = constant(value)
             if end is None or end.dtype != np.float32 or np.isnan(end).any():
-                raise BadLimitsError(f"a limit of {titled(node)} is not a constant float32 number")
+                raise BadLimitsError(
+                    f"a limit of {describe(node)} is not a constant float32 number"
+                )
             ends[i] = float(end.reshape(()))
     if ends[0] > ends[1]:
-        raise BadLimitsError(f"the limits of {titled(node)} are crossed")
+        raise BadLimitsError(f"the limits of {describe(node)} are crossed")
     return ends[0], ends[1]
 
 
-def behind_limits(value: ir.Value) -> tuple[ir.Value, float, float]:
+def after_clamps(value: ir.Value) -> tuple[ir.Value, float, float]:
     """Follow a value through the Relu and Clip nodes that alone read it.
 
     Args:
@@ -50,7 +52,7 @@ def behind_limits(value: ir.Value) -> tuple[ir.Value, float, float]:
         if len(users) != 1 or users[0].inputs[0] is not value or users[0].graph is not value.graph:
             break
         try:
-            ends = limits(users[0])
+            ends = clamp_limits(users[0])
         except BadLimitsError:
             break
         if ends is None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from bridge.export.graph.constants import Array
 from bridge.export.graph.copies import Counterparts
 from bridge.export.read.accumulator import EXACT_FLOAT32
-from bridge.export.read.batch_norm import Norm
+from bridge.export.read.batch_norm import BatchNorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,8 @@ class QuantizedLayer:
         correction: int64 (out,), what the bias holds because the input's channels have zero points
             of their own, or None (bridge.export.read.channel_scales).
         norm: the BatchNormalization that is folded into factor and shift, or None.
-        moved: float32, the rescale to use instead of the product, or None (requantization.chains).
+        adjusted_rescale: float32, what requantization.chains replaces the product of scales by, or
+            None.
         attributes: the operator's own (strides, pads, group, ...).
         groups: groups of a convolution.
     """
@@ -51,9 +52,9 @@ class QuantizedLayer:
     scale_w: Array
     float_bias: Array | None
     bias: Array | None
-    norm: Norm | None
+    norm: BatchNorm | None
     correction: Array | None = None
-    moved: Array | None = None
+    adjusted_rescale: Array | None = None
     attributes: dict[str, Any]
     groups: int
 
@@ -95,9 +96,9 @@ class QuantizedLayer:
 
     @property
     def rescale(self) -> Array:
-        """float32 (out,) or (1,): scale_x * scale_w, times the folded factor; or moved."""
-        if self.moved is not None:
-            return self.moved
+        """float32 (out,) or (1,): scale_x * scale_w * factor, or the adjusted one."""
+        if self.adjusted_rescale is not None:
+            return self.adjusted_rescale
         scale = self.scale_x * self.scale_w
         return scale if self.norm is None else (scale * self.norm.factor).astype(np.float32)
 
@@ -113,20 +114,15 @@ class QuantizedLayer:
         return given.get("auto_pad", "NOTSET") == "NOTSET" and not given.get("output_shape")
 
     @property
-    def input_reach(self) -> int:
+    def max_abs_input(self) -> int:
         """Largest |x_q - zero_point_x|."""
         info, zero = np.iinfo(self.zero_point_x.dtype), int(self.zero_point_x)
         return max(info.max - zero, zero - info.min)
 
     @property
-    def weight_reach(self) -> int:
-        """Largest sum of |weight| over what one output element can see."""
-        return int(self._channels_first().sum(axis=1).max())
-
-    @property
     def accumulator_bounds(self) -> Array:
         """int64 (out,): largest |acc| any input can cause."""
-        sums = self._channels_first().sum(axis=1) * self.input_reach
+        sums = self._output_rows().sum(axis=1) * self.max_abs_input
         return sums if self.bias is None else sums + np.abs(self.bias.astype(np.int64))
 
     @property
@@ -139,12 +135,12 @@ class QuantizedLayer:
         """Whether float32 sums of this layer are exact for every input."""
         return self.accumulator_bound < EXACT_FLOAT32
 
-    def _channels_first(self) -> Array:
+    def _output_rows(self) -> Array:
         magnitude = np.abs(self.weight.astype(np.int64))
-        return channels_first(magnitude, self.op, self.groups)
+        return output_rows(magnitude, self.op, self.groups)
 
 
-def channels_first(weight: Array, op: str, groups: int) -> Array:
+def output_rows(weight: Array, op: str, groups: int) -> Array:
     """Lay a weight out as (out, everything one output element sees).
 
     Args:
@@ -162,7 +158,7 @@ def channels_first(weight: Array, op: str, groups: int) -> Array:
     return per_group.transpose(0, 2, 1, 3).reshape(groups * weight.shape[1], -1)
 
 
-def signed_zero(zero_point: Array) -> int:
+def signed_zero_point(zero_point: Array) -> int:
     """Return a zero point as signed integers count.
 
     Args:

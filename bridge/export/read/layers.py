@@ -17,12 +17,12 @@ from bridge.export.graph.constants import Array, constant, reshaper
 from bridge.export.graph.names import UniqueNames, embedded_names, first_call, layer_name, tied_name
 from bridge.export.graph.operators import int_attribute, is_standard, optional_input
 from bridge.export.read.accumulator import accumulator_limit
-from bridge.export.read.batch_norm import read_norm
+from bridge.export.read.batch_norm import read_batch_norm
 from bridge.export.read.bias import integer_bias, read_bias
-from bridge.export.read.channel_scales import scale_of_outputs
-from bridge.export.read.layer import QuantizedLayer, channels_first
-from bridge.export.read.qdq import NotQuantizedError, read_pair, read_weight
-from bridge.export.read.zero_points import check_bytes
+from bridge.export.read.channel_scales import input_scale_per_output
+from bridge.export.read.layer import QuantizedLayer, output_rows
+from bridge.export.read.qdq import NotQuantizedError, read_input, read_weight
+from bridge.export.read.zero_points import check_zero_points
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -120,7 +120,7 @@ def _behind_pairs(value: ir.Value) -> ir.Value:
 
 
 def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLayer:
-    scale_x, zero_point_x = read_pair(node, 0)[1:]
+    scale_x, zero_point_x = read_input(node, 0)[1:]
     weight, scales = read_weight(node.inputs[1])
     if not weight.size:
         raise NotQuantizedError(f"its weight has no elements, its shape is {weight.shape}")
@@ -133,13 +133,13 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
     if op == "MatMul" and weight.ndim != 2:
         raise NotQuantizedError(f"its weight has rank {weight.ndim}, not 2")
     _check_groups(weight, op, groups)
-    scale_x, zero_point_x, correction = scale_of_outputs(
+    scale_x, zero_point_x, correction = input_scale_per_output(
         node, scale_x, zero_point_x, weight=weight, groups=groups
     )
     scale_w = _per_channel(scales, op, groups)
     check_product(scale_x, scale_w)
-    check_bytes(weight, op, groups)
-    output, bias = read_bias(node, len(channels_first(weight, op, groups)))
+    check_zero_points(weight, op, groups)
+    output, bias = read_bias(node, len(output_rows(weight, op, groups)))
     layer = QuantizedLayer(
         name=name,
         op=op,
@@ -171,8 +171,8 @@ def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> Quantiz
     Raises:
         NotQuantizedError: with these it is no quantized layer.
     """
-    scale_x, zero_point_x, correction = scale_of_outputs(
-        layer.node, *read_pair(layer.node, 0)[1:], weight=layer.weight, groups=layer.groups
+    scale_x, zero_point_x, correction = input_scale_per_output(
+        layer.node, *read_input(layer.node, 0)[1:], weight=layer.weight, groups=layer.groups
     )
     check_product(scale_x, layer.scale_w)
     changed = replace(
@@ -188,7 +188,7 @@ def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> Quantiz
 def _completed(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
     """Fold the BatchNormalization after a layer, if any, and check its sums."""
     last = layer.node.op_type == "MatMul"
-    found = read_norm(layer.output, channels_last=last) if fold_batch_norm else None
+    found = read_batch_norm(layer.output, channels_last=last) if fold_batch_norm else None
     if found is not None:
         folded = replace(layer, norm=found[0], output=found[1])
         with np.errstate(over="ignore"):
@@ -231,7 +231,7 @@ def check_product(scale_x: Array | np.float32, scale_w: Array) -> None:
 
 
 def _per_channel(scales: Array, op: str, groups: int) -> Array:
-    rows = channels_first(scales, op, groups)
+    rows = output_rows(scales, op, groups)
     if (rows != rows[:, :1]).any():
         raise NotQuantizedError("its weight scale varies within an output channel")
     per_channel = np.ascontiguousarray(rows[:, 0])

@@ -17,8 +17,8 @@ from bridge.export.read.qdq import (
     NotQuantizedError,
     dequantizer_of,
     is_activation,
-    read_activation,
-    read_stored,
+    read_per_tensor_input,
+    read_quantized_constant,
 )
 
 
@@ -58,7 +58,7 @@ class Operand:
         return self.zero_point.dtype.itemsize > 1
 
     @property
-    def reach(self) -> int:
+    def max_abs(self) -> int:
         """Largest |x_q - zero_point|."""
         info, zero = np.iinfo(self.zero_point.dtype), int(self.zero_point)
         return max(info.max - zero, zero - info.min)
@@ -109,7 +109,7 @@ class QuantizedProduct:
         """Largest |sum| any input can cause, None where the depth is not known."""
         if self.depth is None:
             return None
-        return self.depth * self.operands[0].reach * self.operands[1].reach
+        return self.depth * self.operands[0].max_abs * self.operands[1].max_abs
 
     @property
     def proven(self) -> bool:
@@ -166,13 +166,13 @@ def read_product(node: ir.Node, name: str) -> QuantizedProduct:
 
 def _operand(node: ir.Node, index: int) -> Operand:
     try:
-        pair, scale, zero_point = read_activation(node, index)
+        pair, scale, zero_point = read_per_tensor_input(node, index)
     except NotQuantizedError as reason:
         which = "its second input" if index else "its input"
         raise NotQuantizedError(str(reason).replace("its input", which, 1)) from reason
     dequantize = dequantizer_of(node.inputs[index])[0]
     if dequantize is not None and not is_activation(node.inputs[index]):
-        read_stored(dequantize)  # raises where the integers of a constant are not known
+        read_quantized_constant(dequantize)  # raises where the integers of a constant are not known
     return Operand(pair, scale, zero_point)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.graph.constants import Array, called, constant, reshaper, titled
+from bridge.export.graph.constants import Array, constant, describe, name_of, reshaper
 from bridge.export.graph.operators import int_attribute, zero_point_input
 
 _INT8 = np.iinfo(np.int8)
@@ -17,7 +17,7 @@ class NotQuantizedError(Exception):
     """Control flow between the readers: the operator stays float, with the reason."""
 
 
-def read_activation(node: ir.Node, index: int) -> tuple[ir.Node, np.float32, Array]:
+def read_per_tensor_input(node: ir.Node, index: int) -> tuple[ir.Node, np.float32, Array]:
     """Read the pair on an operator's input.
 
     Args:
@@ -28,13 +28,13 @@ def read_activation(node: ir.Node, index: int) -> tuple[ir.Node, np.float32, Arr
     Raises:
         NotQuantizedError: the input is not quantized in a form that can be converted.
     """
-    pair, scale, zero_point = read_pair(node, index)
+    pair, scale, zero_point = read_input(node, index)
     if scale.size != 1:
         raise NotQuantizedError("its input is not quantized per tensor")
     return pair, np.float32(scale.item()), zero_point.reshape(())
 
 
-def read_pair(node: ir.Node, index: int) -> tuple[ir.Node, Array, Array]:
+def read_input(node: ir.Node, index: int) -> tuple[ir.Node, Array, Array]:
     """Read the pair on an operator's input, which may have one scale a channel.
 
     Args:
@@ -50,7 +50,7 @@ def read_pair(node: ir.Node, index: int) -> tuple[ir.Node, Array, Array]:
     if producer is None or producer.op_type != "DequantizeLinear":
         raise NotQuantizedError("its input is not dequantized")
     x_q = producer.inputs[0]
-    scale, zero_point = read_parameters(producer)
+    scale, zero_point = read_qparams(producer)
     check_scale(producer, scale)
     if x_q is None or int_attribute(producer, "block_size", 0) or _is_matrix(scale):
         raise NotQuantizedError("its input is not quantized per tensor")
@@ -82,7 +82,7 @@ def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
     producer, moves = dequantizer_of(value)
     if producer is None:
         raise NotQuantizedError("its weight is not quantized")
-    integers, scale, zero_point = read_stored(producer)
+    integers, scale, zero_point = read_quantized_constant(producer)
     check_scale(producer, scale)
     if integers.dtype not in (np.int8, np.uint8):
         raise NotQuantizedError(f"its weight is quantized to {integers.dtype}, not 8 bits")
@@ -135,7 +135,7 @@ def is_activation(value: ir.Value | None) -> bool:
     return constant(quantize.inputs[0]) is None
 
 
-def read_stored(node: ir.Node, *, what: str = "weight") -> tuple[Array, Array, Array]:
+def read_quantized_constant(node: ir.Node, *, what: str = "weight") -> tuple[Array, Array, Array]:
     """Read the DequantizeLinear of a constant.
 
     Args:
@@ -148,13 +148,13 @@ def read_stored(node: ir.Node, *, what: str = "weight") -> tuple[Array, Array, A
         NotQuantizedError: what it dequantizes is not constant, or quantized in blocks, or its
             parameters do not fit.
     """
-    scale, zero_point = read_parameters(node)
+    scale, zero_point = read_qparams(node)
     if int_attribute(node, "block_size", 0):
         raise NotQuantizedError(f"its {what} is quantized in blocks")
     integers = _integers(node.inputs[0], what)
     if integers.dtype != zero_point.dtype:
         raise NotQuantizedError(
-            f"{titled(node)} takes {integers.dtype} but its zero point is {zero_point.dtype}"
+            f"{describe(node)} takes {integers.dtype} but its zero point is {zero_point.dtype}"
         )
     return integers, *_on_axis(node, (scale, zero_point), integers.shape)
 
@@ -170,7 +170,7 @@ def check_scale(node: ir.Node, scale: Array) -> None:
     """
     if not (np.isfinite(scale) & (scale > 0)).all():
         raise NotQuantizedError(
-            f"the scale of {titled(node)} must be positive and finite, got {scale.ravel()[:4]}"
+            f"the scale of {describe(node)} must be positive and finite, got {scale.ravel()[:4]}"
         )
 
 
@@ -180,11 +180,11 @@ def _integers(value: ir.Value | None, what: str) -> Array:
         return stored
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "QuantizeLinear":
-        raise NotQuantizedError(f"its {what} {not_constant(value)}")
+        raise NotQuantizedError(f"its {what} {why_not_constant(value)}")
     floats = constant(producer.inputs[0])
     if floats is None:
-        raise NotQuantizedError(f"its {what} {not_constant(producer.inputs[0])}")
-    scale, zero_point = read_parameters(producer)
+        raise NotQuantizedError(f"its {what} {why_not_constant(producer.inputs[0])}")
+    scale, zero_point = read_qparams(producer)
     check_scale(producer, scale)
     if zero_point.dtype.kind not in "iu":
         raise NotQuantizedError(f"its {what} is quantized to {zero_point.dtype}, not int8")
@@ -202,7 +202,7 @@ def _integers(value: ir.Value | None, what: str) -> Array:
     return np.clip(q, info.min, info.max, out=q).astype(zero_point.dtype)
 
 
-def not_constant(value: ir.Value | None) -> str:
+def why_not_constant(value: ir.Value | None) -> str:
     """Say why a value is not constant.
 
     Args:
@@ -215,7 +215,7 @@ def not_constant(value: ir.Value | None) -> str:
     return "is not constant"
 
 
-def read_parameters(node: ir.Node) -> tuple[Array, Array]:
+def read_qparams(node: ir.Node) -> tuple[Array, Array]:
     """Read a quantizer's constants.
 
     Args:
@@ -228,35 +228,35 @@ def read_parameters(node: ir.Node) -> tuple[Array, Array]:
     """
     scale = constant(node.inputs[1])
     if scale is None:
-        raise NotQuantizedError(f"the scale of {titled(node)} {not_constant(node.inputs[1])}")
+        raise NotQuantizedError(f"the scale of {describe(node)} {why_not_constant(node.inputs[1])}")
     if scale.dtype != np.float32:
-        raise NotQuantizedError(f"the scale of {called(node)!r} is {scale.dtype}, not float32")
+        raise NotQuantizedError(f"the scale of {name_of(node)!r} is {scale.dtype}, not float32")
     if node.op_type == "DequantizeLinear" and int_attribute(node, "output_dtype", 0) not in (
         ir.DataType.UNDEFINED,
         ir.DataType.FLOAT,
     ):
-        raise NotQuantizedError(f"{titled(node)} does not dequantize to float32")
+        raise NotQuantizedError(f"{describe(node)} does not dequantize to float32")
     dtype = _dtype_of_codes(node)
     given = zero_point_input(node)
     if given is None:
         if dtype is None:
-            raise NotQuantizedError(f"the type of what {titled(node)} takes is not known")
+            raise NotQuantizedError(f"the type of what {describe(node)} takes is not known")
         return scale, np.zeros(scale.shape, dtype)
     zero_point = constant(given)
     if zero_point is None:
-        raise NotQuantizedError(f"the zero point of {titled(node)} {not_constant(given)}")
+        raise NotQuantizedError(f"the zero point of {describe(node)} {why_not_constant(given)}")
     if zero_point.size != scale.size:
         raise NotQuantizedError(
-            f"{titled(node)} has {scale.size} scales but {zero_point.size} zero points"
+            f"{describe(node)} has {scale.size} scales but {zero_point.size} zero points"
         )
     if dtype not in (None, zero_point.dtype):
         raise NotQuantizedError(
-            f"{titled(node)} takes {dtype} but its zero point is {zero_point.dtype}"
+            f"{describe(node)} takes {dtype} but its zero point is {zero_point.dtype}"
         )
     return scale, zero_point
 
 
-def read_uint8(node: ir.Node) -> tuple[np.float32, int]:
+def read_uint8_qparams(node: ir.Node) -> tuple[np.float32, int]:
     """Read the scale and zero point of a quantizer of a whole tensor to uint8.
 
     Args:
@@ -269,14 +269,16 @@ def read_uint8(node: ir.Node) -> tuple[np.float32, int]:
     """
     scale, zero_point = constant(node.inputs[1]), constant(zero_point_input(node))
     if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1:
-        raise NotQuantizedError(f"the zero point of {titled(node)} is not one constant of 8 bits")
+        raise NotQuantizedError(f"the zero point of {describe(node)} is not one constant of 8 bits")
     if scale is None or scale.dtype != np.float32 or scale.size != 1 or not 0 < scale < np.inf:
-        raise NotQuantizedError(f"the scale of {titled(node)} is not one positive float32 constant")
+        raise NotQuantizedError(
+            f"the scale of {describe(node)} is not one positive float32 constant"
+        )
     return np.float32(scale.item()), int(zero_point.item())
 
 
-def plain_uint8(node: ir.Node) -> tuple[np.float32, int] | None:
-    """Read a quantizer as read_uint8 does, unless it has attributes other than an axis.
+def find_uint8_qparams(node: ir.Node) -> tuple[np.float32, int] | None:
+    """Read a quantizer as read_uint8_qparams does, unless it has attributes other than an axis.
 
     Args:
         node: a QuantizeLinear or DequantizeLinear.
@@ -286,7 +288,7 @@ def plain_uint8(node: ir.Node) -> tuple[np.float32, int] | None:
     if not set(node.attributes) <= {"axis"}:
         return None
     try:
-        return read_uint8(node)
+        return read_uint8_qparams(node)
     except NotQuantizedError:
         return None
 
@@ -327,7 +329,9 @@ def _on_axis(
         scale, zero_point = (values.reshape((1,) * len(shape)) for values in parameters)
         return scale, zero_point
     if not -len(shape) <= axis < len(shape) or shape[axis] != size:
-        raise NotQuantizedError(f"{titled(node)} has {size} scales on axis {axis} of shape {shape}")
+        raise NotQuantizedError(
+            f"{describe(node)} has {size} scales on axis {axis} of shape {shape}"
+        )
     full = [1] * len(shape)
     full[axis] = size
     scale, zero_point = (values.reshape(full) for values in parameters)

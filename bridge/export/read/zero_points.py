@@ -3,7 +3,7 @@
 import numpy as np
 
 from bridge.export.graph.constants import Array
-from bridge.export.read.layer import channels_first
+from bridge.export.read.layer import output_rows
 from bridge.export.read.qdq import NotQuantizedError
 
 UINT8_SHIFT = 128
@@ -12,7 +12,7 @@ UINT8_SHIFT = 128
 _LARGEST = 255
 
 
-def check_bytes(weight: Array, op: str, groups: int) -> None:
+def check_zero_points(weight: Array, op: str, groups: int) -> None:
     """Raise unless a byte holds the weights of each output channel around one zero point.
 
     Args:
@@ -22,11 +22,11 @@ def check_bytes(weight: Array, op: str, groups: int) -> None:
     Raises:
         NotQuantizedError: the zero point varies within a channel.
     """
-    if not all(has_zero_point(row) for row in channels_first(weight, op, groups)):
+    if not all(has_one_zero_point(row) for row in output_rows(weight, op, groups)):
         raise NotQuantizedError("its weight's zero point varies within an output channel")
 
 
-def has_zero_point(weight: Array) -> bool:
+def has_one_zero_point(weight: Array) -> bool:
     """Whether a byte holds all weights around one zero point.
 
     Args:
@@ -37,26 +37,26 @@ def has_zero_point(weight: Array) -> bool:
     return weight.dtype == np.int8 or _reach(weight) <= _LARGEST
 
 
-def zero_point_of(weight: Array) -> int:
+def uint8_zero_point(weight: Array) -> int:
     """Return the zero point around which uint8 holds a weight that has one.
 
     Args:
-        weight: as has_zero_point takes it.
+        weight: as has_one_zero_point takes it.
     Returns:
         128 for int8, else the least one.
     """
     return UINT8_SHIFT if weight.dtype == np.int8 else -min(int(weight.min(initial=0)), 0)
 
 
-def parts_of(weight: Array) -> list[Array]:
+def split_weight(weight: Array) -> list[Array]:
     """Return weights that have a zero point each, and whose sum is a weight.
 
     Args:
-        weight: as has_zero_point takes it.
+        weight: as has_one_zero_point takes it.
     Returns:
         the weight itself where it has one, else two.
     """
-    if has_zero_point(weight):
+    if has_one_zero_point(weight):
         return [weight]
     info = np.iinfo(np.int8)
     first = weight.clip(info.min, info.max)

@@ -23,14 +23,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.geometry.conv_transpose import has_phases
+from bridge.export.geometry.conv_transpose import can_be_convolution
 from bridge.export.geometry.windows import LOWEST, may_see_only_padding
-from bridge.export.graph.constants import Array, reshaper, titled
+from bridge.export.graph.constants import Array, describe, reshaper
 from bridge.export.graph.copies import Counterparts
-from bridge.export.read.clamps import BadLimitsError, limits
+from bridge.export.read.clamps import BadLimitsError, clamp_limits
 from bridge.export.read.layer import QuantizedLayer
-from bridge.export.read.qdq import NotQuantizedError, read_uint8
-from bridge.export.read.zero_points import has_zero_point
+from bridge.export.read.qdq import NotQuantizedError, read_uint8_qparams
+from bridge.export.read.zero_points import has_one_zero_point
 from bridge.export.requantization.multipliers import FittedMultipliers, fit_multipliers
 from bridge.export.requantization.step_functions import EXACT_BOUND, FloatSteps, Grid
 
@@ -105,7 +105,7 @@ def find_chains(
     owners = Counter(layer.weight_source for layer in layers)
     chains: dict[str, Chain | Unchained] = {}
     for layer in layers:
-        if layer.op != "Conv" and not has_phases(layer):
+        if layer.op != "Conv" and not can_be_convolution(layer):
             continue
         # A torch layer that is called twice can adopt only one rescale for both calls.
         shared = owners[layer.weight_source] > 1
@@ -146,12 +146,12 @@ def follow(
             return tuple(passthrough), tuple(clamped), tuple(users)
         node = others[0]
         if len(users) > 1:
-            raise NoChainError(f"{titled(node)} and others read {value.name!r}")
+            raise NoChainError(f"{describe(node)} and others read {value.name!r}")
         if node.graph is not value.graph:
             # It may run never or often, so computing it outside is not the same.
-            raise NoChainError(f"{titled(node)} is in a branch or a loop")
+            raise NoChainError(f"{describe(node)} is in a branch or a loop")
         try:
-            ends = limits(node)
+            ends = clamp_limits(node)
         except BadLimitsError as reason:
             raise NoChainError(str(reason)) from reason
         if ends is not None:
@@ -161,16 +161,16 @@ def follow(
             passthrough.append(node)
             clamped.append((-np.inf, np.inf))
         else:
-            raise NoChainError(f"{titled(node)} computes in float")
+            raise NoChainError(f"{describe(node)} computes in float")
         if len(node.outputs) > 1:
-            raise NoChainError(f"{titled(node)} has a second output")
+            raise NoChainError(f"{describe(node)} has a second output")
         value = node.outputs[0]
 
 
 def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unchained:
     if layer.zero_point_x.dtype != np.uint8:
         raise NoChainError(f"its input is {layer.zero_point_x.dtype}, not uint8")
-    if not has_zero_point(layer.weight):
+    if not has_one_zero_point(layer.weight):
         raise NoChainError("its channels have no zero point of the weight in common")
     passthrough, clamped, quantizers = follow(layer.output)
     scale, zero_point = _parameters(quantizers[0])
@@ -205,7 +205,7 @@ def _clamps(
     for node, (low, high) in zip(passthrough, clamped[1:], strict=True):
         alone = may_see_only_padding(node)
         if alone and replace(steps, low=LOWEST, high=LOWEST).code_range != (0, 0):
-            raise NoChainError(f"{titled(node)} may see only padding, whose code is not 0")
+            raise NoChainError(f"{describe(node)} may see only padding, whose code is not 0")
         needed.append(replace(steps, low=low, high=high).code_range if alone else None)
     later: tuple[int, int] | None = None
     for i, clamp in reversed(list(enumerate(needed))):
@@ -223,17 +223,17 @@ def _check_quantizers(quantizers: Sequence[ir.Node]) -> None:
     first = quantizers[0]
     for node, pair in parameters.items():
         if node.outputs[0].is_graph_output():
-            raise NoChainError(f"the codes of {titled(node)} are an output of the model")
+            raise NoChainError(f"the codes of {describe(node)} are an output of the model")
         if pair != parameters[first]:
             raise NoChainError(
-                f"{titled(first)} and {titled(node)} have different scales or zero points"
+                f"{describe(first)} and {describe(node)} have different scales or zero points"
             )
 
 
 def _parameters(node: ir.Node) -> tuple[float, int]:
     """Return the scale and the zero point of a quantizer to uint8."""
     try:
-        scale, zero_point = read_uint8(node)
+        scale, zero_point = read_uint8_qparams(node)
     except NotQuantizedError as reason:
         raise NoChainError(str(reason)) from reason
     return float(scale), zero_point

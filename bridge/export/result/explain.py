@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from bridge.export.fast.elementwise import OPERATORS
-from bridge.export.graph.constants import called
+from bridge.export.graph.constants import name_of
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
 from bridge.export.graph.shapes import Sizes, infer_sizes, macs, macs_per_position
@@ -116,7 +116,7 @@ def _other(node: ir.Node, name: str, sizes: Sizes) -> LayerExplanation:
 
 
 def _scope(node: ir.Node) -> str:
-    return module_path(node) or scope_of_name(node.name or "") or called(node)
+    return module_path(node) or scope_of_name(node.name or "") or name_of(node)
 
 
 def _node(nodes: Mapping[str, ir.Node], name: str, conversion: Conversion) -> ir.Node:

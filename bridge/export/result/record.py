@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bridge.export.read.layer import QuantizedLayer, signed_zero
-from bridge.export.read.zero_points import UINT8_SHIFT, zero_point_of
+from bridge.export.read.layer import QuantizedLayer, signed_zero_point
+from bridge.export.read.zero_points import UINT8_SHIFT, uint8_zero_point
 
 
 def record_text(layers: Iterable[QuantizedLayer]) -> str:
@@ -24,10 +24,10 @@ def record_text(layers: Iterable[QuantizedLayer]) -> str:
 
 def _record(layer: QuantizedLayer) -> str:
     # As weights that int8 holds are stored as int8, without an offset.
-    offset = zero_point_of(layer.weight) - UINT8_SHIFT if layer.weight.dtype != np.int8 else 0
+    offset = uint8_zero_point(layer.weight) - UINT8_SHIFT if layer.weight.dtype != np.int8 else 0
     lines = [
         *(f"scale_d: {_number(scale)}" for scale in np.unique(layer.scale_x)),
-        f"offset_d: {signed_zero(layer.zero_point_x)}",
+        f"offset_d: {signed_zero_point(layer.zero_point_x)}",
         *(f"scale_w: {_number(scale)}" for scale in layer.scale_w),
         *(f"offset_w: {offset}" for _ in layer.scale_w),
     ]

@@ -6,7 +6,7 @@ import numpy as np
 
 from bridge.export.fast.elementwise import Elementwise
 from bridge.export.plan.forms import Choice, Form
-from bridge.export.read.layer import QuantizedLayer, signed_zero
+from bridge.export.read.layer import QuantizedLayer, signed_zero_point
 from bridge.export.read.products import QuantizedProduct
 from bridge.export.requantization.chains import Chain, Unchained
 from bridge.export.result.conversion import LayerSummary, MovedRescale, Proof
@@ -68,7 +68,7 @@ def summarize_layer(
         form=form if layer.norm is None else f"{form}, BatchNorm folded",
         bits=8 * layer.zero_point_x.dtype.itemsize,
         scale_x=float(layer.scale_x.max()),
-        zero_point_x=signed_zero(layer.zero_point_x),
+        zero_point_x=signed_zero_point(layer.zero_point_x),
         channels=layer.scale_w.size,
         bound=layer.accumulator_bound,
         proven=layer.proven,
@@ -91,7 +91,7 @@ def _without_weights(one: QuantizedProduct | Elementwise) -> dict[str, Any]:
         "op": one.node.op_type,
         "bits": 8 * max(operand.zero_point.dtype.itemsize for operand in one.operands),
         "scale_x": float(first.scale),
-        "zero_point_x": signed_zero(first.zero_point),
+        "zero_point_x": signed_zero_point(first.zero_point),
         "channels": 0,
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_transpose
 
-from bridge.export.geometry.output_padding import fit_by_taps
+from bridge.export.geometry.output_padding import pad_kernel
 from bridge.export.graph.constants import Array
 
 
@@ -65,7 +65,7 @@ class ConvTranspose(op_conv_transpose.ConvTranspose):
         self, x: Array, w: Array, b: Array | None = None, group: int | None = None, **kwargs: Any
     ) -> tuple[Array]:
         groups = group or 1
-        w, kwargs = fit_by_taps(w, kwargs)
+        w, kwargs = pad_kernel(w, kwargs)
         parts = [
             super(ConvTranspose, self)._run(part, kernel, None, group=1, **kwargs)[0]
             for part, kernel in zip(np.split(x, groups, 1), np.split(w, groups, 0), strict=True)

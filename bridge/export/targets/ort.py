@@ -19,9 +19,9 @@ from bridge.export.lower.int8 import write_integer
 from bridge.export.lower.int8_weights import may_be_int8
 from bridge.export.lower.products import write_integer_product
 from bridge.export.passes.concat import quantize_before_concat
-from bridge.export.passes.max_pool import keep_pools_in_float
-from bridge.export.passes.uint8_codes import count_from_zero
-from bridge.export.passes.zero_points import separate_zero_points
+from bridge.export.passes.max_pool import keep_max_pools_in_float
+from bridge.export.passes.uint8_codes import to_uint8_codes
+from bridge.export.passes.zero_points import unshare_zero_points
 from bridge.export.plan import costs
 from bridge.export.plan.forms import Choice, Form, choose_ort_form
 from bridge.export.plan.tune import Tuning, tune_choices
@@ -71,11 +71,11 @@ class Ort(Target):
 
     name: ClassVar[str] = "ort"
     product_form: ClassVar[Form] = Form("MatMulInteger", write_integer)
-    before: ClassVar[Passes] = (GraphPass(count_from_zero),)
+    before: ClassVar[Passes] = (GraphPass(to_uint8_codes),)
     before_deploy: ClassVar[Passes] = (GraphPass(quantize_before_concat),)
     deploy_last: ClassVar[Passes] = (
-        GraphPass(keep_pools_in_float),
-        GraphPass(separate_zero_points),
+        GraphPass(keep_max_pools_in_float),
+        GraphPass(unshare_zero_points),
     )
 
     mode: str = "exact"

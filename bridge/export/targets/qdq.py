@@ -22,7 +22,7 @@ from bridge.export.graph.opset import (
     with_opset,
 )
 from bridge.export.lower.qdq import check_symmetric, store_quantized_constants, write_qdq
-from bridge.export.passes.zero_points import separate_zero_points
+from bridge.export.passes.zero_points import unshare_zero_points
 from bridge.export.plan.forms import OF_RUNTIME, Choice, Form
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.products import QuantizedProduct
@@ -51,7 +51,7 @@ class Qdq(Target):
     product_form: ClassVar[Form] = _FORM
     folds_batch_norm: ClassVar[bool] = False
     deploy_operands: ClassVar[Passes] = (GraphPass(store_quantized_constants),)
-    deploy_last: ClassVar[Passes] = (GraphPass(separate_zero_points),)
+    deploy_last: ClassVar[Passes] = (GraphPass(unshare_zero_points),)
 
     symmetric: bool = False
     opset: int | None = None

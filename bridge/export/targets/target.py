@@ -16,7 +16,10 @@ from bridge.export.graph.builder import Builder
 from bridge.export.graph.graph_pass import GraphPass
 from bridge.export.lower.float32 import write_fake
 from bridge.export.lower.products import write_fake_product
-from bridge.export.passes.constants import write_float_inputs, write_stored_integers
+from bridge.export.passes.constants import (
+    expand_activation_dequantizers,
+    expand_constant_dequantizers,
+)
 from bridge.export.plan.forms import Choice, Form
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.products import QuantizedProduct
@@ -46,8 +49,8 @@ class Target(ABC):
     before: ClassVar[Passes] = ()
     before_deploy: ClassVar[Passes] = ()
     fake_operands: ClassVar[Passes] = (
-        GraphPass(write_stored_integers),
-        GraphPass(write_float_inputs),
+        GraphPass(expand_constant_dequantizers),
+        GraphPass(expand_activation_dequantizers),
     )
     deploy_operands: ClassVar[Passes] = fake_operands
     fake_last: ClassVar[Passes] = ()

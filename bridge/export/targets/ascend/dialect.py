@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from bridge.export.geometry.output_padding import fitted
+from bridge.export.geometry.output_padding import with_valid_output_padding
 from bridge.export.graph.builder import Builder
-from bridge.export.graph.constants import Array, called
+from bridge.export.graph.constants import Array, name_of
 from bridge.export.graph.errors import ConversionError
 from bridge.export.lower.epilogue import per_output_shape, write_shift, write_tail
-from bridge.export.read.layer import QuantizedLayer, signed_zero
-from bridge.export.read.qdq import NotQuantizedError, read_parameters
+from bridge.export.read.layer import QuantizedLayer, signed_zero_point
+from bridge.export.read.qdq import NotQuantizedError, read_qparams
 
 
 def refusal(layer: QuantizedLayer) -> str | None:
@@ -87,7 +87,7 @@ def ascend_input(
         "AscendQuant",
         _float_input(name, x_q, scale, zero_point),
         scale=float(np.float32(1.0) / scale),
-        offset=float(signed_zero(zero_point)),
+        offset=float(signed_zero_point(zero_point)),
         dst_type="INT8",
     )
 
@@ -108,7 +108,7 @@ def reciprocal_input(
     Raises:
         ConversionError: no QuantizeLinear of that scale and zero point produces the input.
     """
-    zero = signed_zero(zero_point)
+    zero = signed_zero_point(zero_point)
     x = builder.op("Mul", _float_input(name, x_q, scale, zero_point), np.float32(1.0) / scale)
     limits = np.float32(-128 - zero), np.float32(127 - zero)
     return builder.op("Clip", builder.op("Round", x), *limits)
@@ -124,7 +124,7 @@ def write_ascend_fake(builder: Builder, layer: QuantizedLayer) -> None:
     x = reciprocal_input(
         builder, layer.name, layer.x_q, np.float32(layer.scale_x), layer.zero_point_x
     )
-    one = fitted(layer)
+    one = with_valid_output_padding(layer)
     sums = builder.op(one.op, x, one.weight.astype(np.float32), **one.attributes)
     write_tail(builder, layer, builder.op("Cast", sums, to=ir.DataType.INT32))
 
@@ -177,13 +177,13 @@ def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: st
         ConversionError: it does not.
     """
     try:
-        first, zero = read_parameters(quantize)
+        first, zero = read_qparams(quantize)
     except NotQuantizedError as reason:
         raise ConversionError(f"layer {name!r}: {reason}") from reason
     if first.size != 1 or first.item() != scale or zero.item() != zero_point:
         raise ConversionError(
             f"layer {name!r}: target 'ascend' needs one scale and zero point a pair, but "
-            f"{called(quantize)!r} has {first.ravel()[:4]} and {zero.ravel()[:4]}, its "
+            f"{name_of(quantize)!r} has {first.ravel()[:4]} and {zero.ravel()[:4]}, its "
             f"DequantizeLinear {scale} and {zero_point}"
         )
     with np.errstate(over="ignore"):

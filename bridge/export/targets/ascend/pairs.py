@@ -11,10 +11,10 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from bridge.export.graph.builder import add_initializer, graph_of
-from bridge.export.graph.constants import called
+from bridge.export.graph.constants import name_of
 from bridge.export.graph.errors import ConversionError
-from bridge.export.read.layer import signed_zero
-from bridge.export.read.qdq import NotQuantizedError, read_parameters
+from bridge.export.read.layer import signed_zero_point
+from bridge.export.read.qdq import NotQuantizedError, read_qparams
 from bridge.export.targets.ascend.dialect import check_pair
 
 _Writer = Callable[[ir.Graph, ir.Value, np.float32, int], list[ir.Node]]
@@ -48,9 +48,9 @@ def rewrite_remaining_fake_pairs(graph: ir.Graph) -> None:
 def _rewrite(graph: ir.Graph, write: _Writer) -> None:
     for quantize, dequantize in list(_pairs(graph)):
         owner = graph_of(dequantize)
-        name = called(dequantize)
+        name = name_of(dequantize)
         try:
-            scale, zero_point = read_parameters(dequantize)
+            scale, zero_point = read_qparams(dequantize)
         except NotQuantizedError as reason:
             raise ConversionError(f"node {name!r}: {reason}") from reason
         if scale.size != 1:
@@ -63,8 +63,8 @@ def _rewrite(graph: ir.Graph, write: _Writer) -> None:
         check_pair(quantize, number, zero_point.reshape(()), name)
         x = quantize.inputs[0]
         if x is None:
-            raise ConversionError(f"node {called(quantize)!r} has no input")
-        nodes = write(owner, x, number, signed_zero(zero_point))
+            raise ConversionError(f"node {name_of(quantize)!r} has no input")
+        nodes = write(owner, x, number, signed_zero_point(zero_point))
         for i, node in enumerate(nodes):
             # A graph would name values by their count in it, as graphs inside and around it do.
             node.name = node.outputs[0].name = f"{name}/ascend_{i}"

@@ -9,7 +9,10 @@ from typing import ClassVar
 
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.graph_pass import GraphPass
-from bridge.export.passes.constants import write_float_inputs, write_stored_floats
+from bridge.export.passes.constants import (
+    expand_activation_dequantizers,
+    fold_constant_dequantizers,
+)
 from bridge.export.plan.forms import Choice, Form
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.products import QuantizedProduct
@@ -29,15 +32,15 @@ class Ascend(Target):
 
     name: ClassVar[str] = "ascend"
     product_form: ClassVar[Form] = _FORM
-    fake_operands: ClassVar[Passes] = (GraphPass(write_stored_floats),)
+    fake_operands: ClassVar[Passes] = (GraphPass(fold_constant_dequantizers),)
     deploy_operands: ClassVar[Passes] = fake_operands
     fake_last: ClassVar[Passes] = (
         GraphPass(rewrite_remaining_fake_pairs),
-        GraphPass(write_float_inputs),
+        GraphPass(expand_activation_dequantizers),
     )
     deploy_last: ClassVar[Passes] = (
         GraphPass(rewrite_remaining_pairs),
-        GraphPass(write_float_inputs),
+        GraphPass(expand_activation_dequantizers),
     )
 
     def choose(self, layer: QuantizedLayer, chain: Chain | None) -> Choice:

@@ -13,12 +13,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from bridge.export.files.destinations import check_other_file, data_file, external_files
+from bridge.export.files.destinations import check_not_overwritten, data_file, external_files
 from bridge.export.files.loading import load_model
 from bridge.export.files.writing import write_models
-from bridge.export.geometry.output_padding import fit_by_taps
+from bridge.export.geometry.output_padding import pad_kernel
 from bridge.export.graph.builder import add_initializer, graph_of
-from bridge.export.graph.constants import called, constant
+from bridge.export.graph.constants import constant, name_of
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.operators import is_standard
 from bridge.export.targets.ascend.functions import DOMAIN, ascend_functions
@@ -50,7 +50,7 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
     path, saved = Path(deploy_file), Path(save_file)
     model = load_model(path)
     for written in (saved, data_file(saved)):
-        check_other_file("save_file", written, [path, *external_files(model)])
+        check_not_overwritten("save_file", written, [path, *external_files(model)])
     nodes = RecursiveGraphIterator(model.graph)
     if not any(node.op_type in _DIALECT and is_standard(node) for node in nodes):
         raise ConversionError(f"{path} has no AscendQuant, which target 'ascend' writes")
@@ -98,7 +98,7 @@ def _check_values(node: ir.Node) -> None:
         attribute = node.attributes.get(name)
         if attribute is not None and attribute.value != wanted:
             raise ConversionError(
-                f"{node.op_type} {called(node)!r}: {name} must be {wanted!r}, "
+                f"{node.op_type} {name_of(node)!r}: {name} must be {wanted!r}, "
                 f"got {attribute.value!r}"
             )
 
@@ -109,7 +109,7 @@ def _check_names(node: ir.Node, function: ir.Function) -> None:
     wrong = given - known or (known - given if node.op_type in _DIALECT else set())
     if wrong:
         raise ConversionError(
-            f"{node.op_type} {called(node)!r} must have the attributes {sorted(known)}, "
+            f"{node.op_type} {name_of(node)!r} must have the attributes {sorted(known)}, "
             f"got {sorted(given)}"
         )
 
@@ -131,7 +131,7 @@ def _move(graph: ir.Graph, node: ir.Node) -> None:
         other = _offset(node, 1) or 0.0
         node.attributes["other_offset"] = ir.AttrFloat32("other_offset", other)
     elif len(node.inputs) < 3:
-        zero = add_initializer(graph, f"{called(node)}_no_bias", np.zeros(1, np.int32))
+        zero = add_initializer(graph, f"{name_of(node)}_no_bias", np.zeros(1, np.int32))
         node.resize_inputs(3)
         node.replace_input_with(2, zero)
     if node.op_type == "ConvTranspose":
@@ -143,11 +143,11 @@ def _fit(graph: ir.Graph, node: ir.Node) -> None:
     """Restate a transposed convolution as ONNX Runtime takes it."""
     weight = constant(node.inputs[1])
     if weight is None:
-        raise ConversionError(f"{node.op_type} {called(node)!r}: its weight is not constant")
+        raise ConversionError(f"{node.op_type} {name_of(node)!r}: its weight is not constant")
     given = {name: attribute.value for name, attribute in node.attributes.items()}
-    fitted, attributes = fit_by_taps(weight, given)
+    fitted, attributes = pad_kernel(weight, given)
     if fitted is weight:
         return
-    node.replace_input_with(1, add_initializer(graph, f"{called(node)}_weight", fitted))
+    node.replace_input_with(1, add_initializer(graph, f"{name_of(node)}_weight", fitted))
     for name in ("pads", "output_padding", "kernel_shape"):
         node.attributes[name] = ir.AttrInt64s(name, attributes[name])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.normalize.data_movement import comes_back
+from bridge.export.normalize.data_movement import round_trips
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -18,7 +18,7 @@ TINY = float(np.finfo(np.float32).tiny)
 def test_every_code_comes_back(kind, scale, place):
     """round(((q - z) * s) / s) + z = q for all codes q and every zero point z, in float32."""
     info = np.iinfo(kind)
-    if not comes_back(np.float32(scale), np.dtype(kind)):
+    if not round_trips(np.float32(scale), np.dtype(kind)):
         assert scale * 2.0 ** (8 * info.dtype.itemsize) > float(np.finfo(np.float32).max)
         return
     codes = np.arange(info.min, info.max + 1).astype(kind)

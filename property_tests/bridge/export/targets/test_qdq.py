@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.export.pipeline import convert_model
-from bridge.export.read.layer import QuantizedLayer, channels_first
+from bridge.export.read.layer import QuantizedLayer, output_rows
 from bridge.export.read.quantized import read_quantized
 from property_tests.bridge.builders import inter_model
 from property_tests.bridge.cases import (
@@ -88,7 +88,7 @@ def _bound(layer: QuantizedLayer, x: Array, rank: int) -> Array:
     with np.errstate(over="ignore"):  # infinity is clipped like every large value
         integers = np.rint(x / layer.scale_x).astype(np.float64) + zero
     integers = np.clip(integers, info.min, info.max)
-    magnitudes = np.abs(channels_first(layer.weight.astype(np.float64), layer.op, layer.groups))
+    magnitudes = np.abs(output_rows(layer.weight.astype(np.float64), layer.op, layer.groups))
     sums = magnitudes.sum(axis=1) * np.abs(integers - zero).max(initial=0.0)
     sums = sums + (0 if layer.bias is None else np.abs(layer.bias.astype(np.float64)))
     roundings = (magnitudes.shape[1] + 6) * _ROUNDING

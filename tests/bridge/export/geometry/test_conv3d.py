@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from bridge.export.geometry.conv3d import as_pictures, has_pictures
+from bridge.export.geometry.conv3d import as_conv2d, can_be_conv2d
 from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FLOAT, PICTURES
 from bridge.export.plan.forms import ort_form
@@ -68,9 +68,9 @@ def test_few_channels_in_groups_are_one_group(tmp_path):
     few, many = (
         the_layer(source(*GEOMETRIES[name]), tmp_path) for name in ("groups as one", "groups")
     )
-    assert (as_pictures(few).groups, as_pictures(few).weight.shape) == (1, (6, 6, 2, 2))
-    assert np.count_nonzero(as_pictures(few).weight) == np.count_nonzero(few.weight)
-    assert (as_pictures(many).groups, as_pictures(many).weight.shape) == (3, (36, 12, 2, 2))
+    assert (as_conv2d(few).groups, as_conv2d(few).weight.shape) == (1, (6, 6, 2, 2))
+    assert np.count_nonzero(as_conv2d(few).weight) == np.count_nonzero(few.weight)
+    assert (as_conv2d(many).groups, as_conv2d(many).weight.shape) == (3, (36, 12, 2, 2))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_few_channels_in_groups_are_one_group(tmp_path):
     ids=["padding by size", "many channels, depthwise", "one tap"],
 )
 def test_what_has_no_pictures(tmp_path, shape, attributes):
-    assert not has_pictures(the_layer(source(shape, attributes), tmp_path))
+    assert not can_be_conv2d(the_layer(source(shape, attributes), tmp_path))
 
 
 def test_pools_are_of_floats_in_onnx_runtime(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bridge.export.geometry.conv_transpose import as_convolution, has_phases
+from bridge.export.geometry.conv_transpose import as_convolution, can_be_convolution
 from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FLOAT, FORMS, INTEGER
 from bridge.export.plan.forms import ort_candidates
@@ -199,12 +199,12 @@ def test_both_orders_of_channels(tmp_path):
 def test_what_has_no_phases(tmp_path, shape, attributes):
     """Mostly zeros, or no operator at all, which ONNX Runtime says when it loads the model."""
     layer = the_layer(source(np.ones(shape, np.int8), attributes), tmp_path)
-    assert not has_phases(layer)
+    assert not can_be_convolution(layer)
     assert [form.name for form in ort_candidates(layer, None)] == [FLOAT]
 
 
 def test_a_far_dilation_of_stride_1_has_no_zeros_between(tmp_path):
     kernel = np.ones((3, 2, 2, 2), np.int8)
     layer = the_layer(source(kernel, {"dilations": [50, 50]}), tmp_path)
-    assert has_phases(layer)
+    assert can_be_convolution(layer)
     assert as_convolution(layer).weight.shape == (2, 3, 2, 2)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bridge import ascend_twin, convert_qat_model
-from bridge.export.geometry.output_padding import fit_by_taps
+from bridge.export.geometry.output_padding import pad_kernel
 from bridge.export.running.runtime import run_model
 from tests.bridge.graphs import SX, ZX, codes, model, same_bits, save
 
@@ -104,8 +104,8 @@ def test_one_that_stays_in_float(tmp_path, name, geometry, options):
 
 def test_what_onnx_runtime_takes_stays_as_it_is():
     given = {"strides": [2], "output_padding": [1], "pads": [0, 1]}
-    weight, attributes = fit_by_taps(KERNEL, given)
+    weight, attributes = pad_kernel(KERNEL, given)
     assert weight is KERNEL
     assert attributes == given
     size = {"output_padding": [3], "output_shape": [20]}
-    assert fit_by_taps(KERNEL, size) == (KERNEL, size)
+    assert pad_kernel(KERNEL, size) == (KERNEL, size)

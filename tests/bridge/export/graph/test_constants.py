@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bridge.export.graph.constants import constant, reshaper, root
+from bridge.export.graph.constants import constant, data_source, reshaper
 from tests.bridge.graphs import model
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
@@ -39,7 +39,7 @@ def test_shape_operators_on_constants(case):
     body, arrays, expected = SHAPES[case]
     value = output(body, **arrays)
     assert constant(value).tolist() == expected.tolist()
-    assert root(value).name == "a"
+    assert data_source(value).name == "a"
     if "two" not in case:
         move = reshaper(value.producer())
         assert move(ARRAY).tolist() == expected.tolist()
@@ -79,7 +79,7 @@ def test_a_constant_without_two_constant_ends(body):
 def test_constant_nodes_are_constants():
     value = output("y = Constant <value_ints = [3, 4]> ()")
     assert constant(value).tolist() == [3, 4]
-    assert root(value) is value
+    assert data_source(value) is value
 
 
 def test_nothing_is_no_constant():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridge.export.graph.shapes import infer_sizes, macs, macs_per_position, open_inputs
+from bridge.export.graph.shapes import dynamic_inputs, infer_sizes, macs, macs_per_position
 from bridge.export.normalize.model import read_model
 from bridge.export.read.layers import named_operators
 from examples.networks import resnet18
@@ -108,7 +108,7 @@ def test_a_matrix_product(tmp_path, first, second, rank, expected):
 
 def test_an_open_size_is_not_guessed(tmp_path):
     found = source(tmp_path, "y = Conv (x, w)", "float[N, 3, H, 8] x", w=weight(5, 3, 2, 2))
-    assert [value.name for value in open_inputs(found)] == ["x"]
+    assert [value.name for value in dynamic_inputs(found)] == ["x"]
     assert counted(found) == (None, 60)
     assert counted(found, {"x": (4, 3, 6, 8)}) == (4 * 5 * 7 * 60, 60)
     assert counted(found) == (None, 60), "the model is left as it is"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bridge import convert_qat_model, sums_int8_exactly
-from bridge.export.read.zero_points import parts_of
+from bridge.export.read.zero_points import split_weight
 from property_tests.bridge.equality import outputs_at
 from tests.bridge.foreign import converted_right
 from tests.bridge.graphs import W, X, model, save
@@ -89,7 +89,7 @@ def test_a_chain_with_an_unsigned_weight(tmp_path):
 
 def test_the_parts_of_a_weight():
     weight = np.int16([-255, -129, -128, 0, 127, 128, 255])
-    first, second = parts_of(weight)
+    first, second = split_weight(weight)
     assert first.dtype == np.int8
     assert np.array_equal(first.astype(np.int16) + second, weight)
     assert second.min() >= -127

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from bridge.export.normalize.ceil_mode import with_stated_windows
+from bridge.export.normalize.ceil_mode import without_ceil_mode
 from bridge.export.pipeline import convert_model
 from property_tests.bridge.builders import Graph
 from property_tests.bridge.equality import LEVELS, assert_same_bits, forced, outputs_at
@@ -36,7 +36,7 @@ def test_restated_pools_compute_the_same(op_type):
             continue
         geometry = {"kernel_shape": [kernel], "strides": [stride], "pads": [before, after]}
         model = pool(name, [1, 2, size], **geometry, **more)
-        stated = with_stated_windows(model)
+        stated = without_ceil_mode(model)
         x = np.random.default_rng(size).normal(size=(1, 2, size)).astype(np.float32)
         assert_same_bits(run(stated, x), run(model, x), str(geometry))
         if stated is not model:
@@ -48,9 +48,9 @@ def test_restated_pools_compute_the_same(op_type):
 
 def test_a_pool_that_inference_understands_stays():
     model = pool("MaxPool", [1, 2, 5], kernel_shape=[2], strides=[2])
-    assert with_stated_windows(model) is model
+    assert without_ceil_mode(model) is model
     model = pool("MaxPool", [1, 2, "n"], kernel_shape=[2], strides=[2], pads=[0, 1])
-    assert with_stated_windows(model) is model
+    assert without_ceil_mode(model) is model
 
 
 def test_a_value_behind_such_a_pool_can_be_reshaped():

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bridge.export.read.layer import channels_first
+from bridge.export.read.layer import output_rows
 from tests.bridge.graphs import (
     BIAS,
     GEMM,
@@ -60,7 +60,7 @@ def test_every_input_type(tmp_path, dtype):
     assert layer.zero_point_x == 5
     assert layer.wide == (np.dtype(dtype).itemsize == 2)
     info = np.iinfo(dtype)
-    assert layer.input_reach == max(info.max - 5, 5 - info.min)
+    assert layer.max_abs_input == max(info.max - 5, 5 - info.min)
 
 
 @pytest.mark.parametrize("form", BIASES)
@@ -136,24 +136,23 @@ def test_a_transposed_convolution_has_its_channels_on_axis_1(tmp_path):
     assert layer.op == "ConvTranspose"
     assert layer.scale_w.tolist() == FOUR[:2].tolist()
     reach = np.abs(kernel.astype(int)).transpose(1, 0, 2, 3).reshape(2, -1).sum(1).max()
-    assert layer.weight_reach == reach
+    assert layer.accumulator_bound == reach * layer.max_abs_input
 
 
 def test_channels_of_a_grouped_transposed_convolution():
     # (in 4, out/groups 3, k 1) in 2 groups: output (group, column) sees the group's two rows.
     weight = np.arange(12).reshape(4, 3, 1)
-    rows = channels_first(weight, "ConvTranspose", 2)
+    rows = output_rows(weight, "ConvTranspose", 2)
     assert rows.tolist() == [[0, 3], [1, 4], [2, 5], [6, 9], [7, 10], [8, 11]]
-    assert channels_first(weight, "Conv", 2).tolist() == weight.reshape(4, 3).tolist()
-    assert channels_first(weight[..., 0], "MatMul", 1).tolist() == weight[..., 0].T.tolist()
+    assert output_rows(weight, "Conv", 2).tolist() == weight.reshape(4, 3).tolist()
+    assert output_rows(weight[..., 0], "MatMul", 1).tolist() == weight[..., 0].T.tolist()
 
 
 def test_the_bound_on_sums_by_hand(tmp_path):
     layer = the_layer(model(GEMM, b=BIAS), tmp_path)
     reach = 134  # 127 - -7
     sums = np.abs(INTEGERS.astype(int)).sum(0) * reach + np.abs(BIAS_CODES)
-    assert layer.input_reach == reach
-    assert layer.weight_reach == 127 + 128 + 33
+    assert layer.max_abs_input == reach
     assert layer.accumulator_bound == sums.max() == (127 + 128 + 33) * reach + 2600
     assert layer.proven
 
