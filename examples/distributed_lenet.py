@@ -53,7 +53,7 @@ def prove(net: nn.Module, images: Tensor, folder: Path, console: Console) -> Non
     torch.onnx.export(net, (images,), str(inter), verbose=False)
     files = bridge.convert_qat_model(inter, folder / "lenet")
     bridge.adopt(net, files)
-    proof = bridge.verify(net, inter, files.fake_quant, files.deploy, images)
+    proof = bridge.verify(net, files, images)
     console.print(proof)
     if not proof.exact:
         raise RuntimeError("the files do not compute what the trained model computes")

@@ -159,7 +159,7 @@ def main(folder: Path) -> None:
         table.add_row(path, f"{accuracy:.1%}", *unlike, f"{size(files[path]):,}")
     console.print(table)
     console.print(converted)
-    proof = bridge.verify(net, inter, converted.fake_quant, converted.deploy, test_images)
+    proof = bridge.verify(net, converted, test_images)
     console.print(proof)
     print(f"{time.perf_counter() - started:.0f} seconds; files in {folder}", file=sys.stderr)
 

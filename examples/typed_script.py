@@ -24,7 +24,7 @@ def convert(folder: Path) -> bridge.Verification:
     torch.onnx.export(net.eval(), (batches[0],), inter)
     result: bridge.Conversion = bridge.convert_qat_model(inter, folder / "net")
     bridge.adopt(net, result)
-    return bridge.verify(net, inter, result.fake_quant, result.deploy, batches[0])
+    return bridge.verify(net, result, batches[0])
 
 
 def quantized_convolution(x: Tensor, weight: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def run(subject: Subject, folder: Path) -> Outcome:
     torch.onnx.export(net, (x,), str(inter), dynamo=False)
     done = bridge.convert_qat_model(inter, folder / "net")
     bridge.adopt(net, done)
-    proof = bridge.verify(net, inter, done.fake_quant, done.deploy, x)
+    proof = bridge.verify(net, done, x)
     with torch.no_grad():
         y, exact = (m(x) for m in (net, model))
     if isinstance(y, tuple):

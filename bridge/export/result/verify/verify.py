@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import onnx_ir as ir
@@ -11,13 +11,14 @@ from torch import nn
 
 from bridge.arguments import check_model
 from bridge.export.fast.requantize import is_codes
-from bridge.export.files.destinations import check_path
 from bridge.export.graph.constants import Array
 from bridge.export.graph.names import module_path, scope_of_name
 from bridge.export.normalize.model import read_model
 from bridge.export.read.quantized import read_quantized
 from bridge.export.read.zero_points import UINT8_SHIFT
+from bridge.export.result.conversion import Conversion
 from bridge.export.result.verify.batch import flatten_outputs, numpy_of, read_batch
+from bridge.export.result.verify.compared import read_arguments
 from bridge.export.result.verify.differences import Difference, compare
 from bridge.export.result.verify.operands import (
     Quantized,
@@ -32,52 +33,63 @@ from bridge.export.result.verify.verification import LayerCheck, OutputCheck, Ve
 from bridge.export.running.runtime import Feeds, interface, run_model
 
 
+@overload
+def verify(model: nn.Module | None, result: Conversion, data: Any) -> Verification: ...
+
+
+@overload
 def verify(
     model: nn.Module | None,
     inter: str | PathLike[str],
     fake: str | PathLike[str],
     deploy: str | PathLike[str],
     data: Any,
-) -> Verification:
+) -> Verification: ...
+
+
+def verify(model: nn.Module | None, *given: Any, **named: Any) -> Verification:
     """Compare training (in eval mode), fake-quant and deploy, layer by layer, in every bit.
+
+        verify(model, result, data)
+        verify(model, inter, fake, deploy, data)
 
     A conversion of mode "fast" computes something else than the model: fake-quant and deploy are
     compared all the same, and differences to torch are what the mode costs on this data.
 
     Args:
         model: the trained model; its modes are put back afterwards. None compares the files only.
-        inter: what torch.onnx.export wrote for it.
-        fake: the fake-quant model.
-        deploy: the deploy model, of any target.
-        data: one batch: a tensor or an array, a tuple or list of the model's positional arguments,
-            or a dict by the names of its arguments or of the file's inputs.
+        *given: (result, data), or (inter, fake, deploy, data). `result` is what convert_qat_model
+            returned, whose files are compared; `inter` what torch.onnx.export wrote for the model,
+            `fake` the fake-quant and `deploy` the deploy model, of any target. `data` is one batch:
+            a tensor or an array, a tuple or list of the model's positional arguments, or a dict by
+            the names of its arguments or of the file's inputs.
+        **named: the same by these names.
     Returns:
         differences for each layer and output, and the first place where paths part.
     Raises:
-        TypeError: model, a path or data is of a wrong kind, or an input of another dtype.
+        TypeError: model, result, a path or data is of a wrong kind, or an input of another dtype.
         FileNotFoundError: a file is missing.
         ValueError: data does not fit the model's inputs, or the outputs of the paths do not
             match in number or shape.
     """
     if model is not None:
         check_model(model, "verify")
-    for name, path in (("inter", inter), ("fake", fake), ("deploy", deploy)):
-        check_path(name, path)
-    graph = read_model(Path(inter)).graph
+    files = read_arguments(given, named)
+    inter, both = files.inter, (files.fake, files.deploy)
+    graph = read_model(inter, follow_symlinks=files.follow_symlinks).graph
     layers, products, _ = read_quantized(graph)
     quantized: list[Quantized] = [*layers, *products]
     modules = _values_of_modules(graph, quantized)
     # An initializer that is an input too has a default, which stays.
     inputs = [v for v in graph.inputs if v.name not in graph.initializers]
-    batch = read_batch(data, model, inputs, Path(inter))
-    different = _interfaces(Path(inter), Path(fake), Path(deploy))
+    batch = read_batch(files.data, model, inputs, inter)
+    different = _interfaces(inter, *both)
     names = [v.name for node in graph for v in node.outputs if v.name]
     names += [v.name for v in graph.inputs if v.name]
-    names += [
-        v.name for node in ir.load(fake).graph for v in node.outputs if v.name and is_codes(v)
-    ]
-    plain = [_run(Path(path), batch.feeds) for path in (fake, deploy)]
-    inner = [_run(Path(path), batch.feeds, _present(path, names)) for path in (fake, deploy)]
+    written = ir.load(files.fake).graph
+    names += [v.name for node in written for v in node.outputs if v.name and is_codes(v)]
+    plain = [_run(path, batch.feeds) for path in both]
+    inner = [_run(path, batch.feeds, _present(path, names)) for path in both]
     for values in inner:
         values.update(batch.feeds)
     calls = TorchCalls()
@@ -92,7 +104,7 @@ def verify(
         outputs=_check_outputs(
             graph,
             None if model is None else calls,
-            *map(_in_order, (fake, deploy), plain),
+            *map(_in_order, both, plain),
             alike=not different,
         ),
         first_torch_fake=calls.first,
@@ -112,9 +124,9 @@ def _run(path: Path, feeds: Feeds, extra: Sequence[str] = ()) -> Feeds:
     return run_model(path, [feeds[name] for name in names], extra)
 
 
-def _in_order(path: str | PathLike[str], results: Feeds) -> list[Array]:
+def _in_order(path: Path, results: Feeds) -> list[Array]:
     """List the outputs of a file; one may have several places."""
-    return [results[name] for name in interface(Path(path))[1]]
+    return [results[name] for name in interface(path)[1]]
 
 
 def _interfaces(inter: Path, *others: Path) -> tuple[str, ...]:
@@ -138,7 +150,7 @@ def _values_of_modules(graph: ir.Graph, layers: Sequence[Quantized]) -> dict[str
     return found | {layer.name: layer.output.name or "" for layer in layers}
 
 
-def _present(path: str | PathLike[str], names: Sequence[str]) -> list[str]:
+def _present(path: Path, names: Sequence[str]) -> list[str]:
     graph = ir.load(path).graph
     present = {value.name for node in graph for value in node.outputs}
     return [name for name in names if name in present]

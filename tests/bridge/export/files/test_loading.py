@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from bridge import ConversionError, convert_qat_model, explain
+from bridge import ConversionError, convert_qat_model, explain, verify
 from bridge.export.files import writing
 from bridge.export.normalize.model import read_model
 from bridge.export.running.runtime import run_model
@@ -297,6 +297,9 @@ def test_weights_that_are_links_are_taken_where_the_caller_says_so(tmp_path, hub
         assert same_bits(run_model(path, [x])["y"], expected(x))
     (layer,) = explain(done).layers
     assert layer.form == "MatMulInteger"
+    assert verify(None, done, x).exact
+    with pytest.raises(ConversionError, match="lies outside the model's folder"):
+        verify(None, done.source, done.fake_quant, done.deploy, x)
 
 
 def test_weights_that_are_links_are_refused_otherwise(tmp_path, hub):
