@@ -166,7 +166,7 @@ def _rounds(
         elif last is _END:
             raise ValueError("this process has no calibration batch, others have")
         else:
-            with _looking_away(layers):
+            with _counting_only(layers):
                 yield last
         missing = _missing(layers).items()
         waiting = any(int(layer.cur_batch) > start[path] for path, layer in missing)
@@ -179,14 +179,14 @@ def _few(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _looking_away(layers: Layers) -> Iterator[None]:
+def _counting_only(layers: Layers) -> Iterator[None]:
     for layer in layers.values():
-        layer.looks = False
+        layer.observes = False
     try:
         yield
     finally:
         for layer in layers.values():
-            layer.looks = True
+            layer.observes = True
 
 
 def _missing(layers: Layers) -> dict[str, RangedModule]:

@@ -1,14 +1,14 @@
 """QAT operators as torch modules.
 
 Index, each importing only what is above it:
-    compiling       what torch.compile does at a call
-    paths           a layer's path in the model that is running, for messages
-    symbolic        export: standard QuantizeLinear and DequantizeLinear nodes
-    state           what checkpoints hold, and copies that share it
-    ranges          learned input ranges
+    compiling       torch.compiler's decorators, without importing torch._dynamo
+    paths           a layer's path in the running model, for messages
+    symbolic        ONNX export: QuantizeLinear and DequantizeLinear nodes
+    state           state_dicts, inference mode, checkpointing, replicas
+    ranges          learned input ranges: calibration, forward, export
     weight_scales   trained weight scales
-    from_float      building layers from float layers
-    weighted        what layers with weights share
+    from_float      building QAT layers from float layers, and back
+    weighted        base class of layers with a weight
     conv            convolutions
     linear          linear layers
     matmul          products of two activations

@@ -1,7 +1,7 @@
-"""What torch.compile is to do at a call, without loading the compiler before something is compiled.
+"""Decorators for torch.compile that import torch._dynamo only when something is compiled.
 
-torch.compiler's own decorators import torch._dynamo where a function is defined, which takes longer
-than all of `import bridge`.
+torch.compiler's own decorators import it when a function is defined, which takes longer than all of
+`import bridge`.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ _T = TypeVar("_T")
 
 
 def constant_result(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Decorate a function that the compiler calls once, at tracing, instead of tracing it.
+    """Mark a function as torch.compiler.assume_constant_result does.
 
-    It has the mark that torch.compiler.assume_constant_result sets.
+    The compiler calls the function once while tracing and compiles its result in as a constant.
 
     Args:
-        function: whose result is a constant of the compiled program.
+        function: any function.
     Returns:
         the same function.
     """
@@ -32,10 +32,10 @@ def constant_result(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def uncompiled(*, reason: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Decorate a function that is never compiled, nor what it calls.
+    """Return a decorator that excludes a function from compilation, as torch.compiler.disable does.
 
     Args:
-        reason: for torch.compiler.disable, which says it where fullgraph=True meets the function.
+        reason: part of the error that a call raises under fullgraph=True.
     Returns:
         the decorator.
     """
@@ -51,7 +51,7 @@ def uncompiled(*, reason: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]
 
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-            hold_disabled()  # the compiler runs this before it looks at what is called
+            hold_disabled()  # the compiler runs this before it resolves held.called
             return held.called(*args, **kwargs)
 
         return call
@@ -60,10 +60,10 @@ def uncompiled(*, reason: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]
 
 
 def in_graph(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Decorate a function that the compiler writes to its graph as one node, without a look inside.
+    """Make a function one node of a compiled graph, as torch.compiler.allow_in_graph does.
 
     Args:
-        function: of tensors and constants, as torch.compiler.allow_in_graph wants it.
+        function: of tensors and constants; it is not traced into.
     Returns:
         the decorated function.
     """
@@ -75,7 +75,7 @@ def in_graph(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        allowed()  # the compiler runs this before it looks at the function
+        allowed()  # the compiler runs this before it traces the call below
         return function(*args, **kwargs)
 
     return call
@@ -83,6 +83,6 @@ def in_graph(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @dataclass
 class _Held(Generic[_P, _T]):
-    """What a decorated function calls; the compiler reads an attribute when it is used."""
+    """The function that a decorated one calls; the compiler reads the attribute at the call."""
 
     called: Callable[_P, _T]

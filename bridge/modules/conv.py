@@ -1,4 +1,4 @@
-"""Quantized convolutions in the shape of torch's own."""
+"""Quantized convolutions with the constructors of torch.nn's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _GEOMETRY = ("stride", "padding", "dilation", "groups")
 
 
 class _ConvQAT(QATLayer):
-    """Constructor and forward of the convolutions, whatever their number of dimensions."""
+    """Constructor and forward of the convolutions with 1, 2 or 3 spatial axes."""
 
     arguments = ("in_channels", "out_channels", "kernel_size", *_GEOMETRY, "padding_mode")
 
@@ -58,7 +58,7 @@ class _ConvQAT(QATLayer):
 
 
 class _ConvTransposeQAT(QATLayer):
-    """Constructor and forward of the transposed convolutions."""
+    """Constructor and forward of the transposed convolutions with 1 or 2 spatial axes."""
 
     arguments = (*_ConvQAT.arguments, "output_padding")
 
@@ -98,7 +98,7 @@ class _ConvTransposeQAT(QATLayer):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002
         """Return the transposed convolution of input, (N, C, *spatial) float32.
 
-        output_size chooses among the sizes that a stride leaves open, as torch's does.
+        output_size selects among the output sizes that a stride greater than 1 allows, as torch's.
         """
         if not self.config.enabled:
             sized = () if output_size is None else (output_size,)

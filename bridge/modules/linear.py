@@ -1,4 +1,4 @@
-"""The quantized linear layer in the shape of torch's own."""
+"""The quantized linear layer with the constructor of torch.nn.Linear."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -18,11 +18,12 @@ from qatfunc.numerics.autocast import autocasting, widened
 class MatMulQAT(RangedModule):
     """torch.matmul of two activations, both quantized symmetrically (qatfunc.operators.matmul).
 
-    State, for NAME in input and other: as RangeState's; cur_batch is not in checkpoints.
+    State: that of RangeState for the ranges "input" and "other"; cur_batch is not in checkpoints.
 
     Args:
         device: of the parameters.
-        config: the configuration dict, see config.reader.read_config; its weight part is not used.
+        config: the configuration dict, see bridge.config.reader.read_config; its
+            retrain_weight_config is not used.
     Raises:
         TypeError: config is not a dict.
         ValueError: a configuration value is wrong, or dst_type is not INT8.
@@ -65,7 +66,7 @@ class MatMulQAT(RangedModule):
         return operators.matmul(input, other, params, spec)
 
     def extra_repr(self) -> str:
-        """Return the quantization's description."""
+        """Return a description of the quantization, for repr."""
         how = "calibrated" if self.calibrated else f"{self._batches} batches calibrated"
         return f"int8 x int8, {how}" if self.config.enabled else "not quantized"
 

@@ -1,4 +1,4 @@
-"""What to call a layer in a message: its path in the model that is running."""
+"""Names of layers in messages: the path in the model whose forward is running."""
 
 import inspect
 
@@ -8,18 +8,18 @@ from bridge.modules.compiling import constant_result, uncompiled
 from qatfunc.torch_internals import original_module
 
 _REMEMBERED = "_path_in_model"
-_FRAMES = "frames cannot be compiled, nor can what looks at them"
+_FRAMES = "it reads Python frames, which the compiler cannot trace"
 
 
 def remember_paths(model: nn.Module, kind: type[nn.Module]) -> None:
-    """Let layers know their paths, for messages where no model that holds them is seen to run.
+    """Store its path in each layer, for messages of layers that are called without their model.
 
     Args:
         model: any module.
         kind: class of the layers.
     """
     for path, module in model.named_modules():
-        # A part of a model may be prepared or calibrated later: the longer path says more.
+        # Part of the model may be prepared or calibrated on its own later: keep the longer path.
         known = module.__dict__.get(_REMEMBERED, "")
         if path and isinstance(module, kind) and not f".{known}".endswith(f".{path}"):
             module.__dict__[_REMEMBERED] = path
@@ -29,38 +29,38 @@ def remember_paths(model: nn.Module, kind: type[nn.Module]) -> None:
 def layer_path(layer: nn.Module) -> str:
     """Return a layer's path in the outermost module whose forward is running.
 
-    A module does not know its own name. The model that called it does, and stands further up
-    the stack; looking there costs milliseconds, so only messages do it. Under torch.compile this
-    happens while the message is traced.
+    A module does not know its own path. The model that calls it does, and its frame is on the call
+    stack. The search takes milliseconds, so it is done for messages only; under torch.compile
+    while the message is traced.
 
     Args:
-        layer: a module whose method is running.
+        layer: a module, one of whose methods is running.
     Returns:
-        its dotted path and class, such as "layer1.0.conv1 (Conv2dQAT)"; where the layer itself is
-        what runs, the path in the model that was prepared or calibrated, if any.
+        its dotted path and class, such as "layer1.0.conv1 (Conv2dQAT)"; if the layer was called
+        without its model, the path that remember_paths stored.
     """
     return _described(layer)
 
 
 @uncompiled(reason=_FRAMES)
 def siblings(layer: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of the model that is running a layer, by path.
+    """Return the modules of the model that calls a layer, by path.
 
     Args:
-        layer: a module whose method is running.
+        layer: a module, one of whose methods is running.
     Returns:
-        all modules of the outermost running model; at least the layer itself, under "".
+        all modules of the outermost running model; at least the layer itself, with path "".
     """
     return dict(_running_model(layer).named_modules())
 
 
 def loading_strictly() -> bool:
-    """Return whether a load_state_dict that is running will refuse missing keys.
+    """Return whether the running load_state_dict has strict=True.
 
-    Modules are not told; the call that knows stands further up the stack.
+    torch does not pass `strict` to modules, so it is read from the call stack.
 
     Returns:
-        False where nothing is being loaded.
+        False if no load_state_dict is running.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -97,6 +97,6 @@ def _running_model(layer: nn.Module) -> nn.Module:
 
 
 def _is_wrapper(module: nn.Module) -> bool:
-    """Whether torch's tracing put this module around the user's: its name is in no user's path."""
+    """Whether torch's tracing wrapped the user's model in this module, which no path may name."""
     home = type(module).__module__
     return home.startswith("torch.") and not home.startswith("torch.nn.")

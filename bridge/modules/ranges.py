@@ -1,4 +1,4 @@
-"""Learned input ranges of a module: their state, calibration, checkpoints and export."""
+"""Learned input ranges of a module: calibration, use in forward, copies and export."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,19 +24,19 @@ from qatfunc.torch_internals import is_in_backward, transforms_are_active
 class RangedModule(RangeState):
     """A module whose inputs are quantized within learned ranges.
 
-    A forward writes state back in `_calibrate` and `_commit` alone.
+    A forward writes state only in `_calibrate` and `_commit`.
     """
 
     exported: ClassVar[tuple[str, ...]] = ()
-    """Other tensors that the export reads numbers off."""
+    """Names of the tensors, besides the ranges, whose values the export writes as constants."""
 
-    looks: bool = True
-    """Whether batches count with their values, not only as one more."""
+    observes: bool = True
+    """Whether calibration takes a batch's values into account, or only counts the batch."""
 
-    _is_replica: bool = False  # torch sets it on what _replicate_for_data_parallel returns
+    _is_replica: bool = False  # nn.DataParallel sets it on replicas
 
     calibration_group: Group = None
-    """The processes whose batches the ranges are found from; all of them by default."""
+    """The processes whose batches calibrate the ranges together; None for all processes."""
 
     def _init_ranges(self, config: QATConfig, device: torch.device | str | None) -> None:
         self.calibrating_in_eval = False
@@ -47,7 +47,7 @@ class RangedModule(RangeState):
         self._remember_tensors()
 
     def _where(self) -> str:
-        """What to call the module in a message."""
+        """Return the module's name for a message."""
         return layer_path(self)
 
     @property
@@ -56,24 +56,24 @@ class RangedModule(RangeState):
         return self.config.enabled and self.quantizes_input and not self.calibrated
 
     def quantized_inputs(self, *arguments: Any) -> tuple[Any, ...]:
-        """Return what a call quantizes of its arguments.
+        """Return the tensors that a forward quantizes.
 
         Args:
             arguments: of forward.
         Returns:
-            a tensor for each range, the first arguments by default.
+            the arguments, of which the first len(ranges) are quantized.
         """
         return arguments
 
     def _current_clips(self, **inputs: Tensor) -> dict[str, Clip] | None:
-        """Return the ranges to quantize inputs by, None if there are none; calibrate if due."""
+        """Calibrate if due, and return the inputs' ranges, None while they are not calibrated."""
         if not self.quantizes_input:
             return None
         calibrated = self.calibrated
         if torch.compiler.is_compiling():
             return self._clips_of_a_call(inputs, calibrated)
         if is_in_backward():
-            # Activation checkpointing computes a forward again: as it was, without effects.
+            # Activation checkpointing recomputes a forward: with the same result, and no writes.
             passed = self._passes.recall(inputs)
             return None if passed else {name: self._resolve(name) for name in inputs}
         alike = not self.training or (calibrated and not self._passes.any)
@@ -87,7 +87,7 @@ class RangedModule(RangeState):
 
     @property
     def _versions(self) -> int:
-        """A number that changes when an optimizer steps."""
+        """Sum of the parameters' version counters, which every optimizer step increases."""
         return sum(p._version for p in self._parameters.values() if p is not None)
 
     def _clips_of_a_call(
@@ -101,29 +101,30 @@ class RangedModule(RangeState):
         if self.training or self.calibrating_in_eval:
             self._calibrate(inputs)
         elif not self._warned:
-            # What is traced must not change the attribute that it was traced for.
+            # A write while compiling would fail the guard on this attribute: a recompilation.
             self._warned = not torch.compiler.is_compiling()
             seen = f"{self._batches} of {self.config.search.batch_num} batches seen"
             _warn_uncalibrated(self._where(), seen)
         return None
 
     def _commit(self, name: str) -> Clip:
-        """Replace a range that training made meaningless by the last valid one, for good."""
+        """Store a valid range as the last valid one, or replace an invalid range by that one."""
         current, previous = self._range(name)
         ends = self._valid_ends(current)
         if ends is not None:
             for stored, number in zip(previous, ends, strict=True):
                 if stored.item() != number:
-                    stored.fill_(number)  # no copy, which would ask for a context without gradients
+                    stored.fill_(number)  # unlike copy_, it needs no torch.no_grad
             return current
-        if self._is_replica:  # the original has done it
+        if self._is_replica:  # the original has committed already
             return self._resolve(name)
-        # Checkpointing computes the call again without this, and compares what autograd has kept.
+        # The recomputation of activation checkpointing skips this, and must save as many tensors
+        # for backward.
         with torch.no_grad():
             clip = self._resolve(name)
             for stored, value in zip(previous, clip, strict=True):
                 stored.copy_(value)
-            # Under functional_call the range belongs to the caller, who gets it unchanged.
+            # Under functional_call the range is the caller's tensor, which must not change.
             if is_parameter(current.max):
                 for stored, value in zip(current, clip, strict=True):
                     stored.copy_(value)
@@ -132,7 +133,7 @@ class RangedModule(RangeState):
     @uncompiled(reason="a layer calibrates: call bridge.calibrate(model, batches) first")
     @makes_state
     def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
-        """Take a batch into account; after the last one, set the ranges."""
+        """Update the calibration with a batch; after the last one, set the ranges."""
         for x in inputs.values():
             if x.device != self.cur_batch.device:
                 raise RuntimeError(
@@ -145,7 +146,7 @@ class RangedModule(RangeState):
         for name, x in inputs.items():
             state = self._calibration.get(name) or calibration.init(x.device)
             self._calibration[name] = (
-                calibration.update(state, ordinary(x)) if self.looks else state
+                calibration.update(state, ordinary(x)) if self.observes else state
             )
         self._count_batch()
         if self._batches >= self.config.search.batch_num:
@@ -155,12 +156,12 @@ class RangedModule(RangeState):
             self._calibration.clear()
 
     def _merged(self) -> dict[str, calibration.CalibrationState]:
-        """Return what the processes that calibrate together have seen, the only time they meet."""
+        """Return the statistics of all ranks; this is the only collective of calibration."""
         if alone(self.calibration_group):
             return dict(self._calibration)
         host = {name: moved(state, "cpu") for name, state in self._calibration.items()}
-        told = exchange((self._where(), host), self.calibration_group)
-        paths, states = zip(*told, strict=True)
+        gathered = exchange((self._where(), host), self.calibration_group)
+        paths, states = zip(*gathered, strict=True)
         if len(set(paths)) > 1:
             raise PeerError(f"the ranks of the group calibrate different layers: {paths}")
         return {
@@ -181,13 +182,13 @@ class RangedModule(RangeState):
     def _refuse_replica(self) -> None:
         if self._is_replica:
             raise RuntimeError(
-                f"{self._where()} is not calibrated, and what a replica of nn.DataParallel sees "
+                f"{self._where()} is not calibrated, and the state of a replica of nn.DataParallel "
                 "is lost: call bridge.calibrate(model.module, batches) first, or train with "
                 "DistributedDataParallel"
             )
 
     def _replicate_for_data_parallel(self) -> Self:
-        """Return what nn.DataParallel runs on one device: it shares and writes no state."""
+        """Return a replica for nn.DataParallel, which neither shares nor writes state."""
         if self.training and self.calibrated and self.quantizes_input and not self._is_replica:
             for name in self.ranges:
                 self._commit(name)
@@ -205,17 +206,17 @@ class RangedModule(RangeState):
     def _shared_parameters(self) -> set[str]:
         return set()
 
-    # Export: torch.export runs forward on tensors without data, yet the scales in the file have
-    # to be constants that belong to the weights as they are. So the tensors themselves are kept
-    # beside the parameter table that torch.export replaces.
+    # Export: torch.export runs forward on fake tensors, which have no data, but the file's scales
+    # are constants computed from the real parameters. torch.export replaces the entries of
+    # _parameters and _buffers, so `_real` keeps the real tensors.
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute and remember the tensors the export needs."""
+        """Set an attribute; keep a reference to a tensor that the export reads."""
         super().__setattr__(name, value)
         self._remember(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Register a parameter and remember it; removing a parametrization comes this way."""
+        """Register a parameter; remove_parametrizations calls this, not __setattr__."""
         super().register_parameter(name, param)
         self._remember(name, param)
 
@@ -247,15 +248,15 @@ class RangedModule(RangeState):
 
     @torch.no_grad()
     def _exported_range(self, name: str) -> tuple[float, int]:
-        """Return the scale and zero point of an input as plain numbers, for run_untraced."""
+        """Return the scale and zero point of an input as Python numbers, for run_untraced."""
         if not self.quantizes_input:
             return 1.0, 0
         spec = self.config.activation
         current, previous = self._range(name, self.__dict__["_real"])
         clip = resolve_clip(current, previous, spec)
         for end in ("max", "min"):
-            # What is infinite is replaced by the last valid end; what is NaN, a mistake or a
-            # training that diverged, is not exported as if nothing were.
+            # An infinite end is replaced by the last valid one, as in training. NaN means that
+            # training diverged: refuse to export.
             trained = getattr(current, end)
             found = trained if trained.isnan() else getattr(clip, end)
             check_finite(f"{name}_clip_{end}", found)
@@ -266,15 +267,15 @@ class RangedModule(RangeState):
         return scale.item(), int(zero_point.item())
 
     def _exported(self) -> Any:
-        """Return what the export writes, for run_untraced."""
+        """Return the constants that the export writes, for run_untraced."""
         raise NotImplementedError
 
     @constant_result
     def _untraced_constants(self) -> Any:
-        """Return `_exported` from outside the tracing, torch.export's strict mode too."""
+        """Return `_exported`, computed outside tracing, also in torch.export's strict mode."""
         try:
             return run_untraced(self._exported)
-        except ValueError as error:  # another thread does not see which model runs
+        except ValueError as error:  # raised in another thread, whose stack has no model to name
             raise ValueError(f"{self._where()}: {error}") from error
 
     @constant_result
@@ -294,7 +295,7 @@ class RangedModule(RangeState):
 
 @constant_result
 def _warn_uncalibrated(layer: str, seen: str) -> None:
-    """Warn at every call or, while a call is compiled, then."""
+    """Warn: in eager mode at the call, in compiled code once, while the call is traced."""
     warnings.warn(f"{layer} is not calibrated: its input passes unquantized ({seen})", stacklevel=3)
 
 
@@ -302,7 +303,7 @@ def _warn_uncalibrated(layer: str, seen: str) -> None:
 def in_onnx_export() -> bool:
     """Return whether torch.onnx.export is running, also inside torch.export's strict mode.
 
-    The decorator lets strict mode see the truth; it takes torch's own function to be False.
+    Strict mode takes torch.onnx.is_in_onnx_export() for False; the decorator evaluates it.
 
     Returns:
         True during an export.

@@ -1,11 +1,11 @@
-"""The export side of a quantized layer: standard QuantizeLinear and DequantizeLinear nodes.
+"""ONNX export of quantized layers: standard QuantizeLinear and DequantizeLinear nodes.
 
     x -> Q -> DQ ---\
                      op -> y            scales and zero points are constants
     w -> Q -> DQ ---/
 
-One pair of functions serves both of torch's exporters: the default one takes a symbolic node
-with an opset version, the TorchScript one an autograd Function with a `symbolic` method.
+Both of torch's exporters are served: the default one by torch.onnx.ops.symbolic, the TorchScript
+one by autograd Functions with a `symbolic` method.
 """
 
 import inspect
@@ -23,8 +23,8 @@ from bridge.modules.compiling import in_graph
 from bridge.operators import Operator
 from qatfunc.linear_maps.padding import resolve_padding
 
-# The newest version the default exporter's own opset (20) accepts beside its other nodes. The
-# 16-bit types need opset 21; the converter raises the file to it.
+# The default exporter writes opset 20, whose QuantizeLinear is version 19. The 16-bit types need
+# opset 21, to which the converter raises the file.
 _NODE_VERSION = 19
 
 _T = TypeVar("_T")
@@ -32,14 +32,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConstants:
-    """Scales and zero points as plain numbers.
+    """Scales and zero points as Python numbers.
 
     Args:
         scale_x: of the input, None if it is not quantized.
         zero_point_x: of the input.
-        scale_w: of the weight, one number or one an output channel; None if it is not quantized.
-        bits_x: width of the input's integers.
-        weight_shape: of the weight; read off a traced weight it would become part of the trace.
+        scale_w: of the weight, one or one for each output channel; None if it is not quantized.
+        bits_x: bits of the input's integers.
+        weight_shape: shape of the weight; sizes read from a traced weight would be traced too.
     """
 
     scale_x: float | None
@@ -50,15 +50,14 @@ class ExportConstants:
 
 
 def run_untraced(function: Callable[[], _T]) -> _T:
-    """Call a function outside the tracing that is under way.
+    """Call a function outside the current tracing, in a thread of its own.
 
-    Tracing modes, fake tensors among them, belong to a thread. In another thread real tensors
-    are real, so numbers can be read off them.
+    Tracing and fake tensor modes are thread-local, so another thread can read tensors' values.
 
     Args:
-        function: takes nothing, returns plain Python values.
+        function: without parameters; returns Python values or tensors.
     Returns:
-        what function returned.
+        the function's result.
     """
     with ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(function).result()
@@ -75,21 +74,21 @@ def export_quantized(
     """Trace a quantized layer as Q/DQ pairs around its float operator.
 
     Args:
-        operator: the table's entry.
-        x: the layer's input.
-        weight: float32 weight, which goes through its own pair.
+        operator: the layer's operator.
+        x: the layer's float32 input.
+        weight: float32 weight, quantized by a Q/DQ pair of its own.
         bias: float32 (out,) or None.
         constants: scales and zero points.
-        geometry: stride, padding, dilation, groups, output_padding as the operator has them.
+        geometry: the operator's stride, padding, dilation, groups, output_padding.
     Returns:
-        the layer's output; its values are of no use, only the trace is.
+        the layer's output, for the trace only: its values are undefined.
     """
     integer = torch.int8 if constants.bits_x <= 8 else torch.int16
     if operator.spatial and not operator.transposed:
         padding = geometry.pop("padding")
         inner, outer = resolve_padding(padding, constants.weight_shape[2:], geometry["dilation"])
-        # Zeros are exact on every grid, so padding may as well come before the pair: the pair
-        # then stays next to the operator, where every reader looks for it.
+        # Every grid contains 0, so padding commutes with the Q/DQ pair. Pad first: the pair stays
+        # adjacent to the operator, where runtimes match it.
         x = export_padded(x, outer) if outer else x
         geometry["padding"] = inner
     if constants.scale_x is not None:
@@ -103,12 +102,12 @@ def export_quantized(
 
 
 def open_sizes() -> bool:
-    """Return whether the TorchScript exporter that is running leaves more than a batch open.
+    """Return whether the running TorchScript export has a dynamic spatial axis.
 
-    What it was asked for stands in its own frames alone.
+    Only the exporter's own frames hold its dynamic_axes argument.
 
     Returns:
-        True if dynamic_axes has an axis after the first two.
+        True if dynamic_axes names an axis other than 0 and 1.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -120,11 +119,11 @@ def open_sizes() -> bool:
 
 
 def export_padded(x: Tensor, amounts: Sequence[int]) -> Tensor:
-    """Trace zeros around a tensor as one Pad node.
+    """Pad a tensor with zeros, exported as one Pad node.
 
     Args:
         x: any tensor.
-        amounts: as torch.nn.functional.pad's.
+        amounts: as torch.nn.functional.pad takes them.
     Returns:
         the padded tensor.
     """
@@ -135,14 +134,14 @@ def export_padded(x: Tensor, amounts: Sequence[int]) -> Tensor:
 
 
 def export_product(a: Tensor, b: Tensor, constants: list[tuple[float, int]]) -> Tensor:
-    """Trace a product of two activations as a Q/DQ pair on each.
+    """Trace a product of two activations as a MatMul with a Q/DQ pair on each operand.
 
     Args:
-        a: first operand.
-        b: second operand.
-        constants: scale and zero point of each.
+        a: float32 first operand.
+        b: float32 second operand.
+        constants: scale and zero point of each operand.
     Returns:
-        the product; its values are of no use, only the trace is.
+        the product, for the trace only: its values are undefined.
     """
     operands = []
     for x, (scale, zero_point) in zip((a, b), constants, strict=True):
@@ -160,7 +159,8 @@ def _fake_quantize_weight(
     scale, zero = _constant(values, torch.float32), _constant([0] * len(values), torch.int8)
     if not operator.transposed or groups == 1:
         return _fake_quantize(weight, scale, zero, axis=1 if operator.transposed else 0)
-    # One scale for each (group, channel) pair: no single axis of (in, out/groups, ...) has it.
+    # One scale for each (group, channel) pair, which no single axis of (in, out/groups, ...)
+    # indexes: quantize in the layout (out, in/groups, ...) and transpose back.
     in_channels, per_group, *kernel = shape
     in_per_group = in_channels // groups
     rows = weight.reshape(groups, in_per_group, per_group, *kernel).transpose(1, 2)
@@ -171,7 +171,7 @@ def _fake_quantize_weight(
 
 
 def _constant(value: float | list[float] | list[int], dtype: torch.dtype) -> Tensor:
-    """Make a tensor that the trace holds as a constant, which is what it is."""
+    """Return a tensor that the trace holds as a constant, without torch's warning of it."""
     if not torch.jit.is_tracing():  # type: ignore[attr-defined]
         return torch.tensor(value, dtype=dtype)
     with warnings.catch_warnings():
@@ -187,7 +187,7 @@ def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int) -
     return _node("DequantizeLinear", (q, scale, zero_point), axis, torch.float32)
 
 
-@in_graph  # torch.export's strict mode does not look into torch.onnx
+@in_graph  # torch.export's strict mode does not trace into torch.onnx
 def _node(kind: str, inputs: tuple[Tensor, ...], axis: int, dtype: torch.dtype) -> Tensor:
     return torch.onnx.ops.symbolic(
         kind,
@@ -200,7 +200,7 @@ def _node(kind: str, inputs: tuple[Tensor, ...], axis: int, dtype: torch.dtype) 
 
 
 class _TracedPad(torch.autograd.Function):
-    """F.pad, for which the TorchScript exporter writes twelve nodes and warns of them."""
+    """F.pad as one Pad node; the TorchScript exporter would write twelve nodes, with a warning."""
 
     @staticmethod
     def forward(x: Tensor, amounts: list[int]) -> Tensor:

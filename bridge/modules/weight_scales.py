@@ -1,7 +1,7 @@
-"""Trained weight scales of a layer: what of them is used, kept and loaded.
+"""Trained weight scales of a layer: validity, use in forward, checkpoints.
 
-An optimizer may make a scale zero, negative, infinite or NaN. Each is then replaced by the last
-valid one, which a buffer holds in the form in which scales are trained (1 / scale with s_rec_flag).
+An optimizer step may make a scale zero, negative, infinite or NaN. Such a scale is replaced by the
+last valid one, which a buffer holds as the parameter does (as 1 / scale with s_rec_flag).
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from qatfunc.numerics.concrete import reads_values
 from qatfunc.torch_internals import is_in_backward
 
 PREVIOUS = "wts_scales_pre"
-"""The buffer of the last valid scales; a checkpoint has it only where it needs it."""
+"""The buffer of the last valid scales; in checkpoints only if some current scale is invalid."""
 
 
 class TrainedScales(RangedModule):
@@ -33,7 +33,7 @@ class TrainedScales(RangedModule):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; entering eval mode puts valid scales back, as a training forward does."""
+        """Set the mode; entering eval mode replaces invalid scales, as a training forward does."""
         super().train(mode)
         if not (mode or self._is_replica or self._has_valid_scales()):
             how = self.config.reciprocal_scale
@@ -41,7 +41,7 @@ class TrainedScales(RangedModule):
         return self
 
     def _has_valid_scales(self) -> bool:
-        """Whether no trained scale has to be replaced, which waits for the device."""
+        """Whether all trained scales are valid; this synchronises with the device."""
         if not self._scales_started or self.wts_scales.is_meta:
             return True
         how = self.config.reciprocal_scale
@@ -52,8 +52,8 @@ class TrainedScales(RangedModule):
         return self.config.learned_scale and (self._batches > 0 or self._started_without_input)
 
     def _trained_scales(self) -> Tensor:
-        """Return the valid scales, in the form in which they are trained; training keeps them."""
-        # What backward() computes again is as it was, without effects.
+        """Return valid scales, in the form of the parameter; store them in training mode."""
+        # The recomputation of activation checkpointing has the same result, and no writes.
         again = not torch.compiler.is_compiling() and is_in_backward()
         keeps = self.training and not (again or self._is_replica)
         resolve = commit_scales if keeps else current_scales
@@ -78,20 +78,20 @@ class TrainedScales(RangedModule):
         self.wts_scales.copy_(self._learned_scale(self._arq_scale()))
         self.wts_scales_pre.copy_(self.wts_scales)
         if self.calibrated:
-            self._count_batch()  # the range was given, so no batch is calibrated
+            self._count_batch()  # the range was configured, so calibration counts no batch
         elif not self.quantizes_input:
             self._started_without_input = True
 
     def _save_previous(self, destination: dict[str, Any], prefix: str) -> None:
-        """Write the last valid scales where the present ones are not: the reference has no key."""
+        """Save the last valid scales only if a current one is invalid: AMCT has no such key."""
         if not self._has_valid_scales():
             destination[prefix + PREVIOUS] = self.wts_scales_pre.clone()
 
     def _load_previous(self, previous: Tensor | None) -> None:
-        """Remember the last valid scales of a checkpoint, or its present ones if it has none."""
+        """Set the last valid scales to those of a checkpoint, by default to its current ones."""
         previous = self.wts_scales.detach() if previous is None else previous
         own = self.wts_scales_pre
-        if own.is_meta:  # load_state_dict(assign=True) leaves what no checkpoint has
+        if own.is_meta:  # load_state_dict(assign=True) does not load this key
             own = torch.empty_like(previous)
             self._hold_previous(own)
         if not own.is_meta:
@@ -100,7 +100,7 @@ class TrainedScales(RangedModule):
     def _read_trained_scales(
         self, state_dict: Mapping[str, Any], prefix: str, *, errors: list[str]
     ) -> None:
-        """Refuse scales that mean something else here, and start those that never were."""
+        """Refuse scales of the other form (1 / scale or scale); initialize untrained ones."""
         reciprocal = bool(state_dict.get(f"{prefix}s_rec_flag", self.config.reciprocal_scale))
         if reciprocal != self.config.reciprocal_scale:
             errors.append(
@@ -111,26 +111,27 @@ class TrainedScales(RangedModule):
         self._start_loaded_scales(anew=not counted)
 
     def _start_loaded_scales(self, *, anew: bool) -> None:
-        """Go on from the scales that were loaded, or were valid before, or else from ARQ's."""
+        """Replace invalid loaded scales by the last valid ones, or else by ARQ's (anew: all)."""
         how = {"reciprocal": self.config.reciprocal_scale}
         loaded, previous = self.wts_scales.detach(), self.wts_scales_pre
         if anew or not bool((valid_scales(loaded, **how) & valid_scales(previous, **how)).all()):
             start = self._learned_scale(self._arq_scale())
             previous.copy_(torch.where(valid_scales(previous, **how), previous, start))
             previous.copy_(start if anew else resolve_scale(loaded, previous, **how))
-            # A new tensor, not new values in the old one: it may be in someone's checkpoint.
+            # A new tensor: a state_dict taken earlier may share the old one.
             self.wts_scales.data = previous.clone()
 
 
 def current_scales(stored: Tensor, previous: Tensor, *, reciprocal: bool) -> Tensor:
-    """Return the scales that a forward uses, in the form in which they are trained.
+    """Return the scales that a forward uses, in the form of the parameter.
 
     Args:
-        stored: float32 (out,) or (1,), the parameter, or what functional_call gives in its stead.
-        previous: the last valid ones.
-        reciprocal: whether what is trained is 1 / scale.
+        stored: float32 (out,) or (1,), the parameter, or its replacement by functional_call.
+        previous: the last valid scales, of the same shape.
+        reciprocal: whether the parameter is 1 / scale.
     Returns:
-        stored itself where all of it is valid and can be read at next to no cost.
+        stored, with invalid scales replaced by previous; stored itself if its values can be read
+        cheaply and are all valid.
     """
     if _is_read(stored) and bool(valid_scales(stored, reciprocal=reciprocal).all()):
         return stored
@@ -138,19 +139,20 @@ def current_scales(stored: Tensor, previous: Tensor, *, reciprocal: bool) -> Ten
 
 
 def commit_scales(stored: Tensor, previous: Tensor, *, reciprocal: bool) -> Tensor:
-    """Replace scales that training made meaningless for good, and remember the valid ones.
+    """Overwrite invalid scales by the last valid ones, and store the result as the last valid.
 
     Args:
-        stored: as in current_scales; under functional_call it is the caller's and stays as it is.
-        previous: the last valid ones; overwritten.
-        reciprocal: whether what is trained is 1 / scale.
+        stored: as current_scales's; a tensor given by functional_call is not written.
+        previous: the last valid scales; overwritten.
+        reciprocal: whether the parameter is 1 / scale.
     Returns:
-        the scales to use.
+        the scales to use, as current_scales's.
     """
     if _is_read(stored) and bool(valid_scales(stored, reciprocal=reciprocal).all()):
         previous.copy_(stored.detach())
         return stored
-    # Checkpointing computes the call again without this, and compares what autograd has kept.
+    # The recomputation of activation checkpointing skips this, and must save as many tensors for
+    # backward.
     with torch.no_grad():
         valid = resolve_scale(stored, previous, reciprocal=reciprocal)
         previous.copy_(valid)
@@ -160,5 +162,5 @@ def commit_scales(stored: Tensor, previous: Tensor, *, reciprocal: bool) -> Tens
 
 
 def _is_read(stored: Tensor) -> bool:
-    # Under functional_call numbers may not be what can be read off a parameter.
+    # Under functional_call it may be a torch.func wrapper, whose values cannot be read.
     return is_parameter(stored) and reads_values(stored.data)

@@ -1,4 +1,4 @@
-"""What the weighted QAT layers share: weight scales, building from float layers, forward."""
+"""The base class of QAT layers with a weight: state, forward, checkpoints and export."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,13 +29,15 @@ _STARTED = "wts_scales_started"
 
 
 class QATLayer(TrainedScales, ReplacingLayer):
-    """A layer whose weight and input are quantized, mixed into a torch layer class.
+    """A layer whose weight and input are quantized; a mixin of a torch layer class.
 
-    What it computes is one call into qatfunc. State beside the input's range "acts": wts_scales,
-    which is trained with ulq_retrain (ARQ's scales hold until cur_batch counts a batch, or a
-    checkpoint says wts_scales_started, where inputs are not quantized and none is counted; then
-    wts_scales_pre holds the last valid ones) and derived otherwise; wts_offsets and
-    wts_offsets_deploy, which are 0, and s_rec_flag.
+    Its forward is one call into qatfunc. State, besides that of the input's range "acts":
+        wts_scales: the weight's scales, trained with ulq_retrain, otherwise computed by ARQ.
+            Training starts from ARQ's scales with the first batch: cur_batch is then at least 1,
+            or, where the input is not quantized, the checkpoint has wts_scales_started.
+        wts_scales_pre: with ulq_retrain, the last valid scales.
+        wts_offsets, wts_offsets_deploy: 0.
+        s_rec_flag: whether wts_scales is 1 / scale.
     """
 
     exported = ("weight", "bias", "wts_scales", PREVIOUS, "frozen_wts_scales")
@@ -66,12 +68,12 @@ class QATLayer(TrainedScales, ReplacingLayer):
         self.wts_offsets = nn.Parameter(unset.clone(), requires_grad=False)
         zeros = torch.zeros(count, dtype=torch.int8, device=device)
         self.register_buffer("wts_offsets_deploy", zeros)
-        # No bool: averages of models subtract buffers.
+        # Not bool: torch.optim.swa_utils.AveragedModel subtracts buffers.
         flag = torch.tensor(read.reciprocal_scale, dtype=torch.int8, device=device)
         self.register_buffer("s_rec_flag", flag)
 
     def extra_repr(self) -> str:
-        """Return the float layer's description and the quantization's."""
+        """Return the float layer's description and that of the quantization, for repr."""
         how = "calibrated" if self.calibrated else f"{self._batches} batches calibrated"
         scale = "per channel" if self.config.weight.per_channel else "per tensor"
         quantized = (
@@ -80,7 +82,7 @@ class QATLayer(TrainedScales, ReplacingLayer):
         return f"{super().extra_repr()}, {quantized if self.config.enabled else 'not quantized'}"
 
     def _quantized_forward(self, x: Tensor, **geometry: Any) -> Tensor:
-        """Compute the layer; geometry is what the operator takes beside its tensors."""
+        """Compute the layer; geometry is the operator's keyword arguments (stride, padding...)."""
         check_is_tensor(x, "input", self._where)
         if autocasting(x):
             with torch.autocast(x.device.type, enabled=False):
@@ -88,10 +90,10 @@ class QATLayer(TrainedScales, ReplacingLayer):
         (x,) = self.quantized_inputs(x)
         compiling = torch.compiler.is_compiling()
         recorded = compiling or is_jit_tracing()
-        exported = recorded and in_onnx_export()  # torch's answer takes as long as an operator
+        exported = recorded and in_onnx_export()  # the call is as slow as an operator: skip it
         weight = self._parameter("weight") if exported else self._effective_weight()
         self.operator.check_tensors(x, weight, self._where)
-        # Under torch.jit.trace sizes are no numbers.
+        # Under torch.jit.trace sizes are tensors, which cannot be compared.
         axis = 1 if self.operator.spatial else -1
         if (compiling or not recorded) and x.shape[axis] != getattr(self, self.input_size):
             self.operator.check_channels(x, self._input_channels(weight), self._where)
@@ -107,12 +109,12 @@ class QATLayer(TrainedScales, ReplacingLayer):
         if not self.quantizes_weight:
             spec = replace(spec, weight=None)
         params = self._params(weight, clip)
-        if recorded:  # torch.compile cannot break its graph within a try
+        if recorded:  # torch.compile cannot break its graph within a try block
             return self.operator.function(x, params, spec, **geometry)
         try:
             return self.operator.function(x, params, spec, **geometry)
         except RuntimeError as error:
-            if type(error) is not RuntimeError:  # such as one of memory
+            if type(error) is not RuntimeError:  # such as torch.OutOfMemoryError
                 raise
             raise RuntimeError(
                 f"{self._where()}: {error}; the input has shape {tuple(x.shape)} on {x.device}, "
@@ -120,7 +122,7 @@ class QATLayer(TrainedScales, ReplacingLayer):
             ) from error
 
     def _input_channels(self, weight: Tensor) -> int:
-        """What a weight says; pruning may have left the layer's attribute as it was."""
+        """Read the weight's shape: structured pruning may not update the layer's attribute."""
         if self._rule is not None and self._rule.weight is not None:
             channels: int = getattr(self, self.input_size)
             return channels
@@ -144,25 +146,25 @@ class QATLayer(TrainedScales, ReplacingLayer):
         return params
 
     @makes_state
-    def adopt_rescale(self, natural: Tensor, moved: Tensor) -> None:
-        """Multiply by a moved rescale in eval mode, until training changes the scales.
+    def adopt_rescale(self, natural: Tensor, adjusted: Tensor) -> None:
+        """Use an adjusted rescale in eval mode, on each channel until training changes its scales.
 
         Args:
-            natural: float32 (out,) or (1,), scale_x * scale_w as they are now.
-            moved: what to use instead.
+            natural: float32 (out,) or (1,), the current rescale scale_x * scale_w.
+            adjusted: float32, of the same shape, the rescale to use instead.
         """
         self.register_buffer("adopted_natural", ordinary(natural).to(self.weight.device))
-        self.register_buffer("adopted_rescale", ordinary(moved).to(self.weight.device))
+        self.register_buffer("adopted_rescale", ordinary(adjusted).to(self.weight.device))
 
     @makes_state
     def freeze_weight_scales(self, *, frozen: bool = True, persistent: bool = True) -> None:
-        """Hold the weight's scales as they are now, or let them move again.
+        """Freeze the weight's scales at their current values, or unfreeze them.
 
-        Weights that grow beyond held scales saturate.
+        Weights that grow beyond the range of frozen scales saturate.
 
         Args:
-            frozen: hold, or let go.
-            persistent: whether a checkpoint holds them too.
+            frozen: True to freeze, False to unfreeze.
+            persistent: whether checkpoints contain the frozen scales.
         """
         self._buffers.pop("frozen_wts_scales", None)
         if frozen:
@@ -208,7 +210,7 @@ class QATLayer(TrainedScales, ReplacingLayer):
 
     @classmethod
     def derived_names(cls, *, learned_scale: bool) -> set[str]:
-        """Return the names of the state that is computed from the rest.
+        """Return the names of the state that is computed from other state.
 
         Args:
             learned_scale: whether the weight's scales are trained.
@@ -224,7 +226,8 @@ class QATLayer(TrainedScales, ReplacingLayer):
         values["s_rec_flag"] = torch.full_like(self.s_rec_flag, self.config.reciprocal_scale)
         values["wts_offsets"] = torch.zeros_like(self.wts_offsets)
         values["wts_offsets_deploy"] = torch.zeros_like(self.wts_offsets_deploy)
-        weight = self._parameters.get("weight")  # reading a parametrized one may change it
+        # Not self.weight: reading a parametrized weight may change it (spectral_norm).
+        weight = self._parameters.get("weight")
         if not self.config.learned_scale and weight is not None and weight.numel():
             held = self._buffers.get("frozen_wts_scales")
             values["wts_scales"] = self._arq_scale() if held is None else held.clone()
@@ -261,19 +264,19 @@ class QATLayer(TrainedScales, ReplacingLayer):
 
     @torch.no_grad()
     def _exported(self) -> tuple[ExportConstants, Tensor | None, Tensor | None]:
-        """What the export writes: constants, and effective weight and bias.
+        """Return the export's constants, and the effective weight and bias to write as constants.
 
-        Effective ones become constants too; None stands for the layer's own.
+        None stands for a weight or bias that is the layer's own parameter.
         """
         weight, bias = self._computed_parameters(self.__dict__["_real"])
         return self._export_constants(weight), weight, bias
 
     @torch.no_grad()
     def _export_constants(self, weight: Tensor | None = None) -> ExportConstants:
-        """Scales and zero points of the parameters as they are now, as plain numbers.
+        """Return the current scales and zero points as Python numbers.
 
         Args:
-            weight: what the layer multiplies by, where that is not its own weight.
+            weight: the effective weight, None if it is the layer's own parameter.
         """
         real: dict[str, Tensor] = self.__dict__["_real"]
         if "frozen_wts_scales" in real:
@@ -315,7 +318,7 @@ def calibrating(model: nn.Module, group: Group = None) -> Iterator[None]:
     """Let a model's uncalibrated layers calibrate in eval mode.
 
     Args:
-        model: any module; its train and eval modes come back as they were.
+        model: any module; on exit every submodule has its train or eval mode again.
         group: the processes that calibrate together.
     """
     remember_paths(model, RangedModule)

@@ -34,7 +34,7 @@ _OPTIONAL = frozenset(
         "adopted_natural",
         "adopted_rescale",
         "calibration_group",
-        "looks",
+        "observes",
         "_members",
         "_path_in_model",
     }

@@ -1,8 +1,8 @@
-"""Building QAT layers from float layers, and giving those back.
+"""Building QAT layers from float layers, and back.
 
 Index, each importing only what is above it:
-    padded     zeros around the input that a class adds
-    subclass   QAT layers that keep what a subclass adds
+    padded     zero padding that a class adds to the input
+    subclass   QAT layers that keep the members of a subclass of torch's layers
     effective  the weight, bias and input that a layer's class computes
-    replacing  building a layer on the float layer's parameters
+    replacing  from_float, to_float, and layers that share a weight
 """

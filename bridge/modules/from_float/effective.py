@@ -1,4 +1,4 @@
-"""The weight, bias and input that a layer's class computes from what it holds and gets."""
+"""Effective weight, bias and input: those that a layer's class computes before the operator."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,9 +11,9 @@ from bridge.modules.ranges import RangedModule
 
 
 class EffectiveLayer(RangedModule):
-    """A layer that computes with its weight and bias, or with what its class makes of them.
+    """A layer whose operator takes its parameters, or tensors that a rule computes from them.
 
-    Classes that replace another one than torch's own have its rule, see from_float.subclass.
+    `_rule` is None in the QAT layers of torch's own classes; qat_subclass sets it in others.
     """
 
     _origin: ClassVar[type[nn.Module] | None] = None
@@ -22,12 +22,12 @@ class EffectiveLayer(RangedModule):
     _members: Members | None = None
 
     def quantized_inputs(self, *arguments: Any) -> tuple[Any, ...]:
-        """Return the input that a call quantizes.
+        """Return the tensor that a forward quantizes.
 
         Args:
             arguments: of forward.
         Returns:
-            one tensor.
+            a tuple of one tensor, the first argument or what the rule computes from it.
         """
         rule, x = self._rule, arguments[0]
         return (x if rule is None or rule.input is None else rule.input(self, x),)
@@ -45,7 +45,7 @@ class EffectiveLayer(RangedModule):
         return self._rule.bias(self)
 
     def _whole_weight(self) -> Tensor:
-        """Return the effective weight, also where fully_shard leaves each process a part."""
+        """Return the effective weight, gathered from all ranks where fully_shard divides it."""
         if self._rule is None or self._rule.weight is None:
             weight: Any = self.weight
             return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
@@ -60,7 +60,7 @@ class EffectiveLayer(RangedModule):
     def _computed_parameters(
         self, real: Mapping[str, Tensor]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the effective weight and bias, None for those that are parameters.
+        """Return the effective weight and bias, None for one that is a parameter.
 
         Args:
             real: the parameters and buffers to compute them from, by name.
@@ -73,7 +73,7 @@ class EffectiveLayer(RangedModule):
         return weight, None if rule.bias is None else rule.bias(layer)
 
     def _float_forward(self, *arguments: Any) -> Any:
-        """Compute what the float layer computes."""
+        """Run the float layer's forward."""
         if self._origin is not None:
             return self._origin.forward(self, *arguments)
         return super().forward(*arguments)

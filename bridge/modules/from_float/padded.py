@@ -1,4 +1,4 @@
-"""Zeros around the input of a layer, beside those of its own padding."""
+"""Zero padding of the input by a rule, in addition to the layer's own padding."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,21 +15,22 @@ from qatfunc.linear_maps.padding import same_padding
 def pad_input(
     rule: LayerRule, layer: Any, x: Tensor, geometry: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Add the zeros that a rule asks for.
+    """Pad the input as a rule states.
 
-    Zero is on the grid of every range, so that they may be added before x is quantized. What is
-    equal on both sides becomes the convolution's own padding, where sizes are numbers.
+    Every grid contains 0, so padding before quantization equals padding after it. Where sizes are
+    Python ints, padding that is equal on both sides of every axis becomes the convolution's own.
 
     Args:
-        rule: with a padding.
-        layer: what it is called with.
+        rule: the rule; without a padding nothing is changed.
+        layer: the layer that the rule's padding is called with.
         x: (N, C, *spatial).
-        geometry: of the operator; it is left as it is.
+        geometry: the operator's keyword arguments; not modified.
     Returns:
-        x with what is to be padded before the operator, and the operator's geometry.
+        the padded x, and the keyword arguments for the operator.
     Raises:
-        ValueError: the rule returns something else than two numbers from 0 on for each axis.
-        RuntimeError: the TorchScript exporter leaves sizes open that the rule depends on.
+        ValueError: the rule's padding is not a pair of non-negative numbers for each spatial axis.
+        RuntimeError: the TorchScript exporter runs with dynamic spatial axes, on whose sizes the
+            padding depends.
     """
     pads = _pads(rule, layer, x)
     if pads is None:
@@ -70,14 +71,14 @@ def _pads(rule: LayerRule, layer: Any, x: Tensor) -> list[tuple[int, int]] | Non
 
 
 def _numbers(x: Tensor) -> tuple[int, ...]:
-    """Return the shape of x as numbers, which the TorchScript exporter traces as tensors."""
+    """Return the shape of x as ints; within torch.jit.trace sizes are tensors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         return tuple(int(size) for size in x.shape)
 
 
 def _depends_on_size(rule: LayerRule, layer: Any, shape: tuple[int, ...]) -> bool:
-    """Whether other sizes have other pads; a stride is after how many they come back."""
+    """Whether the padding depends on the spatial sizes; it is periodic in them by the stride."""
     padding: Any = rule.padding
     others = range(1, max(2, *layer.stride))
     sizes = [(*shape[:2], *(size + more for size in shape[2:])) for more in others]

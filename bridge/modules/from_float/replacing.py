@@ -1,4 +1,4 @@
-"""Layers that replace float layers, on their very parameters, and give them back."""
+"""QAT layers built on the Parameter objects of float layers, and float layers built back."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -13,13 +13,13 @@ from bridge.operators import Operator
 
 
 class ReplacingLayer(EffectiveLayer):
-    """A layer that is built from a float layer and turned back into one."""
+    """A layer that can be built from a float layer, and converted back to one."""
 
     arguments: ClassVar[tuple[str, ...]]
-    """Hyperparameters of the float class's constructor beside bias."""
+    """Arguments of the float class's constructor, without bias, device and dtype."""
 
     input_size: ClassVar[str] = "in_channels"
-    """The one that an input's number of channels equals."""
+    """Name of the argument that is the input's number of channels or features."""
 
     operator: ClassVar[Operator]
     weight: Tensor
@@ -28,18 +28,18 @@ class ReplacingLayer(EffectiveLayer):
 
     @classmethod
     def from_float(cls, mod: nn.Module, config: Mapping[str, Any] | None = None) -> Self:
-        """Build the layer on a float layer's own parameters, device and mode.
+        """Build the layer from a float layer, with its parameters, device and mode.
 
         Args:
-            mod: a module of the float class, or of a class derived from it that computes the
-                same or is registered (bridge.register_layer).
-            config: the configuration dict.
+            mod: a module of the float class, of a subclass that computes the same, or of a class
+                that is registered (bridge.register_layer).
+            config: the configuration dict, see bridge.config.reader.read_config.
         Returns:
-            the layer; its weight and bias are mod's very Parameter objects.
+            the layer; its weight and bias are the same Parameter objects as mod's.
         Raises:
-            TypeError, RuntimeError: mod is of another class (operator.from_float_error), or as
-                the constructor.
-            ValueError: as the constructor.
+            TypeError, RuntimeError: mod is of another class (operator.from_float_error), or the
+                constructor raises it.
+            ValueError: mod cannot be replaced, or the constructor raises it.
         """
         rule = layer_rule(mod)
         if isinstance(rule, str) or rule.base is not cls.operator.float_class:
@@ -63,13 +63,13 @@ class ReplacingLayer(EffectiveLayer):
 
     @classmethod
     def obstacle(cls, mod: nn.Module, rule: LayerRule) -> str:
-        """Return why this class cannot take a layer that has a rule for its operator.
+        """Return the reason why this class cannot replace a layer of its operator.
 
         Args:
             mod: the float layer.
-            rule: what it computes.
+            rule: the rule that states what mod computes.
         Returns:
-            the reason, "" if it can.
+            the reason, "" if this class can replace it.
         """
         if type(mod) is cls.operator.float_class:
             return ""
@@ -78,39 +78,40 @@ class ReplacingLayer(EffectiveLayer):
             return f"it has no {', '.join(missing)}, which a {rule.base.__name__} has"
         try:
             qat = cls._empty(mod, rule)
-        except (ValueError, RuntimeError) as error:  # what the constructor refuses
+        except (ValueError, RuntimeError) as error:  # the constructor refuses the arguments
             return str(error)
         plain = rule.base(bias=False, device="meta", **cls._sizes(mod, rule))
         return obstacle(mod, rule, plain=plain, qat=qat)
 
     @classmethod
     def _sizes(cls, mod: nn.Module, rule: LayerRule | None) -> dict[str, Any]:  # noqa: ARG003
-        """Return the constructor's arguments that a layer has."""
+        """Return the constructor's arguments that a layer has as attributes."""
         return {name: getattr(mod, name) for name in cls.arguments if hasattr(mod, name)}
 
     @classmethod
     def _empty(cls, mod: nn.Module, rule: LayerRule | None) -> Self:
         """Build a layer of a module's sizes on the meta device.
 
-        Nothing is allocated or drawn there for parameters that are to be replaced.
+        Its parameters are replaced afterwards: meta tensors need no memory and no random numbers.
         """
         bias = getattr(mod, "bias", None) is not None
         return cls(bias=bias, device="meta", config=None, **cls._sizes(mod, rule))
 
     def _in_mode(self, training: bool) -> None:
-        """Set the mode without that of submodules, which are the float layer's own."""
+        """Set the mode, but not of submodules, which belong to the float layer."""
         self.training = training
         if not training:
             self._refresh()
 
     def share(self) -> Self:
-        """Return a second layer on this layer's parameters, with an input range of its own.
+        """Return a layer that shares this layer's parameters but has an input range of its own.
 
-        For a layer that is called twice with inputs of different ranges: one weight, one weight
-        quantizer, a range for each call.
+        For a layer that is called twice with inputs of different ranges: one weight with one
+        scale, and an input range for each call.
 
         Returns:
-            a layer with the very same weight, bias and trained weight scale, uncalibrated.
+            an uncalibrated layer with the same Parameter objects for weight, bias and trained
+            weight scale.
         """
         qat_class: Any = self._qat_class or type(self)
         twin: Any = qat_class._empty(self, self._rule)
@@ -126,7 +127,7 @@ class ReplacingLayer(EffectiveLayer):
         return twin
 
     def to_float(self) -> nn.Module:
-        """Return a float layer on this layer's own parameters, device and mode."""
+        """Return a float layer with this layer's Parameter objects, device and mode."""
         if self._origin is not None:
             return float_layer(self)
         kwargs = {name: getattr(self, name) for name in self.arguments}

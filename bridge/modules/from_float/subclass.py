@@ -1,4 +1,4 @@
-"""QAT layers that replace layers of other classes than torch's own, and keep what those add.
+"""QAT layers for other classes than torch's own: classes derived from the QAT and the float class.
 
 ScaledStdConv2dQAT(Conv2dQAT, ScaledStdConv2d): attributes, parameters (gain), buffers,
 submodules and methods are the original's; forward is the QAT layer's, on effective weights
@@ -18,11 +18,11 @@ from bridge.layer_classes.rule import LayerRule
 _MODULE_STATE = frozenset(vars(nn.Module()))
 
 _classes: dict[tuple[Any, Any, LayerRule], type[nn.Module]] = {}
-"""What qat_subclass made: layers of one class and rule have one class."""
+"""Classes that qat_subclass created, by its arguments: equal arguments return the same class."""
 
 
 class Members(NamedTuple):
-    """The names of what a float layer consists of."""
+    """The names of a float layer's own members."""
 
     attributes: tuple[str, ...]
     parameters: tuple[str, ...]
@@ -47,12 +47,12 @@ def members_of(layer: nn.Module) -> Members:
 
 
 def copy_members(source: nn.Module, target: nn.Module, members: Members) -> None:
-    """Let a layer have the very members of another one.
+    """Set members of a layer to those of another one, without copying tensors.
 
     Args:
-        source: has them.
-        target: gets them; its others stay.
-        members: their names.
+        source: the layer that has the members.
+        target: the layer to change; its other members stay.
+        members: the names.
     """
     for name in members.attributes:
         vars(target)[name] = vars(source)[name]
@@ -66,11 +66,11 @@ def copy_members(source: nn.Module, target: nn.Module, members: Members) -> None
 
 
 def obstacle(layer: nn.Module, rule: LayerRule, *, plain: nn.Module, qat: nn.Module) -> str:
-    """Return why a QAT layer cannot replace a float layer, "" if it can.
+    """Return the reason why a QAT layer cannot replace a float layer, "" if it can.
 
     Args:
         layer: the float layer.
-        rule: what it computes.
+        rule: the rule that states what it computes.
         plain: torch's layer of the same sizes, on the meta device.
         qat: the QAT layer of the same sizes, on the meta device.
     """
@@ -99,13 +99,13 @@ def obstacle(layer: nn.Module, rule: LayerRule, *, plain: nn.Module, qat: nn.Mod
 
 
 def become(qat: Any, layer: nn.Module, *, origin: type[nn.Module], rule: LayerRule) -> None:
-    """Let an empty QAT layer replace a layer.
+    """Give an empty QAT layer the class and the members that replace a layer, in place.
 
     Args:
-        qat: of a class of bridge.modules.
-        layer: the float layer, or a QAT layer that replaced it, whose members it gets.
+        qat: an instance of a class of bridge.modules, on the meta device.
+        layer: the float layer, or a QAT layer that replaced it.
         origin: the float layer's class.
-        rule: what origin computes.
+        rule: the rule that states what origin computes.
     """
     qat.__class__ = qat_subclass(type(qat), origin, rule)
     qat._members = getattr(layer, "_members", None) or members_of(layer)
@@ -113,10 +113,10 @@ def become(qat: Any, layer: nn.Module, *, origin: type[nn.Module], rule: LayerRu
 
 
 def float_layer(qat: Any) -> nn.Module:
-    """Return a layer of the original class on a QAT layer's own members.
+    """Return a layer of the original class with a QAT layer's members.
 
     Args:
-        qat: from `become`.
+        qat: a layer that `become` changed.
     """
     layer: nn.Module = qat._origin.__new__(qat._origin)
     nn.Module.__init__(layer)
@@ -126,10 +126,10 @@ def float_layer(qat: Any) -> nn.Module:
 
 
 def hold_parameters(qat: Any) -> None:
-    """Make the effective weight and bias of a layer its parameters, in place.
+    """Replace a layer's parameters by its effective weight and bias, in place.
 
     Args:
-        qat: a QAT layer; one that computes them from others no longer does, with the same output.
+        qat: a QAT layer; its output stays the same. Layers without computed weights are unchanged.
     """
     if qat._rule is None or not qat._rule.computes_parameters:
         return
@@ -143,11 +143,11 @@ def hold_parameters(qat: Any) -> None:
 
 
 def with_tensors(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
-    """Return a layer with other values of its parameters and buffers; it is left as it is.
+    """Return a shallow copy of a layer with other parameters and buffers.
 
     Args:
-        layer: any layer.
-        tensors: by name.
+        layer: any layer; not modified.
+        tensors: replacements by name; other tensors are shared.
     """
     copied = type(layer).__new__(type(layer))
     vars(copied).update(vars(layer))
@@ -160,12 +160,12 @@ def with_tensors(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
 def qat_subclass(
     qat_class: type[nn.Module], origin: type[nn.Module], rule: LayerRule
 ) -> type[nn.Module]:
-    """Return the class of the QAT layers that replace a class's layers.
+    """Return the class of the QAT layers that replace the layers of a float class.
 
     Args:
-        qat_class: has the operator.
+        qat_class: the QAT class of the operator, such as Conv2dQAT.
         origin: the float class.
-        rule: what origin computes.
+        rule: the rule that states what origin computes.
     """
     made = _classes.get((qat_class, origin, rule))
     if made is not None:
@@ -186,7 +186,7 @@ def qat_subclass(
 
 
 def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
-    """Name the two classes that a layer's class is made of, as no module holds it."""
+    """Pickle a layer by the two bases of its class: no module holds the class itself."""
     reduced: Any = object.__reduce_ex__(self, protocol)
     _, _, *state = reduced
     return _rebuild, (self._qat_class, self._origin), *state

@@ -1,9 +1,9 @@
-"""The state of a layer: what checkpoints hold, under AMCT's names.
+"""The state of a layer: state_dicts with AMCT's names, inference mode, checkpointing, replicas.
 
 Index, each importing only what is above it:
-    inference   state that outlives torch.inference_mode
-    recomputed  forwards that backward() computes again
+    inference   creating state as ordinary tensors within torch.inference_mode
+    recomputed  forwards that activation checkpointing recomputes
     replicas    copies of a module that share its weights
-    finite      numbers that no file can hold
-    checkpoint  saving and loading, and what is used of a checkpoint
+    finite      refusing to export NaN and infinity
+    checkpoint  state_dict: saving and loading
 """

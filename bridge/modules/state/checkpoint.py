@@ -1,9 +1,9 @@
-"""A layer's state under the reference's names: what checkpoints hold, and what of it is believed.
+"""A layer's state_dict, with AMCT's names.
 
-Trained or counted, hence read from a checkpoint: the ranges, cur_batch, learned weight scales.
-Derived, hence written to a checkpoint but computed anew from the former: scales and offsets.
-Beside these a checkpoint has what an unfinished calibration has seen, so that saving, loading and
-continuing equals not having stopped.
+Loaded from a checkpoint: the ranges, cur_batch and trained weight scales.
+Written to it, but recomputed from these at loading: the other scales and all offsets.
+While a layer is being calibrated its statistics are saved too, so that calibration after saving
+and loading goes on as if it had not been interrupted.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from qatfunc.ulq import valid_ends
 _CALIBRATION_PREFIX = "calibration."
 _ENDS = ("max", "min")
 _FLOAT = (
-    "The checkpoint is a float model's, without what quantized layers add: load it before "
+    "The checkpoint is a float model's, without the state of quantized layers: load it before "
     "bridge.prepare_qat, or with strict=False and calibrate."
 )
 
@@ -29,10 +29,13 @@ _FLOAT = (
 class RangeState(nn.Module):
     """The state of a module whose inputs have learned ranges.
 
-    State, for each NAME in `ranges`: NAME_clip_max, NAME_clip_min (trained) and NAME_clip_max_pre,
-    NAME_clip_min_pre (the last valid range); NAME_scale and NAME_offset_deploy, derived from the
-    range, NaN and 0 while there is none; cur_batch (batches calibrated); and while calibration is
-    under way what it has seen.
+    For each NAME in `ranges`:
+        NAME_clip_max, NAME_clip_min: float32 (), the ends of the range, trained.
+        NAME_clip_max_pre, NAME_clip_min_pre: float32 (), the last valid range.
+        NAME_scale: float32 (1,), scale of the range; NaN before calibration.
+        NAME_offset_deploy: int8 or int32 (1,), zero point of the range; 0 before calibration.
+    For the module:
+        cur_batch: int64 (), number of batches that calibration has seen.
     """
 
     ranges: ClassVar[tuple[str, ...]] = ("acts",)
@@ -49,7 +52,7 @@ class RangeState(nn.Module):
         self._batches = 0
         count = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("cur_batch", count, persistent=self.saves_count)
-        # No int16: gloo cannot broadcast it.
+        # Not int16: gloo cannot broadcast it.
         offset_type = torch.int8 if config.activation.bits <= 8 else torch.int32
         high, low = config.clip or (1.0, -1.0)
         for name in self.ranges:
@@ -64,42 +67,42 @@ class RangeState(nn.Module):
 
     @property
     def calibrated(self) -> bool:
-        """Whether the input's range is known, so that forwards quantize the input."""
-        # Not by comparison with batch_num: a checkpoint may come from a layer with another one.
+        """Whether the inputs' ranges are set, so that forwards quantize the inputs."""
+        # Not _batches >= batch_num: a checkpoint may come from a layer with another batch_num.
         return self.config.clip is not None or (self._batches > 0 and not self._calibration)
 
     @property
     def do_init(self) -> bool:
-        """Whether the input's range is still to be found."""
+        """Whether the inputs' ranges are not set yet (AMCT's name)."""
         return not self.calibrated
 
     @property
     def retrain_enable(self) -> bool:
-        """Whether the layer is quantized at all."""
+        """Whether the layer is quantized (AMCT's name)."""
         return self.config.enabled
 
     @property
     def retrain_data_config(self) -> dict[str, Any]:
-        """The input's configuration, every key of it."""
+        """The input's configuration with every key present (AMCT's name)."""
         return data_section(self.config)
 
     @property
     def retrain_weight_config(self) -> dict[str, Any]:
-        """The weight's configuration, every key of it."""
+        """The weight's configuration with every key present (AMCT's name)."""
         return weight_section(self.config)
 
     @property
     def act_num_bits(self) -> int:
-        """Width of the input's integers."""
+        """Bits of the input's integers (AMCT's name)."""
         return self.config.activation.bits
 
     @property
     def wts_num_bits(self) -> int:
-        """Width of the weight's integers."""
+        """Bits of the weight's integers (AMCT's name)."""
         return self.config.weight.bits
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; entering eval mode brings the derived state up to date."""
+        """Set the mode; entering eval mode recomputes the derived state."""
         super().train(mode)
         if not mode:
             self._count_copied_batches()
@@ -107,13 +110,13 @@ class RangeState(nn.Module):
         return self
 
     def _count_copied_batches(self) -> None:
-        """Notice that a calibrated module's tensors were copied here, as AveragedModel does."""
+        """Update _batches if cur_batch was copied from a calibrated module, as by AveragedModel."""
         if not (self._batches or self._calibration or self.cur_batch.is_meta):
             count = int(self.cur_batch)
             self._batches = count if count >= self.config.search.batch_num else 0
 
     def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
-        """Return a range and the last valid one."""
+        """Return the current range and the last valid one."""
         high, low = f"{name}_clip_max", f"{name}_clip_min"
         if tensors is not None:
             ends: Mapping[str, Any] = tensors
@@ -123,9 +126,9 @@ class RangeState(nn.Module):
         return current, Clip(kept[f"{high}_pre"], kept[f"{low}_pre"])
 
     def _parameter(self, name: str) -> Any:
-        """Return a parameter from the module's table, which takes less time than an attribute."""
+        """Return a parameter, from _parameters where possible: attribute access is slower."""
         table = self._parameters
-        # A parametrized one is in no table, nor is any parameter of a replica.
+        # A parametrized parameter is not in _parameters, nor is any parameter of a replica.
         return table[name] if name in table else getattr(self, name)
 
     def _resolve(self, name: str) -> Clip:
@@ -135,13 +138,13 @@ class RangeState(nn.Module):
         return resolve_clip(current, previous, self.config.activation)
 
     def _valid_ends(self, clip: Clip) -> tuple[float, float] | None:
-        """Read one of the module's ranges, None where it has to be resolved."""
-        # Under functional_call numbers may not be what can be read off a range.
+        """Return a range's ends as numbers, None if it is invalid or cannot be read."""
+        # Under functional_call it may be a torch.func wrapper, whose values cannot be read.
         return valid_ends(clip, self.config.activation) if is_parameter(clip.max) else None
 
     @classmethod
     def derived_names(cls, *, learned_scale: bool) -> set[str]:  # noqa: ARG003
-        """Return the names of the state that is computed from the rest.
+        """Return the names of the state that is computed from other state.
 
         Args:
             learned_scale: whether the weight's scales are trained.
@@ -151,7 +154,7 @@ class RangeState(nn.Module):
         return {f"{name}_{value}" for name in cls.ranges for value in ("scale", "offset_deploy")}
 
     def _derived(self) -> dict[str, Tensor]:
-        """Compute the derived state from the present parameters."""
+        """Compute the derived state from the current parameters."""
         if not self.calibrated:
             return {}
         values = {}
@@ -163,12 +166,12 @@ class RangeState(nn.Module):
 
     @makes_state
     def _refresh(self) -> None:
-        # New tensors, not new values in the old ones: these may be someone's checkpoint.
+        # New tensors: a state_dict taken earlier may share the old ones.
         for name, value in self._derived().items():
             parameter = self._parameters.get(name)
             if parameter is not None:
                 parameter.data = value.to(parameter.dtype)
-            elif name in self._buffers:  # a replica's parameters are in no table
+            elif name in self._buffers:  # a replica has no entries in _parameters
                 old = self._buffers[name]
                 self._buffers[name] = value if old is None else value.to(old.dtype)
 
@@ -184,7 +187,7 @@ class RangeState(nn.Module):
                 destination[f"{prefix}{_CALIBRATION_PREFIX}{name}.{field}"] = value
 
     def _checkpoint_types(self) -> dict[str, torch.dtype]:
-        """Types of the reference's checkpoints, where a buffer has another one."""
+        """Return the dtypes of AMCT's checkpoints, for buffers of another dtype."""
         wide = self.config.activation.bits > 8
         return {f"{name}_offset_deploy": torch.int16 for name in self.ranges if wide}
 
@@ -200,9 +203,9 @@ class RangeState(nn.Module):
             if k.startswith(start)
         }
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        told_by = "cur_batch" if self.saves_count else f"{self.ranges[0]}_scale"
-        if prefix + told_by not in state_dict:
-            # A float layer's checkpoint says nothing about calibration.
+        marker = "cur_batch" if self.saves_count else f"{self.ranges[0]}_scale"
+        if prefix + marker not in state_dict:
+            # The checkpoint of a float layer: the calibration stays as it is.
             if prefix + "weight" in state_dict and loading_strictly() and _FLOAT not in args[-1]:
                 args[-1].append(_FLOAT)
             return
@@ -216,7 +219,7 @@ class RangeState(nn.Module):
         self._refresh()
 
     def _own_types(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Give loaded tensors the module's types, which load_state_dict(assign=True) would not."""
+        """Cast loaded tensors to the module's dtypes: load_state_dict(assign=True) does not."""
         for name, own in (*self._parameters.items(), *self._buffers.items()):
             stored = state_dict.get(prefix + name)
             if own is not None and isinstance(stored, Tensor):
@@ -225,11 +228,11 @@ class RangeState(nn.Module):
 
     @makes_state
     def _count_loaded_batches(self) -> None:
-        """Find out from loaded tensors how far calibration had come."""
+        """Derive the number of calibrated batches from loaded tensors."""
         for name in self.ranges:
             for end in _ENDS:
                 previous = f"{name}_clip_{end}_pre"
-                # NaN is the reference's mark: no range was used yet.
+                # AMCT saves NaN until a range has been used.
                 if not getattr(self, previous).isfinite():
                     setattr(self, previous, getattr(self, f"{name}_clip_{end}").detach().clone())
         count = int(self.cur_batch) if self.saves_count else 0
@@ -242,20 +245,20 @@ class RangeState(nn.Module):
         self.cur_batch = torch.full((), count, dtype=torch.int64, device=device)
 
     def _unusable_ends(self, prefix: str) -> list[str]:
-        """What is wrong with loaded ranges of which no valid end was kept."""
+        """Return the errors of loaded ranges that are invalid, without a last valid range."""
         names = [f"{name}_clip_{end}" for name in self.ranges for end in _ENDS]
         return [
             f"{prefix}{name} is {getattr(self, name).item()}, which is no end of a range, and the "
-            "checkpoint has no valid one in its stead"
+            "checkpoint has no last valid one either"
             for name in names
             if not getattr(self, f"{name}_pre").isfinite()
         ]
 
     def _found_ranges(self, count: int) -> bool:
-        """Whether loaded tensors are those of a layer whose ranges were found.
+        """Whether loaded tensors are those of a calibrated layer.
 
-        The reference's checkpoints do not say so. Its scale is NaN before the first batch, and 1
-        with offset 0 while it calibrates, which is then not what the range stands for.
+        AMCT's checkpoints do not state it. Their scale is NaN before the first batch; during
+        calibration it is 1 with offset 0, which the range does not have by its formula.
         """
         for name in self.ranges:
             scale = getattr(self, f"{name}_scale")
@@ -272,12 +275,14 @@ class RangeState(nn.Module):
 
 
 def is_parameter(x: Tensor) -> bool:
-    """Return whether a tensor is a parameter, without asking its metaclass where that is plain.
+    """Return whether a tensor is a parameter, faster than isinstance alone.
+
+    isinstance calls Parameter's metaclass, which is slow; the comparison of types comes first.
 
     Args:
         x: any tensor.
     Returns:
-        False for what functional_call puts in a parameter's place.
+        False for a tensor by which functional_call replaces a parameter.
     """
     return type(x) is nn.Parameter or isinstance(x, nn.Parameter)
 
@@ -286,12 +291,12 @@ def is_parameter(x: Tensor) -> bool:
 def moved(
     state: calibration.CalibrationState, device: torch.device | str
 ) -> calibration.CalibrationState:
-    """Return what calibration has seen on another device.
+    """Copy the statistics of a calibration to a device.
 
     Args:
         state: on any device.
-        device: the one wanted.
+        device: the target device.
     Returns:
-        the state there.
+        the state on that device.
     """
     return calibration.CalibrationState(*(ordinary(value).to(device) for value in state))

@@ -1,8 +1,7 @@
-"""State that outlives torch.inference_mode.
+"""Creating a module's state as ordinary tensors within torch.inference_mode.
 
-A tensor made in inference mode can neither be trained nor be written to outside of it, so loading
-a checkpoint, averaging weights or broadcasting buffers would fail later. What a module keeps is
-therefore made as an ordinary tensor, whatever the caller's mode.
+A tensor created in inference mode can neither be trained nor be written to outside of it, so
+training, loading a checkpoint, averaging weights or broadcasting buffers would fail later.
 """
 
 import copy
@@ -18,10 +17,10 @@ _T = TypeVar("_T")
 
 
 def makes_state(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Decorate a function that makes state: it runs outside inference mode, without gradients.
+    """Decorate a function to run outside inference mode, without gradients.
 
     Args:
-        function: whose tensors a module keeps.
+        function: one that creates or writes tensors of a module's state.
     Returns:
         the decorated function.
     """
@@ -38,23 +37,23 @@ def makes_state(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def ordinary(x: Tensor) -> Tensor:
-    """Return a tensor that may be kept, for use within a function that makes state.
+    """Return a tensor that may become state; for use in functions decorated with makes_state.
 
     Args:
         x: any tensor.
     Returns:
-        x, or its copy where x was made in inference mode.
+        x, or a copy of it if x is an inference tensor.
     """
     return x.clone() if x.is_inference() else x
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a model whose tensors can be trained, also within inference mode.
+    """Return a deep copy of a model, with ordinary tensors also within inference mode.
 
     Args:
         model: any module.
     Returns:
-        its copy.
+        the copy.
     """
     with torch.inference_mode(mode=False):
         return copy.deepcopy(model)

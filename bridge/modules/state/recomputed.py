@@ -1,4 +1,4 @@
-"""Which forwards left their inputs unquantized, for those that backward() computes again."""
+"""Whether a forward quantized its inputs, for its recomputation by activation checkpointing."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,12 @@ Fingerprint = tuple[tuple[int, ...], ...]
 
 
 class Passes:
-    """What activation checkpointing needs to know: whether a call passed its inputs unquantized.
+    """Which calls of a layer passed their inputs unquantized, so that recomputations do too.
 
-    A layer may be called several times within the step in which its calibration ends. Its calls
-    are then computed again in another order, after it has ended, and are told apart by the bits
-    of their inputs. (Two such calls with equal inputs are one to this record.)
+    A layer may be called several times in the training step in which its calibration ends. Calls
+    before the end passed their inputs unquantized; backward recomputes all calls after it, in
+    another order. A call is identified by a checksum of its inputs' bits. (Two calls with equal
+    inputs are not distinguished.)
     """
 
     def __init__(self) -> None:
@@ -23,49 +24,49 @@ class Passes:
 
     @property
     def any(self) -> bool:
-        """Whether a call of this step is known to have passed its inputs."""
+        """Whether a call of this training step passed its inputs unquantized."""
         return bool(self._passed)
 
     def begin(self, step: int) -> None:
-        """Forget what an earlier step did.
+        """Forget the calls of an earlier training step.
 
         Args:
-            step: a number that changes when an optimizer steps.
+            step: a number that changes with every optimizer step.
         """
         if step != self._step:
             self._passed.clear()
 
     def record(self, inputs: Mapping[str, Tensor], *, passed: bool, step: int) -> None:
-        """Remember what a call did.
+        """Record a call.
 
         Args:
-            inputs: float32.
-            passed: whether they stayed unquantized.
-            step: as begin's, after the call, which may change it too.
+            inputs: float32, by name.
+            passed: whether the call left them unquantized.
+            step: as begin's, read after the call, which may change it too.
         """
         self._latest, self._step = passed, step
         if passed:
             self._passed[fingerprint(inputs)] = True
         elif self._passed:
-            # Its inputs may be those of an earlier call that nobody differentiated.
+            # An earlier call with equal inputs may have passed them; this one is recomputed.
             self._passed.pop(fingerprint(inputs), None)
 
     def latest(self, *, passed: bool) -> None:
-        """Remember a call that is not distinguished from others.
+        """Record a call without a checksum: every recomputation until the next call is alike.
 
         Args:
-            passed: whether inputs stayed unquantized.
+            passed: whether the call left its inputs unquantized.
         """
         self._latest = passed
         self._passed.clear()
 
     def recall(self, inputs: Mapping[str, Tensor]) -> bool:
-        """Return whether the call with these inputs passed them.
+        """Return whether the recorded call with these inputs passed them unquantized.
 
         Args:
-            inputs: with the bits that they had then.
+            inputs: by name, with the same bits as in the recorded call.
         Returns:
-            True if they stayed unquantized.
+            True if the call left them unquantized.
         """
         if not self._passed or self._latest:
             return self._latest
@@ -73,12 +74,14 @@ class Passes:
 
 
 def fingerprint(inputs: Mapping[str, Tensor]) -> Fingerprint:
-    """Return what tells inputs from others: shapes, and a sum of bits weighted by position.
+    """Return the shape and a checksum of each input.
+
+        checksum = sum of (index + 1) * int32 bits of the element
 
     Args:
-        inputs: float32.
+        inputs: float32, by name.
     Returns:
-        one tuple an input.
+        (*shape, checksum) for each input.
     """
     return tuple((*x.shape, _checksum(x.detach())) for x in inputs.values())
 

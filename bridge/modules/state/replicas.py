@@ -1,7 +1,7 @@
-"""Copies of a module that have its weights: torch.nn.DataParallel's replicas, and shallow copies.
+"""Copies of a module that share its weights: torch.nn.DataParallel's replicas and copy.copy.
 
-A replica lives for one forward, so nothing that it writes is kept. It shares no state with the
-module it comes from and writes none.
+A replica lives for one forward, and what it writes is lost: it neither shares state with its
+original nor writes any.
 """
 
 from typing import TypeVar
@@ -14,14 +14,15 @@ from bridge.modules.state.recomputed import Passes
 _M = TypeVar("_M", bound=nn.Module)
 
 _TABLES = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_real", "_calibration")
-"""What __dict__ holds of a module with learned ranges and what its methods change."""
+"""The dicts and sets in a module's __dict__ that its methods change."""
 
 
 def separate(copied: nn.Module) -> None:
-    """Give a module that was made from another's __dict__ tables of its own.
+    """Copy the tables of a module that shares them with its original, in place.
 
     Args:
-        copied: a module with learned ranges; the tensors in its tables stay the same.
+        copied: a module with learned ranges, made from another's __dict__; the tensors in its
+            tables stay shared.
     """
     for name in _TABLES:
         copied.__dict__[name] = copied.__dict__[name].copy()
@@ -30,12 +31,11 @@ def separate(copied: nn.Module) -> None:
 
 @makes_state
 def shallow_copy(module: _M, *, shared: set[str]) -> _M:
-    """Return a module with the same weights, and state of its own.
+    """Return a copy of a module that shares the given parameters, and nothing else.
 
     Args:
         module: with learned ranges.
-        shared: names of the parameters that the copy has too; the others, and all buffers, are
-            copied.
+        shared: names of the parameters to share; the others, and all buffers, are copied.
     Returns:
         a module of the same class.
     """

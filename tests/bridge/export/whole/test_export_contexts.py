@@ -114,8 +114,8 @@ def small(**weight: Any) -> nn.Module:
 BROKEN = {
     "upper end": ({}, "acts_clip_max", r"acts_clip_max is {}"),
     "lower end": ({}, "acts_clip_min", r"acts_clip_min is {}"),
-    "weight": ({}, "weight", r"the weight is NaN or infinite in 54 places"),
-    "bias": ({}, "bias", r"the bias is NaN or infinite in 2 places"),
+    "weight": ({}, "weight", r"the weight is NaN or infinite in 54 elements"),
+    "bias": ({}, "bias", r"the bias is NaN or infinite in 2 elements"),
 }
 
 
@@ -138,7 +138,9 @@ def test_held_scales_that_are_not_positive_name_their_layer(tmp_path):
     net = small(**LEARNED)
     freeze_weight_scales(net)
     net[2].frozen_wts_scales.fill_(0.0)
-    wanted = r"^2 \(Conv2dQAT\): .*the weight's scale is NaN, infinite or not positive in 2 places"
+    wanted = (
+        r"^2 \(Conv2dQAT\): .*the weight's scale is NaN, infinite or not positive in 2 elements"
+    )
     with pytest.raises(ValueError, match=wanted):
         export(net, (torch.randn(1, 2, 7, 7),), tmp_path / "net.onnx", "torchscript")
 
