@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qatfunc import operators
-from qatfunc.torch_internals import is_jit_tracing
+from qatfunc.numerics.torch_internals import is_jit_tracing
 
 Layer = Callable[[], str]
 

@@ -3,8 +3,8 @@
 Index, each importing only what is above it:
     version         of both packages
     spec, params    static descriptions; NamedTuples of tensors
-    torch_internals torch's private names
-    numerics        where values may be read, autocast, float32 arithmetic on Python floats
+    limits          what numbers can hold, and which scales and ranges are of use
+    numerics        torch's private names, where values may be read, autocast, float32 arithmetic
     affine, ste     quantize and dequantize; straight-through gradients
     linear_maps     linear and convolutions with their gradients, output channels, padding
     arq, lsq, ulq   weight scales, trained weight scales, trained activation ranges

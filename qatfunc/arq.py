@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from qatfunc.affine import quantize_centered
+from qatfunc.limits import SMALLEST_SCALE
 from qatfunc.linear_maps.channels import channel_extremes
 from qatfunc.numerics.arithmetic import TENSORS, Arithmetic, T
 from qatfunc.params import QParams
-from qatfunc.spec import SMALLEST_SCALE, IntSpec, WeightSpec
+from qatfunc.spec import IntSpec, WeightSpec
 from qatfunc.ste import straight_through
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from qatfunc.affine import quantize_centered
+from qatfunc.limits import LARGEST_SCALE, SMALLEST_SCALE
 from qatfunc.params import QParams
-from qatfunc.spec import LARGEST_SCALE, SMALLEST_SCALE, IntSpec
+from qatfunc.spec import IntSpec
 from qatfunc.ste import replace_value, straight_through
 
 

@@ -2,18 +2,6 @@
 
 from dataclasses import dataclass, field
 
-SMALLEST_SCALE = 2.0**-23
-"""Below this a scale stands for an empty range and is replaced by 1 (float32 epsilon)."""
-
-LARGEST_SCALE = 2.0**32
-"""Above this a trained weight scale is of no use."""
-
-LARGEST_END = 2.0**64
-"""Above this, in magnitude, an end of a range is of no use.
-
-With LARGEST_SCALE it keeps products of two scales by a 32-bit integer within float32.
-"""
-
 _MIN_BITS, _MAX_BITS = 2, 16
 
 

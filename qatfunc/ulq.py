@@ -5,10 +5,11 @@ from torch import Tensor
 
 from qatfunc.affine import quantize_centered
 from qatfunc.arq import symmetric_scale
+from qatfunc.limits import LARGEST_END, SMALLEST_SCALE
 from qatfunc.numerics.arithmetic import TENSORS, Arithmetic, T
 from qatfunc.numerics.concrete import reads_cheaply, traced
 from qatfunc.params import Clip, QParams
-from qatfunc.spec import LARGEST_END, SMALLEST_SCALE, ActivationSpec
+from qatfunc.spec import ActivationSpec
 from qatfunc.ste import replace_value, straight_through
 
 

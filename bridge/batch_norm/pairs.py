@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from bridge.modules.ranges import RangedModule
 from bridge.selection.batches import call, check_batch, observing
-from qatfunc.torch_internals import BatchNorm, Dropout, TorchDispatchMode, tree_leaves
+from qatfunc.numerics.torch_internals import BatchNorm, Dropout, TorchDispatchMode, tree_leaves
 
 FOLDABLE = (
     nn.Conv1d,

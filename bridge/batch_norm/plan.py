@@ -17,7 +17,7 @@ from bridge.report.layout import Listing
 from bridge.report.printed import PrintedRows
 from bridge.selection.eligibility import computed, patched
 from bridge.selection.references import Reference, held_elsewhere
-from qatfunc.torch_internals import BatchNorm
+from qatfunc.numerics.torch_internals import BatchNorm
 
 FOLD, LEAVE = "folded", "left"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qatfunc import ActivationSpec, LayerSpec, SearchSpec, WeightSpec
-from qatfunc.spec import LARGEST_END
+from qatfunc.limits import LARGEST_END
 
 _BITS = {"INT8": 8, "INT16": 16}
 _ALGORITHMS = ("arq_retrain", "ulq_retrain")

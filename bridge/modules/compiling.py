@@ -11,7 +11,7 @@ from typing import Generic, ParamSpec, TypeVar
 
 import torch
 
-from qatfunc.torch_internals import compiler_is_loaded, mark_constant_result
+from qatfunc.numerics.torch_internals import compiler_is_loaded, mark_constant_result
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

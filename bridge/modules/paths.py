@@ -5,7 +5,7 @@ import inspect
 from torch import nn
 
 from bridge.modules.compiling import constant_result, uncompiled
-from qatfunc.torch_internals import original_module
+from qatfunc.numerics.torch_internals import original_module
 
 _REMEMBERED = "_path_in_model"
 _FRAMES = "it reads Python frames, which the compiler cannot trace"

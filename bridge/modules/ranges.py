@@ -18,7 +18,7 @@ from bridge.modules.state.recomputed import Passes
 from bridge.modules.state.replicas import separate, shallow_copy
 from bridge.modules.symbolic import run_untraced
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
-from qatfunc.torch_internals import is_in_backward, transforms_are_active
+from qatfunc.numerics.torch_internals import is_in_backward, transforms_are_active
 
 
 class RangedModule(RangeState):

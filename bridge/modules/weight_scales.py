@@ -15,7 +15,7 @@ from bridge.modules.state.checkpoint import is_parameter
 from bridge.modules.state.inference import makes_state
 from qatfunc.lsq import resolve_scale, valid_scales
 from qatfunc.numerics.concrete import reads_values
-from qatfunc.torch_internals import is_in_backward
+from qatfunc.numerics.torch_internals import is_in_backward
 
 PREVIOUS = "wts_scales_pre"
 """The buffer of the last valid scales; in checkpoints only if some current scale is invalid."""

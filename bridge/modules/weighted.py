@@ -22,8 +22,8 @@ from bridge.operators import check_is_tensor
 from qatfunc import Adopted, Clip, arq_qparams, resolve_scale
 from qatfunc.linear_maps.channels import per_output
 from qatfunc.numerics.autocast import autocasting, widened
+from qatfunc.numerics.torch_internals import is_jit_tracing
 from qatfunc.params import Params
-from qatfunc.torch_internals import is_jit_tracing
 
 _STARTED = "wts_scales_started"
 

@@ -12,7 +12,7 @@ from bridge.layer_classes.registry import is_registered, layer_rule
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.weighted import QATLayer
 from bridge.selection.carried import conflicts
-from qatfunc.torch_internals import is_traceable_wrapper_subclass
+from qatfunc.numerics.torch_internals import is_traceable_wrapper_subclass
 
 # Classes with weights that could be quantized but that no operator here replaces.
 _WITHOUT_OPERATOR = (

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from qatfunc.calibration.histogram import BINS
 from qatfunc.calibration.sorting import ascending
+from qatfunc.limits import SMALLEST_SCALE
 from qatfunc.params import Clip
-from qatfunc.spec import SMALLEST_SCALE, ActivationSpec, SearchSpec
+from qatfunc.spec import ActivationSpec, SearchSpec
 
 _HALF = BINS // 2
 

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qatfunc.limits import INT32_MAX
 from qatfunc.numerics.concrete import reads_values
 
 BINS = 65_536
 """Bins of a histogram, a power of two."""
 
-FULL = 2**31 - 1
+FULL = INT32_MAX
 """A bin counts no further."""
 
 SMALLEST_EXPONENT = -100

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from qatfunc.limits import LARGEST_END
 from qatfunc.numerics.concrete import looks_at_values
-from qatfunc.spec import LARGEST_END
 
 LARGEST_INPUT = LARGEST_END / 2
 """The largest magnitude that ranges are found for, as a search tries wider ones."""

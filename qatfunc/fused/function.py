@@ -20,13 +20,13 @@ from qatfunc.composed import composed_op
 from qatfunc.fused.kernels import FusedSpec, fused_backward, fused_forward, grids_of, named
 from qatfunc.linear_maps.bilinear import Bilinear
 from qatfunc.numerics.autocast import exact_types
-from qatfunc.params import Params
-from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
-from qatfunc.torch_internals import (
+from qatfunc.numerics.torch_internals import (
     apply_untransformed,
     forward_ad_is_active,
     transforms_are_active,
 )
+from qatfunc.params import Params
+from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
 
 _OPTIONAL = ("bias", "weight_scale")
 

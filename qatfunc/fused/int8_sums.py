@@ -18,14 +18,14 @@ from torch import Tensor
 
 from qatfunc.fused.grid import Grid
 from qatfunc.fused.int8_trial import Operands, Signature, Trials, Ways, extremes, is_earned
+from qatfunc.limits import EXACT_FLOAT32
 from qatfunc.linear_maps.bilinear import Bilinear, Linear
-from qatfunc.torch_internals import int8_matmul
+from qatfunc.numerics.torch_internals import int8_matmul
 
 Mode = Literal["auto", "always", "never"]
 
 _MODE: ContextVar[Mode] = ContextVar("int8_forward", default="auto")
 
-_EXACT = 2.0**24
 _FEWEST_ROWS = 64
 """Rows of an input below which integers save nothing."""
 _FEWEST_WEIGHTS = 1 << 14
@@ -117,7 +117,7 @@ def has_equal_sums(x: Tensor, weight: Tensor, grid: Grid) -> bool:
         return False
     reach = max(-low, high) * weight.abs().sum(1).amax().item()
     least, most = (end.item() for end in torch.aminmax(weight))
-    fits = least >= -128 and most <= 127 and reach < _EXACT
+    fits = least >= -128 and most <= 127 and reach < EXACT_FLOAT32
     return fits and x.sum().item() < torch.inf
 
 

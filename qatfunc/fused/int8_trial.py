@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qatfunc.fused.grid import Grid
-from qatfunc.torch_internals import onednn_is_enabled
+from qatfunc.numerics.torch_internals import onednn_is_enabled
 
 MARGIN = 1.1
 """How many times as fast as floats integers have to be: what timing a few calls can tell."""

@@ -25,9 +25,9 @@ from qatfunc.linear_maps.channels import per_output, sum_to_channels, to_full_ra
 from qatfunc.lsq import lsq_slope
 from qatfunc.numerics.arithmetic import FLOATS
 from qatfunc.numerics.concrete import reads_cheaply
+from qatfunc.numerics.torch_internals import onednn_is_enabled
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, WeightSpec
-from qatfunc.torch_internals import onednn_is_enabled
 
 _ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
 

@@ -10,7 +10,7 @@ elsewhere than on a CPU it divides by a float by multiplying with its reciprocal
 import torch
 from torch import Tensor
 
-from qatfunc.torch_internals import is_jit_tracing, transforms_are_active
+from qatfunc.numerics.torch_internals import is_jit_tracing, transforms_are_active
 
 Number = float | Tensor
 

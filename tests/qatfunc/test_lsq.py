@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from qatfunc import IntSpec, lsq_quantize, resolve_scale
-from qatfunc.spec import LARGEST_SCALE, SMALLEST_SCALE
+from qatfunc.limits import LARGEST_SCALE, SMALLEST_SCALE
 from tests.qatfunc import float64_gradients
 from tests.qatfunc.bits import has_negative_zero, same_bits
 

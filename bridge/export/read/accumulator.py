@@ -1,13 +1,6 @@
-"""Limits of accumulators: the largest sums that each type represents exactly."""
+"""The largest sum that an accumulator may reach."""
 
-INT32_MAX = (1 << 31) - 1
-"""Largest sum, in magnitude, of the int32 accumulators of ConvInteger and MatMulInteger."""
-
-EXACT_FLOAT32 = 1 << 24
-"""Below this every integer, and every sum of integers in any order, is exact in float32."""
-
-EXACT_FLOAT64 = 1 << 53
-"""Up to this every integer is exact in float64: the limit of the int64 sums of 16-bit operands."""
+from qatfunc.limits import EXACT_FLOAT64, INT32_MAX
 
 
 def accumulator_limit(*, wide: bool) -> int:

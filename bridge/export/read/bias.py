@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import Array, constant
 from bridge.export.graph.operators import optional_input
-from bridge.export.read.accumulator import INT32_MAX
 from bridge.export.read.qdq import (
     NotQuantizedError,
     check_scale,
@@ -20,6 +19,7 @@ from bridge.export.read.qdq import (
     read_quantized_constant,
     why_not_constant,
 )
+from qatfunc.limits import INT32_MAX
 
 
 def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:

@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import Array
 from bridge.export.graph.copies import Counterparts
-from bridge.export.read.accumulator import EXACT_FLOAT32
 from bridge.export.read.batch_norm import BatchNorm
+from qatfunc.limits import EXACT_FLOAT32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

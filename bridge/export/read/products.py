@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import Array
 from bridge.export.graph.copies import Counterparts
-from bridge.export.read.accumulator import EXACT_FLOAT32, accumulator_limit
+from bridge.export.read.accumulator import accumulator_limit
 from bridge.export.read.layers import check_product, named_operators
 from bridge.export.read.qdq import (
     NotQuantizedError,
@@ -20,6 +20,7 @@ from bridge.export.read.qdq import (
     read_per_tensor_input,
     read_quantized_constant,
 )
+from qatfunc.limits import EXACT_FLOAT32
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from functools import cache
 
 import numpy as np
 
-from bridge.export.read.accumulator import EXACT_FLOAT32
+from qatfunc.limits import EXACT_FLOAT32
 
 _CODES = np.iinfo(np.uint8).max
 

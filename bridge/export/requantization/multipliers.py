@@ -24,13 +24,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bridge.export.graph.constants import Array
-from bridge.export.read.accumulator import INT32_MAX
 from bridge.export.requantization.step_functions import (
     FloatSteps,
     IntegerSteps,
     check_bound,
     corners,
 )
+from qatfunc.limits import INT32_MAX
 
 _INFINITY_BITS = 0x7F800000
 """float32 magnitudes have the order of their bit patterns; these are the bits of infinity."""

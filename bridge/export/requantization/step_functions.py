@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bridge.export.graph.constants import Array
-from bridge.export.read.accumulator import EXACT_FLOAT32
+from qatfunc.limits import EXACT_FLOAT32
 
 EXACT_BOUND = EXACT_FLOAT32 - 1
 """Largest |acc|, 2^24 - 1: float32 represents every integer up to 2^24 exactly."""

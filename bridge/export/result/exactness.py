@@ -1,6 +1,6 @@
 """Whether sums are proven exact, in words."""
 
-from bridge.export.read.accumulator import EXACT_FLOAT32
+from qatfunc.limits import EXACT_FLOAT32
 
 
 def describe_exactness(bound: int | None, *, proven: bool, measured: int | None = None) -> str:

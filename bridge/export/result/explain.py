@@ -13,11 +13,11 @@ from bridge.export.graph.shapes import Sizes, infer_sizes, macs, macs_per_positi
 from bridge.export.normalize.model import read_model
 from bridge.export.plan.costs import MEASURED_ON
 from bridge.export.plan.forms import FLOAT32, INT8
-from bridge.export.read.accumulator import EXACT_FLOAT32, INT32_MAX
 from bridge.export.read.layers import FloatOperator, named_operators
 from bridge.export.result.conversion import Conversion, LayerSummary
 from bridge.export.result.explanation import Explanation, LayerExplanation
 from bridge.export.result.multiplications import in_integers, multiplies, multiply_accumulates
+from qatfunc.limits import EXACT_FLOAT32, INT32_MAX
 
 
 def explain(

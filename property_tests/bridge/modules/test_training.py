@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bridge import ConversionError, adopt, calibrate, convert_qat_model, verify
 from bridge.modules.weighted import QATLayer
 from property_tests.bridge.depth import share
-from qatfunc.spec import LARGEST_END, LARGEST_SCALE, SMALLEST_SCALE
+from qatfunc.limits import LARGEST_END, LARGEST_SCALE, SMALLEST_SCALE
 from tests.bridge.exporting import export
 from tests.bridge.layers import KINDS
 

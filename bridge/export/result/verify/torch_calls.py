@@ -21,7 +21,7 @@ from bridge.export.result.verify.operands import (
 )
 from bridge.export.running.runtime import Feeds
 from bridge.modules.ranges import RangedModule
-from qatfunc.torch_internals import original_module
+from qatfunc.numerics.torch_internals import original_module
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""qatfunc.torch_internals: the only file with torch's private names, and what replaces them."""
+"""torch_internals: the only file with private names of torch, and what replaces them."""
 
 import ast
 import importlib.util
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from qatfunc import torch_internals
+from qatfunc.numerics import torch_internals
 
-ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = Path("qatfunc/torch_internals.py")
+ROOT = Path(__file__).resolve().parents[3]
+ALLOWED = Path("qatfunc/numerics/torch_internals.py")
 HIDDEN = ("torch._dynamo", "_dynamo_marked_constant", "_orig_mod")
 """Names that are read off strings and instances."""
 SOURCES = sorted(path for top in ("qatfunc", "bridge") for path in (ROOT / top).rglob("*.py"))
