@@ -1,13 +1,13 @@
-"""Layers as numbers -> nodes. Each file opens with the nodes that it writes.
+"""Lowering: quantized layers -> ONNX nodes. Each file opens with the nodes before and after.
 
 Index, each importing only what is above it:
-    epilogue        sums -> float output
+    epilogue        accumulators -> float output
     byte_weights    weights as uint8
-    int8_weights    weights as int8
+    int8_weights    which weights may stay int8
     int16           16-bit inputs as two halves
     float32         integer-valued floats: the fake-quant form
-    depth_to_space  the phases of a transposed convolution in order
-    conv3d          volumes as batches of slices
+    depth_to_space  the output of a sub-pixel convolution
+    conv3d          a 3-D convolution as a 2-D one of depth slices
     int8            ConvInteger and MatMulInteger
     qlinear_conv    QLinearConv
     products        products of two activations

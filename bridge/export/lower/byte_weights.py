@@ -1,10 +1,13 @@
-"""Weights as the unsigned bytes that integer operators take, with a zero point of their own.
+"""Weights as uint8, which the integer operators take, with a zero point.
 
-    q_w - zero_point_w  with  q_w = weight + zero_point_w  in 0..255
+    DequantizeLinear(weight, int8)
+        becomes
+    weight, int8 -> Cast(int32) -> Add(128) -> Cast(uint8), zero point 128
 
-int8 weights are counted 128 higher. Weights that other tools quantized around another zero point
-reach from -255 to 255; one zero point holds each of their channels, and mostly all of them. Where
-none does, the weight is a sum of two that have one each.
+so that uint8 code - zero point = weight. ONNX Runtime folds these nodes at load time, and the file
+keeps int8. Weights that other tools quantized with another zero point lie in -255..255 after
+subtracting it; they are stored as uint8 with a zero point that fits all channels. If none fits
+all, the weight is split into the sum of two weights that each have one (read.zero_points).
 """
 
 import numpy as np
@@ -18,14 +21,14 @@ from bridge.export.read.zero_points import UINT8_SHIFT, uint8_zero_point
 def byte_weight(
     builder: Builder, weight: Array, *, vnni: bool
 ) -> tuple[ir.Value | Array, np.generic]:
-    """Write a weight for a kernel whose activations are uint8.
+    """Write a weight for an integer operator whose activations are uint8.
 
     Args:
         builder: writes the nodes.
         weight: one that has_one_zero_point.
-        vnni: whether the kernel may get int8.
+        vnni: whether the weight may stay int8.
     Returns:
-        the weight as uint8 or int8, and its zero point.
+        the weight as uint8 or int8 of the same shape, and its zero point of that type.
     """
     if vnni and weight.dtype == np.int8:
         return weight, np.int8(0)
@@ -36,13 +39,13 @@ def byte_weight(
 
 
 def unsigned_codes(builder: Builder, integers: ir.Value | Array) -> ir.Value:
-    """Write int8 codes as the uint8 codes that are 128 higher.
+    """Write int8 codes as uint8, q + 128.
 
     Args:
         builder: writes the nodes.
-        integers: int8.
+        integers: int8, any shape.
     Returns:
-        the same as uint8.
+        uint8 codes of the same shape.
     """
     wide = builder.op("Cast", integers, to=ir.DataType.INT32)
     return builder.op("Cast", builder.op("Add", wide, np.int32(UINT8_SHIFT)), to=ir.DataType.UINT8)

@@ -1,9 +1,15 @@
-"""Putting the phases of a transposed convolution in order (bridge.export.geometry.conv_transpose).
+"""Depth-to-space: the output of a sub-pixel convolution as that of the ConvTranspose it replaces.
 
-Output (n, channel, s1 * m1 + r1, s2 * m2 + r2) is where the convolution has its phase (r1, r2) at
-(m1, m2). One Transpose of rank 6 says so, but takes longer than the convolution; these ways move
-blocks. Optimizers that join two Transposes undo that, so the Reshapes between are ones that no
-Transpose can pass.
+    ConvTranspose -> y (n, c, s1 * m1, s2 * m2)
+        becomes
+    Conv (n, c * s1 * s2, m1, m2) -> Reshape -> Transpose -> Reshape -> Transpose -> Reshape
+        -> (Slice) -> y
+
+Phase (r1, r2) of channel c at (m1, m2) is y[n, c, s1 * m1 + r1, s2 * m2 + r2]; the Slice cuts off
+padding. ONNX's DepthToSpace has one block size for both axes. One Transpose of rank 6 would do,
+but takes longer than the convolution itself; two Transposes that copy larger blocks are faster.
+Optimizers would merge these two into the slow one again, so the Reshape between them is one that
+no Transpose can be moved across.
 """
 
 from collections.abc import Sequence
@@ -18,15 +24,15 @@ from bridge.export.graph.builder import Builder
 _TO_THE_END = np.iinfo(np.int64).max
 
 
-def write_interleaved(builder: Builder, y: ir.Value, phases: Phases | None) -> ir.Value:
-    """Write the output of a transposed convolution from that of its ordinary one.
+def write_depth_to_space(builder: Builder, y: ir.Value, phases: Phases | None) -> ir.Value:
+    """Write the output of a transposed convolution from that of its sub-pixel convolution.
 
     Args:
         builder: writes the nodes.
-        y: any numbers, with phases among its channels; one or two spatial axes.
-        phases: which, or None for a convolution that has none.
+        y: (n, channels * phases, m1) or (n, channels * phases, m1, m2), any dtype.
+        phases: order of the channels and what to cut off; None if y is the output already.
     Returns:
-        the numbers in order, without what is to cut off.
+        (n, channels, ...), the output of the transposed convolution.
     """
     if phases is None:
         return y
@@ -37,7 +43,7 @@ def write_interleaved(builder: Builder, y: ir.Value, phases: Phases | None) -> i
         return y
     ends = [-end or _TO_THE_END for end in phases.ends]
     axes = range(2, 2 + len(ends))
-    limits = (np.array(numbers, np.int64) for numbers in (phases.starts, ends, axes))
+    limits = (np.array(bounds, np.int64) for bounds in (phases.starts, ends, axes))
     return builder.op("Slice", y, *limits)
 
 
@@ -46,8 +52,8 @@ def _one_axis_at_a_time(builder: Builder, y: ir.Value, phases: Phases) -> ir.Val
     channels, strides = phases.channels, phases.strides
     middles, sizes = _sizes(builder, y, strides)
     if strides[-1] > 1:
-        places = middles[0] if len(strides) == 1 else builder.op("Mul", *middles)
-        y = reshape(builder, y, -1, channels * prod(strides[:-1]), strides[-1], places)
+        positions = middles[0] if len(strides) == 1 else builder.op("Mul", *middles)
+        y = reshape(builder, y, -1, channels * prod(strides[:-1]), strides[-1], positions)
         y = builder.op("Transpose", y, perm=[0, 1, 3, 2])
     if strides[0] > 1 and len(strides) > 1:
         y = reshape(builder, y, -1, channels, strides[0], middles[0], sizes[1])
@@ -73,9 +79,9 @@ def _blocks_of_channels(builder: Builder, y: ir.Value, phases: Phases) -> ir.Val
 def _sizes(
     builder: Builder, y: ir.Value, strides: Sequence[int]
 ) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Write the spatial sizes of a value, before and after its phases are put in order.
+    """Write the spatial sizes of y before and after depth-to-space.
 
-    The batch's alone is left to Reshape: it may be 0, with which another size cannot be found.
+    Reshape infers only the batch size (-1): with a batch of 0 it could infer no other size.
     """
     middles = [size_of(builder, y, axis + 2) for axis in range(len(strides))]
     sizes = [
@@ -86,14 +92,14 @@ def _sizes(
 
 
 def size_of(builder: Builder, y: ir.Value, axis: int) -> ir.Value:
-    """Write a size of a value, which may depend on the model's input.
+    """Write the size of one axis, which may depend on the model's input.
 
     Args:
         builder: writes the nodes.
-        y: the value.
-        axis: which size.
+        y: any value.
+        axis: of y; negative from the last.
     Returns:
-        int64 (1,).
+        the size, int64 (1,).
     """
     return builder.op("Gather", builder.op("Shape", y), np.array([axis], np.int64))
 
@@ -103,10 +109,11 @@ def reshape(builder: Builder, y: ir.Value, *sizes: int | ir.Value) -> ir.Value:
 
     Args:
         builder: writes the nodes.
-        y: the value.
-        sizes: numbers, with the operator's 0 and -1, or int64 (1,).
+        y: any value.
+        sizes: one an axis: an integer, where 0 and -1 mean what they do in Reshape, or an int64
+            (1,) value.
     Returns:
-        the value in its new shape.
+        y in its new shape.
     """
     if all(isinstance(size, int) for size in sizes):
         return builder.op("Reshape", y, np.array(sizes, np.int64))

@@ -1,6 +1,15 @@
-"""A layer on integer-valued floats: the fake-quant form, and deploy's where no integer operator is.
+"""A layer on integer-valued float32: the fake-quant form, and a deploy form.
 
-x_q -> DequantizeLinear(scale 1) -> op(integer-valued weight) -> Cast int32 -> tail
+    x_q -> DequantizeLinear -> op(DequantizeLinear(weight), bias) -> y
+        becomes, in fake-quant,
+    x_q -> DequantizeLinear(scale 1) -> op(float32 weight) -> Cast(int32) -> epilogue -> y
+        and in deploy
+    x_q -> DequantizeLinear(scale 1) -> op(Cast(int8 weight), bias) -> Round -> Mul(rescale) -> y
+
+op is Conv, ConvTranspose, Gemm or MatMul. Its operands are integers in float32, so its sums are
+exact up to 2^24 and equal those of an integer operator. Deploy takes this form where ONNX Runtime
+has no integer operator, or a slower one. For MatMul, 16-bit inputs and sums that are not proven
+exact it has the Cast and the epilogue of fake-quant instead of Round and Mul.
 """
 
 from collections.abc import Callable
@@ -11,13 +20,13 @@ import onnx_ir as ir
 from bridge.export.geometry.output_padding import with_valid_output_padding
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
-from bridge.export.lower.epilogue import per_output_shape, write_shift, write_tail
+from bridge.export.lower.epilogue import per_channel, write_epilogue, write_shift
 from bridge.export.lower.int16 import join_halves, split_input
 from bridge.export.read.layer import QuantizedLayer
 
 
 def write_fake(builder: Builder, layer: QuantizedLayer) -> None:
-    """Write a layer with a float32 weight that holds integers.
+    """Write the fake-quant form of a layer, with a float32 weight that holds integers.
 
     Args:
         builder: writes the nodes.
@@ -28,10 +37,11 @@ def write_fake(builder: Builder, layer: QuantizedLayer) -> None:
 
 
 def write_float_deploy(builder: Builder, layer: QuantizedLayer) -> None:
-    """Write a layer with an int8 weight that is cast to float when the model is loaded.
+    """Write the deploy form of a layer, with an int8 weight that is cast to float at load time.
 
-    Where float32 sums are proven exact, the bias is summed with the products, and a Round, which
-    changes nothing, stands where the casts do: it too keeps the scale out of the weights.
+    Where float32 sums are proven exact, the operator adds the bias, and a Round takes the place of
+    the Casts. It changes no value; like a Cast it keeps optimizers from folding rescale into the
+    weight.
 
     Args:
         builder: writes the nodes.
@@ -43,19 +53,19 @@ def write_float_deploy(builder: Builder, layer: QuantizedLayer) -> None:
         _write(builder, layer, weight)
         return
     x = builder.op("DequantizeLinear", layer.x_q, np.float32(1.0), layer.zero_point_x)
-    # A bias of +0.0 where there is none: sums of zeros are +0.0 then, as integers' are.
+    # Without a bias, add +0.0: it turns a sum of -0.0 into +0.0, the only zero of integers.
     channels = len(layer.accumulator_bounds)
     bias = np.zeros(channels) if layer.bias is None else layer.bias
     sums = builder.op(layer.op, x, weight, bias.astype(np.float32), **layer.attributes)
     y = builder.op("Round", sums)
-    write_shift(builder, layer, builder.op("Mul", y, per_output_shape(layer.rescale, layer)))
+    write_shift(builder, layer, builder.op("Mul", y, per_channel(layer.rescale, layer)))
 
 
 def _write(builder: Builder, layer: QuantizedLayer, weight: Array | ir.Value) -> None:
     def op(x: ir.Value) -> ir.Value:
         return builder.op(layer.op, x, weight, **layer.attributes)
 
-    write_tail(builder, layer, _sums(builder, layer, op))
+    write_epilogue(builder, layer, _sums(builder, layer, op))
 
 
 def _sums(builder: Builder, layer: QuantizedLayer, op: Callable[[ir.Value], ir.Value]) -> ir.Value:

@@ -1,8 +1,14 @@
 """16-bit inputs as two 8-bit halves, so that every sum stays exact.
 
-    q = 256 * hi + lo,   q - zero_point = 256 * (hi - zp_hi) + (lo - zp_lo)
+    x_q (int16) -> operator -> sums
+        becomes
+    x_q -> Cast(int32) -> Add(32768) = u
+    high = Div(u, 256) --------> operator -> Cast(int64) -> Mul(256) -+
+    low = Sub(u, 256 * high) --> operator -> Cast(int64) -------------+-> Add -> sums
 
-with hi and lo unsigned bytes of q + 32768. An operator runs on each half; the sums meet in int64.
+since q - zero_point = 256 * (high - zero_high) + (low - zero_low), where high and low are the bytes
+of u (u = q for uint16). No integer operator takes 16 bits, and float32 sums of 16-bit codes soon
+exceed 2^24; sums of bytes stay exact 256 times longer.
 """
 
 import numpy as np
@@ -17,26 +23,26 @@ _BYTE = 1 << 8
 
 
 def split_input(builder: Builder, layer: QuantizedLayer) -> list[tuple[ir.Value, int]]:
-    """Write the split of a layer's 16-bit input.
+    """Write the high and the low byte of a layer's 16-bit input.
 
     Args:
         builder: writes the nodes.
-        layer: its x_q is int16 or uint16.
+        layer: a layer whose x_q is int16 or uint16.
     Returns:
-        the high and the low half as int32 values within 0..255, each with its zero point.
+        the high and the low half as int32 values in 0..255, each with its zero point.
     """
     return split_codes(builder, layer.x_q, layer.zero_point_x)
 
 
 def split_codes(builder: Builder, x_q: ir.Value, zero_point: Array) -> list[tuple[ir.Value, int]]:
-    """Write the split of 16-bit codes.
+    """Write the high and the low byte of 16-bit codes.
 
     Args:
         builder: writes the nodes.
-        x_q: int16 or uint16.
-        zero_point: a scalar of its dtype.
+        x_q: int16 or uint16, any shape.
+        zero_point: of x_q, a scalar of its dtype.
     Returns:
-        the high and the low half as int32 values within 0..255, each with its zero point.
+        the high and the low half as int32 values in 0..255, each with its zero point.
     """
     shift = _HALF if zero_point.dtype == np.int16 else 0
     wide = builder.op("Cast", x_q, to=ir.DataType.INT32)
@@ -52,10 +58,10 @@ def join_halves(builder: Builder, high: ir.Value, low: ir.Value) -> ir.Value:
 
     Args:
         builder: writes the nodes.
-        high: sums over the high halves, integer-valued.
-        low: sums over the low halves.
+        high: accumulators of the high halves; int32, or integer-valued float32.
+        low: accumulators of the low halves, of the same shape.
     Returns:
-        int64 sums.
+        int64 accumulators.
     """
     wide = [builder.op("Cast", half, to=ir.DataType.INT64) for half in (high, low)]
     return builder.op("Add", builder.op("Mul", wide[0], np.int64(_BYTE)), wide[1])

@@ -1,9 +1,14 @@
-"""int8 weights beside uint8 activations, for processors that sum their products in 32 bits.
+"""Which layers may keep int8 weights beside uint8 activations (option `vnni`).
 
-ARM64 counts activations 128 lower and sums products of int8 by int8. Kernels there that have no dot
-product, and the depthwise kernel on all processors, add two products in 16 bits. These hold every
-pair of products but (-128)(-128) + (-128)(-128): the code 0 met twice by a weight of -128. So a
-layer keeps int8 weights where no output channel has two of -128, and gets uint8 ones otherwise.
+    ConvInteger | MatMulInteger | QLinearConv (uint8 weight, zero point 128)
+        becomes
+    the same operator (int8 weight, zero point 0)
+
+On processors that sum uint8 x int8 products in 32 bits this is exact and fastest. ARM64 shifts
+activations by -128 and multiplies int8 by int8. Its kernels without a dot product, and the
+depthwise kernel on all processors, add two products in 16 bits, which overflow for only one pair:
+(-128)(-128) + (-128)(-128). That needs two weights of -128 in one output channel; such layers keep
+uint8 weights.
 """
 
 from bridge.export.read.layer import QuantizedLayer, output_rows

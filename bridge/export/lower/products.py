@@ -1,4 +1,17 @@
-"""Products of two quantized activations: float and integer forms."""
+"""Matrix products of two quantized activations, in float and in integers.
+
+    a_q -> DequantizeLinear -+
+    b_q -> DequantizeLinear -+-> MatMul -> y
+        becomes, in fake-quant,
+    a_q -> Cast(float32) -> Sub(zero_a) -+
+    b_q -> Cast(float32) -> Sub(zero_b) -+-> MatMul -> Cast -> Cast(float32) -> Mul(scale_a scale_b)
+        and in deploy
+    a_q, b_q -> MatMulInteger(zero_a, zero_b) -> Cast -> Cast(float32) -> Mul(scale_a scale_b)
+
+The first Cast is to int32, or to int64 for 16-bit operands, whose bytes are multiplied separately.
+Fake-quant subtracts zero points with a Sub, because ONNX Runtime fuses DequantizeLinear nodes on
+both operands with the MatMul into an operator that is not exact on every processor.
+"""
 
 from collections.abc import Callable
 
@@ -13,10 +26,7 @@ from bridge.export.read.products import Operand, QuantizedProduct
 
 
 def write_fake_product(builder: Builder, product: QuantizedProduct) -> None:
-    """Write a product on integer-valued floats.
-
-    The integers are counted from the zero point by a subtraction: a DequantizeLinear on both
-    sides would be fused with the MatMul into an operator that is not exact everywhere.
+    """Write the fake-quant form of a product, a MatMul of integer-valued float32.
 
     Args:
         builder: writes the nodes.
@@ -33,7 +43,7 @@ def write_fake_product(builder: Builder, product: QuantizedProduct) -> None:
 
 
 def write_integer_product(builder: Builder, product: QuantizedProduct) -> None:
-    """Write a product as MatMulInteger on unsigned bytes.
+    """Write the deploy form of a product, MatMulInteger on uint8.
 
     Args:
         builder: writes the nodes.
@@ -48,7 +58,7 @@ def write_integer_product(builder: Builder, product: QuantizedProduct) -> None:
 
 
 _Part = tuple[ir.Value, Array]
-"""Codes of 8 bits, or half of codes of 16 bits as int32, and their zero point in its type."""
+"""8-bit codes, or one half of 16-bit codes as int32; and their zero point, of the same type."""
 
 
 def _unsigned(builder: Builder, codes: ir.Value, zero: Array) -> tuple[ir.Value, int]:
@@ -67,7 +77,7 @@ def _parts(builder: Builder, operand: Operand) -> list[_Part]:
 def _sums(
     builder: Builder, product: QuantizedProduct, multiply: Callable[[_Part, _Part], ir.Value]
 ) -> ir.Value:
-    """Write the sums of a product, of 16-bit codes as those of their halves: 256 * high + low."""
+    """Write the accumulators of a product; those of 16-bit codes are 256 * high + low."""
     first, second = (_parts(builder, operand) for operand in product.operands)
     if not product.wide:
         return builder.op("Cast", multiply(first[0], second[0]), to=ir.DataType.INT32)
@@ -82,12 +92,12 @@ def _joined(builder: Builder, halves: list[ir.Value]) -> ir.Value:
 
 
 def write_product_epilogue(builder: Builder, product: QuantizedProduct, sums: ir.Value) -> None:
-    """Write y = float32(sums) * (scale_a * scale_b), and let it replace the product's output.
+    """Replace a product's output by y = float32(sums) * (scale_a * scale_b).
 
     Args:
         builder: writes the nodes.
         product: the product.
-        sums: integers.
+        sums: accumulators, int32 or int64, in the output's shape.
     """
     y = builder.op("Cast", sums, to=ir.DataType.FLOAT)
     builder.replace_output(builder.op("Mul", y, product.rescale))

@@ -1,32 +1,37 @@
 """The portable form: activations in Q/DQ pairs, weights and biases as stored integers.
 
+    x -> QuantizeLinear -> DequantizeLinear ----------------------------------+
+    weight, float32 -> QuantizeLinear -> DequantizeLinear(scale_w) -----------+-> operator -> y
+    bias, float32 ------------------------------------------------------------+
+        becomes
     x -> QuantizeLinear -> DequantizeLinear ------------------------+
     weight, int8 ------> DequantizeLinear(scale_w) -----------------+-> operator -> y
     bias, int32 -------> DequantizeLinear(scale_x * scale_w) -------+
 
-The operator is the file's own: Conv, ConvTranspose, Gemm, or MatMul with an Add for its bias.
+which runtimes recognize as a quantized layer. The operator is that of the file: Conv,
+ConvTranspose, Gemm, or MatMul with an Add for its bias.
 
-Scales of channels lie on axis 0 of a convolution's weight, on axis 1 of a transposed one's and of a
-matrix. With groups a transposed convolution's weight is (in, out/groups, ...) and no axis holds its
-channels: the scales go to axis 1 where all groups have the same, to axis 0 where a group has one
-channel; otherwise the file stores the weight with one channel a row, and shape operators on
-constants lead back.
+Per-channel scales are on axis 0 of a Conv's weight, on axis 1 of a ConvTranspose's and a matrix's.
+The weight of a grouped ConvTranspose is (in, out/groups, ...), and no axis holds its channels. Its
+scales are on axis 1 if they are equal in all groups, on axis 0 if each group has one channel.
+Otherwise the weight is stored with one channel a row, and Reshape and Transpose after its
+DequantizeLinear restore its shape.
 
-Zero points are always written: without one, QuantizeLinear makes unsigned integers. With symmetric
-ranges (`asymmetric: False`) they are all 0, as TensorRT wants them. Its parser has been reported to
-refuse the DequantizeLinear of an int32 bias, which other runtimes need to compute in integers.
+Zero points are always written: without one, QuantizeLinear's output is uint8. With symmetric ranges
+(`asymmetric: False`) they are all 0, as TensorRT requires. Its parser has been reported to refuse
+the DequantizeLinear of an int32 bias, which other runtimes need to compute in integers.
 
-What is exact: every integer and every scale is the fake-quant model's, so reading the file again
-gives a fake-quant model with the same bits. What is not: a runtime computes the operator in its
-own way. If that is float32 in the order written here, y differs from fake-quant's by at most
+Integers and scales equal those of the fake-quant model, so converting the written file again gives
+a fake-quant model with the same bits. Outputs depend on how the runtime computes the operator. In
+float32, in the order written here, y differs from fake-quant's by at most
 
     gamma(K + 6) * A * scale_x * scale_w,        gamma(n) = n u / (1 - n u),  u = 2^-24
 
-where K products make one sum and A is the sum of their magnitudes and the bias's, in integers: of
-the 2 + 1 roundings of a product (3 of the bias) and the K of the sum, and the 3 of fake-quant. The
-next quantizer's integer then differs only where a value lies that close to a tie. A runtime that
-fuses the operator with the next quantizer has its own roundings, and its integers differ by one
-step on a few more values.
+where K is the number of products in a sum, and A the sum of the magnitudes of the integer products
+and the bias. K + 6 counts the roundings: 3 of a product or of the bias, K of the sum, and 3 of
+fake-quant. The next quantizer's code then differs only where a value is that close to a tie. A
+runtime that fuses the operator with the next quantizer rounds in its own way, and its codes differ
+by one step for a few more values.
 """
 
 from typing import Any
@@ -47,7 +52,7 @@ from bridge.export.read.zero_points import has_one_zero_point, uint8_zero_point
 
 
 def write_qdq(builder: Builder, layer: QuantizedLayer) -> None:
-    """Write a layer with a stored weight and a stored bias; its input keeps the pair it has.
+    """Write a layer with an int8 weight and an int32 bias; its input keeps its Q/DQ pair.
 
     Args:
         builder: writes the nodes.
@@ -58,7 +63,8 @@ def write_qdq(builder: Builder, layer: QuantizedLayer) -> None:
     op_type = layer.node.op_type
     bias = layer.bias
     if bias is not None and layer.correction is not None:
-        bias = (bias - layer.correction).astype(np.int32)  # the pair has its zero points
+        # The input's Q/DQ pair keeps the zero points a channel that the bias was corrected for.
+        bias = (bias - layer.correction).astype(np.int32)
     if bias is None:
         y = builder.op(op_type, x, weight, **attributes)
     elif op_type == "MatMul":
@@ -69,11 +75,11 @@ def write_qdq(builder: Builder, layer: QuantizedLayer) -> None:
 
 
 def store_quantized_constants(graph: ir.Graph) -> None:
-    """Replace the QuantizeLinear of a constant by its integers; its DequantizeLinear stays.
+    """Replace the QuantizeLinear of constants by initializers; the DequantizeLinear nodes stay.
 
     Args:
-        graph: after all layers were written and unused nodes removed; what is left are constants
-            of operators that stay in float.
+        graph: after all layers are written and unused nodes removed, so that the remaining
+            constants are operands of float operators.
     """
     for node in list(RecursiveGraphIterator(graph)):
         if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
@@ -84,18 +90,18 @@ def store_quantized_constants(graph: ir.Graph) -> None:
         try:
             integers, _, _ = read_quantized_constant(node)
         except NotQuantizedError:
-            continue  # an activation, or not rightly quantized; no layer has read it
+            continue  # an activation, or an invalid pair, which no layer reads
         stored = add_initializer(graph_of(node), f"{node.inputs[0].name}_integers", integers)
         node.replace_input_with(0, stored)
 
 
 def check_symmetric(graph: ir.Graph) -> None:
-    """Raise unless every activation is int8 or int16, every weight int8, with the zero point 0.
+    """Raise unless activations are int8 or int16, weights int8, and all zero points 0.
 
     Args:
-        graph: of a finished model.
+        graph: of the finished deploy model.
     Raises:
-        ConversionError: names the layers that read others, or the nodes where no layer does.
+        ConversionError: one is not; names the layers that read it, or the node if none does.
     """
     found = []
     for node in RecursiveGraphIterator(graph):
@@ -120,7 +126,7 @@ def check_symmetric(graph: ir.Graph) -> None:
 
 
 def _input(layer: QuantizedLayer) -> ir.Value:
-    """The layer's dequantized input: OpenVINO takes a pair for one only if nobody splits it."""
+    """Return the layer's input: OpenVINO recognizes a Q/DQ pair only where it is left whole."""
     value = layer.node.inputs[0]
     if value is None:
         raise ConversionError(f"layer {layer.name!r}: its operator has no input")
@@ -152,7 +158,7 @@ def _bias(builder: Builder, layer: QuantizedLayer, bias: Array) -> ir.Value:
 
 
 def _dequantized(builder: Builder, integers: Array, scale: Array, *, axis: int) -> ir.Value:
-    # ONNX gives int32 no zero point.
+    # DequantizeLinear of int32 takes no zero point.
     zeros = [] if integers.dtype == np.int32 else [np.zeros(scale.shape, integers.dtype)]
     if integers.dtype == np.int16:
         integers, scale, zeros[0] = _bytes(integers, scale, axis)
@@ -163,7 +169,7 @@ def _dequantized(builder: Builder, integers: Array, scale: Array, *, axis: int) 
 
 
 def _bytes(weight: Array, scale: Array, axis: int) -> tuple[Array, Array, Array]:
-    """Write a weight that leaves int8 as uint8 around one zero point, or one a channel."""
+    """Return a weight that exceeds int8 as uint8, with its scale and zero point, or per channel."""
     if has_one_zero_point(weight):
         zero = np.full(scale.shape, uint8_zero_point(weight), np.uint8)
         return (weight + zero.ravel()[0]).astype(np.uint8), scale, zero

@@ -1,4 +1,14 @@
-"""A chain as one QLinearConv."""
+"""A convolution and its requantization as one QLinearConv.
+
+    x_q -> DequantizeLinear -> Conv | ConvTranspose -> (Relu | Clip | MaxPool | reshape)*
+        -> QuantizeLinear -> y_q
+        becomes
+    x_q -> QLinearConv(multiplier as w_scale, x_scale = y_scale = 1) -> (Clip) -> (MaxPool |
+        reshape)* -> y_q
+
+The multiplier and an offset in the bias are those that requantization.chains has proven to give
+the same codes. ONNX Runtime's QLinearConv is faster than a ConvInteger with a float epilogue.
+"""
 
 from typing import Any
 
@@ -10,8 +20,8 @@ from bridge.export.geometry.conv_transpose import Convolution, as_convolution
 from bridge.export.geometry.windows import may_see_only_padding
 from bridge.export.graph.builder import Builder
 from bridge.export.lower.byte_weights import byte_weight
-from bridge.export.lower.conv3d import write_pictures, write_volumes
-from bridge.export.lower.depth_to_space import write_interleaved
+from bridge.export.lower.conv3d import write_slices, write_volumes
+from bridge.export.lower.depth_to_space import write_depth_to_space
 from bridge.export.lower.int8_weights import may_be_int8
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.requantization.chains import Chain
@@ -20,24 +30,24 @@ _FAST_POOL = 2
 
 
 def write_chain(
-    chain: Chain, builder: Builder, layer: QuantizedLayer, *, in_pictures: bool = False
+    chain: Chain, builder: Builder, layer: QuantizedLayer, *, in_2d: bool = False
 ) -> None:
-    """Write a chain as one QLinearConv, and what moves its codes.
+    """Write a chain as one QLinearConv, with its MaxPool and shape operators on codes.
 
     Args:
         chain: from find_chains.
         builder: writes the nodes.
         layer: the layer.
-        in_pictures: write a convolution that can_be_conv2d in two dimensions.
+        in_2d: write a 3-D convolution as a 2-D one of depth slices (lower.conv3d).
     """
     integer, one = chain.fitted.integer, np.float32(1.0)
-    pictures = as_conv2d(layer) if in_pictures else None
-    if pictures is None:
-        # With phases first, blocks of channels are moved to put the codes in order.
+    conv2d = as_conv2d(layer) if in_2d else None
+    if conv2d is None:
+        # With phases first, depth-to-space copies contiguous blocks of channels.
         operator, x_q = as_convolution(layer, phases_first=layer.groups == 1), layer.x_q
     else:
-        operator = Convolution(pictures.weight, pictures.attributes, None)
-        x_q = write_pictures(builder, layer, pictures)
+        operator = Convolution(conv2d.weight, conv2d.attributes, None)
+        x_q = write_slices(builder, layer, conv2d)
     phases = operator.phases
     vnni = builder.vnni and may_be_int8(layer)
     weight, zero_w = byte_weight(builder, operator.weight, vnni=vnni)
@@ -64,12 +74,12 @@ def write_chain(
         bias = bias.astype(np.int32)
         operands.append(bias if phases is None else phases.spread(bias))
     codes = builder.op("QLinearConv", *operands, **operator.attributes)
-    codes = write_interleaved(builder, codes, phases)
-    if pictures is not None:
-        codes = write_volumes(builder, layer, pictures, codes)
+    codes = write_depth_to_space(builder, codes, phases)
+    if conv2d is not None:
+        codes = write_volumes(builder, layer, conv2d, codes)
     codes = _clamped(builder, codes, chain.clamps[0])
-    for move, clamp in zip(chain.passthrough, chain.clamps[1:], strict=True):
-        codes = _clamped(builder, _moved(builder, move, codes), clamp)
+    for node, clamp in zip(chain.passthrough, chain.clamps[1:], strict=True):
+        codes = _clamped(builder, _on_codes(builder, node, codes), clamp)
     for quantizer in chain.quantizers:
         builder.replace(quantizer.outputs[0], codes, ir.DataType.UINT8)
 
@@ -78,17 +88,17 @@ def _clamped(builder: Builder, codes: ir.Value, clamp: tuple[int, int] | None) -
     return codes if clamp is None else builder.op("Clip", codes, *map(np.uint8, clamp))
 
 
-def _moved(builder: Builder, move: ir.Node, codes: ir.Value) -> ir.Value:
-    """Write a node that values pass through for their codes."""
-    rest = [value for value in move.inputs[1:] if value is not None]
-    attributes = {name: attribute.value for name, attribute in move.attributes.items()}
-    # ONNX Runtime has a fast MaxPool of bytes for two dimensions only.
-    slow = move.op_type == "MaxPool" and len(attributes["kernel_shape"]) != _FAST_POOL
+def _on_codes(builder: Builder, node: ir.Node, codes: ir.Value) -> ir.Value:
+    """Write a MaxPool or shape operator on codes instead of floats."""
+    others = [value for value in node.inputs[1:] if value is not None]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    # ONNX Runtime has a fast uint8 MaxPool for two spatial dimensions only.
+    slow = node.op_type == "MaxPool" and len(attributes["kernel_shape"]) != _FAST_POOL
     if not slow:
-        return builder.op(move.op_type, codes, *rest, **attributes)
+        return builder.op(node.op_type, codes, *others, **attributes)
     floats = builder.op("Cast", codes, to=ir.DataType.FLOAT)
-    floats = builder.op(move.op_type, floats, **attributes)
-    if may_see_only_padding(move):
-        # A cast from what is below 0 has no defined result.
+    floats = builder.op(node.op_type, floats, **attributes)
+    if may_see_only_padding(node):
+        # A window of padding alone gives a negative float, whose cast to uint8 is undefined.
         floats = builder.op("Max", floats, np.float32(0))
     return builder.op("Cast", floats, to=ir.DataType.UINT8)

@@ -64,7 +64,7 @@ def ort_form(name: str, chain: Chain | None = None) -> Form:
     if name in costs.CHAINED:
         if chain is None:
             raise ValueError(f"{name} needs a chain")
-        return Form(name, partial(write_chain, chain, in_pictures=name == costs.PICTURES))
+        return Form(name, partial(write_chain, chain, in_2d=name == costs.PICTURES))
     if name == costs.FLOAT:
         return Form(name, write_float_deploy, FLOAT32)
     return Form(name, write_integer)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bridge.export.graph.constants import Array
-from bridge.export.lower.epilogue import per_output_shape
+from bridge.export.lower.epilogue import per_channel
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.products import Operand, QuantizedProduct
 from bridge.export.running.runtime import Feeds
@@ -34,7 +34,7 @@ def accumulator_step(what: Quantized) -> Array:
     """
     if isinstance(what, QuantizedProduct):
         return np.asarray(what.rescale)
-    return per_output_shape(what.rescale, what)
+    return per_channel(what.rescale, what)
 
 
 def float_input(operand: Operand, values: Feeds) -> Array | None:

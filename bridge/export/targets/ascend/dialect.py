@@ -17,7 +17,7 @@ from bridge.export.geometry.output_padding import with_valid_output_padding
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array, name_of
 from bridge.export.graph.errors import ConversionError
-from bridge.export.lower.epilogue import per_output_shape, write_shift, write_tail
+from bridge.export.lower.epilogue import per_channel, write_epilogue, write_shift
 from bridge.export.read.layer import QuantizedLayer, signed_zero_point
 from bridge.export.read.qdq import NotQuantizedError, read_qparams
 
@@ -126,7 +126,7 @@ def write_ascend_fake(builder: Builder, layer: QuantizedLayer) -> None:
     )
     one = with_valid_output_padding(layer)
     sums = builder.op(one.op, x, one.weight.astype(np.float32), **one.attributes)
-    write_tail(builder, layer, builder.op("Cast", sums, to=ir.DataType.INT32))
+    write_epilogue(builder, layer, builder.op("Cast", sums, to=ir.DataType.INT32))
 
 
 def write_ascend(builder: Builder, layer: QuantizedLayer) -> None:
@@ -197,6 +197,6 @@ def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: st
 
 def _dequant_parameters(layer: QuantizedLayer) -> Array:
     """Pack scale_x * scale_w a channel; the int8 weight offset in bits 32-39 is 0."""
-    channels = per_output_shape(layer.rescale, layer).size
+    channels = per_channel(layer.rescale, layer).size
     scale = layer.rescale.astype(np.float32).reshape(channels)
     return scale.view(np.uint32).astype(np.uint64)
