@@ -13,7 +13,7 @@ from bridge.modules.state.inference import copied
 from bridge.modules.weighted import QATLayer, qat_layers
 from bridge.report.layout import Listing
 from bridge.report.printed import PrintedRows
-from bridge.switches import quantization
+from bridge.switches import set_quantization
 from qatfunc import WeightSpec, arq_qparams, fake_quantize
 
 
@@ -114,7 +114,7 @@ def _by_bits(
         spec = WeightSpec(bits=width, per_channel=layer.config.weight.per_channel)
         qparams = arq_qparams(weight, spec, transposed=layer.operator.transposed, **layout)
         candidates.append(fake_quantize(weight, qparams, spec))
-    with quantization(model, weights=False, layers=path):
+    with set_quantization(model, weights=False, layers=path):
         outputs = _run_each(model, {f"{path}.weight": torch.stack(candidates)}, inputs)
     return dict(zip(bits, _errors(outputs), strict=True))
 

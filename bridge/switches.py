@@ -1,56 +1,110 @@
 """Switches: hold ranges and scales, turn quantization off, for good or within a with block."""
 
 import fnmatch
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bridge.arguments import check_flags, check_model
 from bridge.modules.ranges import RangedModule
 from bridge.modules.weighted import QATLayer, qat_layers
 
+__all__ = [
+    "Switched",
+    "freeze_clips",
+    "freeze_weight_scales",
+    "frozen_clips",
+    "frozen_weight_scales",
+    "quantization",
+    "set_quantization",
+]
+
 _SHOWN = 8
 """Layers named in a message."""
 
+Steps = list[Callable[[], Any]]
 
-def freeze_clips(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> None:
-    """Stop training the input ranges, or go on.
+
+class Switched(AbstractContextManager[None]):
+    """What a switch returns: without `with` it stays as it was set, as torch.set_grad_enabled.
+
+    The end of a with block puts back what was before the call.
+
+    Args:
+        undo: what puts back what was before.
+        enter: what a with block does besides, at its start.
+    """
+
+    def __init__(self, undo: Steps, enter: Steps | None = None) -> None:
+        self._undo = undo
+        self._enter = enter or []
+
+    def __enter__(self) -> None:
+        for step in self._enter:
+            step()
+
+    def __exit__(self, *raised: object) -> None:
+        for step in self._undo:
+            step()
+
+
+def freeze_clips(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> Switched:
+    """Stop training the input ranges, or go on; for good, or in a with block.
 
     Args:
         model: any module.
         frozen: hold, or let go.
         layers: pattern of the layers' paths.
+    Returns:
+        a context manager, at whose end all is as it was before the call.
     Raises:
         TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
     check_flags("freeze_clips", frozen=frozen)
-    for layer in _selected(model, layers, "freeze_clips"):
-        for name in layer.ranges:
-            for end in ("max", "min"):
-                getattr(layer, f"{name}_clip_{end}").requires_grad_(not frozen)
+    chosen = _selected(model, layers, "freeze_clips")
+    clips = [getattr(m, f"{n}_clip_{e}") for m in chosen for n in m.ranges for e in ("max", "min")]
+    undo: Steps = [partial(clip.requires_grad_, clip.requires_grad) for clip in clips]
+    for clip in clips:
+        clip.requires_grad_(not frozen)
+    return Switched(undo)
 
 
-def freeze_weight_scales(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> None:
-    """Hold the weights' scales as they are now, or let them follow again.
+def freeze_weight_scales(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> Switched:
+    """Hold the weights' scales as they are now, or let them follow again; for good, or in a block.
 
-    Held scales are part of the checkpoint.
+    Scales that are held for good are part of the checkpoint. Those that a with block holds are
+    not, and a layer whose scales were held before keeps these in the block.
 
     Args:
         model: any module.
         frozen: hold, or let go.
         layers: pattern of the layers' paths.
+    Returns:
+        a context manager, at whose end all is as it was before the call.
     Raises:
         TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
     check_flags("freeze_weight_scales", frozen=frozen)
+    undo: Steps = []
+    enter: Steps = []
     for layer in _selected(model, layers, "freeze_weight_scales"):
-        if isinstance(layer, QATLayer):
-            layer.freeze_weight_scales(frozen=frozen)
+        if not isinstance(layer, QATLayer):
+            continue
+        held = layer._buffers.get("frozen_wts_scales")
+        persistent = "frozen_wts_scales" not in layer._non_persistent_buffers_set
+        put_back = partial(_hold_scales, layer, held, persistent=persistent)
+        layer.freeze_weight_scales(frozen=frozen)
+        if not frozen or held is None:
+            undo.append(put_back)
+        if frozen:
+            again = partial(layer.freeze_weight_scales, persistent=False)
+            enter.append(again if held is None else put_back)
+    return Switched(undo, enter)
 
 
 def set_quantization(
@@ -59,8 +113,8 @@ def set_quantization(
     weights: bool | None = None,
     activations: bool | None = None,
     layers: str = "*",
-) -> None:
-    """Turn the quantization of weights or activations on or off.
+) -> Switched:
+    """Turn the quantization of weights or activations on or off; for good, or in a with block.
 
     What is off is computed in float, and exported in float. It is no part of the checkpoint.
 
@@ -69,105 +123,38 @@ def set_quantization(
         weights: on, off, or None to leave it.
         activations: on, off, or None to leave it.
         layers: pattern of the layers' paths.
+    Returns:
+        a context manager, at whose end all is as it was before the call.
     Raises:
         TypeError: an argument is of a wrong kind.
         ValueError: no layer matches.
     """
-    _check_switches("set_quantization", weights=weights, activations=activations)
+    given = {"weights": weights, "activations": activations}
+    check_flags("set_quantization", **{name: v for name, v in given.items() if v is not None})
+    wanted = {"quantizes_weight": weights, "quantizes_input": activations}
+    undo: Steps = []
     for layer in _selected(model, layers, "set_quantization"):
-        if activations is not None:
-            layer.quantizes_input = activations
-        if weights is not None and isinstance(layer, QATLayer):
-            layer.quantizes_weight = weights
+        for name, value in wanted.items():
+            if not hasattr(layer, name):
+                continue
+            undo.append(partial(setattr, layer, name, getattr(layer, name)))
+            if value is not None:
+                setattr(layer, name, value)
+    return Switched(undo)
 
 
-@contextmanager
-def frozen_clips(model: nn.Module, *, layers: str = "*") -> Iterator[None]:
-    """Hold the input ranges within a with block.
-
-    Args:
-        model: any module.
-        layers: pattern of the layers' paths.
-    Raises:
-        TypeError: an argument is of a wrong kind.
-        ValueError: no layer matches.
-    """
-    chosen = _selected(model, layers, "frozen_clips")
-    clips = [getattr(m, f"{n}_clip_{e}") for m in chosen for n in m.ranges for e in ("max", "min")]
-    with _restored([(clip.requires_grad, clip.requires_grad_) for clip in clips]):
-        freeze_clips(model, layers=layers)
-        yield
+frozen_clips = freeze_clips
+frozen_weight_scales = freeze_weight_scales
+quantization = set_quantization
+"""Other names of the same calls."""
 
 
-@contextmanager
-def frozen_weight_scales(model: nn.Module, *, layers: str = "*") -> Iterator[None]:
-    """Hold the weights' scales within a with block.
-
-    Args:
-        model: any module.
-        layers: pattern of the layers' paths.
-    Raises:
-        TypeError: an argument is of a wrong kind.
-        ValueError: no layer matches.
-    """
-    free = [
-        layer
-        for layer in _selected(model, layers, "frozen_weight_scales")
-        if isinstance(layer, QATLayer) and "frozen_wts_scales" not in layer._buffers
-    ]
-    for layer in free:
-        layer.freeze_weight_scales(persistent=False)
-    try:
-        yield
-    finally:
-        for layer in free:
-            layer.freeze_weight_scales(frozen=False)
-
-
-@contextmanager
-def quantization(
-    model: nn.Module,
-    *,
-    weights: bool | None = None,
-    activations: bool | None = None,
-    layers: str = "*",
-) -> Iterator[None]:
-    """Turn quantization on or off within a with block.
-
-    Args:
-        model: any module.
-        weights: on, off, or None to leave it.
-        activations: on, off, or None to leave it.
-        layers: pattern of the layers' paths.
-    Raises:
-        TypeError: an argument is of a wrong kind.
-        ValueError: no layer matches.
-    """
-    _check_switches("quantization", weights=weights, activations=activations)
-    chosen = _selected(model, layers, "quantization")
-    before: list[tuple[Any, Callable[[Any], Any]]] = [
-        (getattr(layer, name), partial(setattr, layer, name))
-        for layer in chosen
-        for name in ("quantizes_input", "quantizes_weight")
-        if hasattr(layer, name)
-    ]
-    with _restored(before):
-        set_quantization(model, weights=weights, activations=activations, layers=layers)
-        yield
-
-
-def _check_switches(function: str, **flags: bool | None) -> None:
-    """Raise unless switches are True, False or None."""
-    check_flags(function, **{name: flag for name, flag in flags.items() if flag is not None})
-
-
-@contextmanager
-def _restored(values: list[tuple[Any, Callable[[Any], Any]]]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for value, put_back in values:
-            put_back(value)
+def _hold_scales(layer: QATLayer, held: Tensor | None, *, persistent: bool) -> None:
+    """Let a layer's scales go, or hold those that were held before."""
+    layer.freeze_weight_scales(frozen=False)
+    if held is not None:
+        layer.register_buffer("frozen_wts_scales", held, persistent=persistent)
+        layer._remember_tensors()
 
 
 def _selected(model: nn.Module, pattern: str, function: str) -> list[RangedModule]:

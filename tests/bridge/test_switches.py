@@ -72,7 +72,7 @@ def test_clips_are_held_within_the_block():
     model, x = network()
     model[3].acts_clip_min.requires_grad_(False)
     before = requires_grad(model)
-    with frozen_clips(model):
+    with freeze_clips(model):
         inside = requires_grad(model)
         clips = [model[i].acts_clip_max.item() for i in (0, 3)]
         weight = model[0].weight.detach().clone()
@@ -97,11 +97,11 @@ def test_clips_are_held_for_good_layer_by_layer():
 
 def test_both_ranges_of_a_product_are_held():
     model = nn.ModuleDict({"product": MatMulQAT()})
-    with frozen_clips(model, layers="product"):
+    with freeze_clips(model, layers="product"):
         assert not any(requires_grad(model).values())
         assert len(requires_grad(model)) == 4
     assert all(requires_grad(model).values())
-    fail_within(frozen_weight_scales(model))
+    fail_within(freeze_weight_scales(model))
 
 
 @pytest.mark.parametrize("weight", [{}, {"channel_wise": False}, LEARNED], ids=str)
@@ -111,7 +111,7 @@ def test_weight_scales_are_held_within_the_block(weight):
     calibrate(model, [x])
     model.eval()
     before, names = model(x), list(model.state_dict())
-    with frozen_weight_scales(model):
+    with freeze_weight_scales(model):
         assert torch.equal(model(x), before), "the scales as they are"
         assert list(model.state_dict()) == names, "checkpoints are as ever"
         scales = model[0].frozen_wts_scales.clone()
@@ -128,7 +128,7 @@ def test_weight_scales_are_held_within_the_block(weight):
 
 def test_held_scales_receive_no_gradient():
     model, x = network(LEARNED)
-    with frozen_weight_scales(model, layers="0"):
+    with freeze_weight_scales(model, layers="0"):
         model.train()(x).square().sum().backward()
     assert model[0].wts_scales.grad is None
     assert model[3].wts_scales.grad.any()
@@ -148,7 +148,7 @@ def test_scales_held_for_good_are_in_the_checkpoint(weight):
     loaded.load_state_dict(saved)
     assert same_state(state(loaded), saved)
     assert torch.equal(loaded(x), model(x))
-    with frozen_weight_scales(loaded):
+    with freeze_weight_scales(loaded):
         assert hasattr(loaded[3], "frozen_wts_scales")
     assert hasattr(loaded[0], "frozen_wts_scales"), "the block lets go only of what it held"
     assert not hasattr(loaded[3], "frozen_wts_scales")
@@ -200,7 +200,7 @@ def test_each_half_alone_is_the_float_layer_on_what_is_left(name):
         }
         whole = layer(x)
         for (weights, activations), operands in cases.items():
-            with quantization(model, weights=weights, activations=activations):
+            with set_quantization(model, weights=weights, activations=activations):
                 y = model(x)
             expected = kind.plain_function(*operands, layer.bias, **geometry)
             torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
@@ -217,9 +217,9 @@ def test_each_half_alone_is_the_float_layer_on_what_is_left(name):
 def test_off_altogether_is_about_the_float_model():
     model, x = network()
     plain = float_model(model)(x)
-    with quantization(model, weights=False, activations=False):
+    with set_quantization(model, weights=False, activations=False):
         torch.testing.assert_close(model(x), plain, rtol=1e-5, atol=1e-6)
-        with quantization(model, weights=True, layers="3"):
+        with set_quantization(model, weights=True, layers="3"):
             assert not model[0].quantizes_weight
             assert model[3].quantizes_weight
             assert not model[3].quantizes_input, "None leaves it"
@@ -233,9 +233,9 @@ def test_an_exception_restores_too(kind):
     model, x = network()
     before, saved, grads = model(x), state(model), requires_grad(model)
     contexts = {
-        "clips": lambda: frozen_clips(model),
-        "scales": lambda: frozen_weight_scales(model),
-        "quantization": lambda: quantization(model, weights=False, activations=False),
+        "clips": lambda: freeze_clips(model),
+        "scales": lambda: freeze_weight_scales(model),
+        "quantization": lambda: set_quantization(model, weights=False, activations=False),
     }
     fail_within(contexts[kind]())
     assert torch.equal(model(x), before)
@@ -257,7 +257,7 @@ def test_for_good_and_back():
 def test_what_is_off_is_not_calibrated_and_warns_of_nothing():
     model = nn.Sequential(LinearQAT(3, 3), LinearQAT(3, 3))
     x = torch.randn(4, 3)
-    with quantization(model, activations=False, layers="0"):
+    with set_quantization(model, activations=False, layers="0"):
         calibrate(model, [x])
         assert [layer.calibrated for layer in model] == [False, True]
         with warnings.catch_warnings():
@@ -271,7 +271,7 @@ def test_a_product_that_is_off_is_torchs():
     product = MatMulQAT(config=config({"clip_max": 1.0}))
     a, b = torch.randn(2, 3, 4), torch.randn(2, 4, 5)
     assert not torch.equal(product(a, b), a @ b)
-    with quantization(product, activations=False):
+    with set_quantization(product, activations=False):
         assert torch.equal(product(a, b), a @ b)
 
 
@@ -292,7 +292,7 @@ def test_what_is_off_is_exported_in_float_and_listed(exporter, tmp_path):
     model, x = Pair(), torch.randn(2, 1, 4, 4)
     calibrate(model, [x])
     model.eval()
-    with quantization(model, weights=False, activations=False, layers="fc"):
+    with set_quantization(model, weights=False, activations=False, layers="fc"):
         set_quantization(model, activations=False, layers="product")
         inter = export(model, (x,), tmp_path / "inter.onnx", exporter)
         conversion = convert_qat_model(inter, tmp_path / "out")
@@ -366,3 +366,81 @@ def test_weight_scales_train_where_inputs_were_never_quantized(name, reciprocal)
     assert same_bits(layer.wts_scales.detach(), trained), "a scale starts once"
     again.load_state_dict(layer.state_dict())
     assert again.calibrated
+
+
+def test_one_call_by_either_name():
+    assert frozen_clips is freeze_clips
+    assert frozen_weight_scales is freeze_weight_scales
+    assert quantization is set_quantization
+
+
+@pytest.mark.parametrize("switch", [freeze_clips, freeze_weight_scales, set_quantization])
+def test_a_switch_acts_at_once_and_a_block_can_start_later(switch):
+    """As torch.set_grad_enabled: the call sets, the end of a block restores."""
+    options = {"weights": False, "activations": False} if switch is set_quantization else {}
+    model, x = network()
+    before, grads, y = state(model), requires_grad(model), model(x)
+
+    def now():
+        """What the switches set, layer by layer."""
+        return [
+            (layer.quantizes_input, layer.quantizes_weight, "frozen_wts_scales" in layer._buffers)
+            for layer in (model[0], model[3])
+        ] + [requires_grad(model)]
+
+    start = now()
+    switched = switch(model, **options)
+    changed = now()
+    assert changed != start
+    with switched:
+        assert now() == changed
+        assert list(model.state_dict()) == list(before)
+    assert now() == start
+    assert same_state(state(model), before)
+    assert requires_grad(model) == grads
+    assert torch.equal(model(x), y)
+
+
+def test_what_a_block_lets_go_is_held_again():
+    model, x = network()
+    model[3].acts_clip_min.requires_grad_(False)
+    with freeze_clips(model, frozen=False):
+        assert all(requires_grad(model).values())
+    assert [n for n, trains in requires_grad(model).items() if not trains] == ["3.acts_clip_min"]
+    freeze_weight_scales(model, layers="0")
+    model[3].freeze_weight_scales(persistent=False)
+    held, other = model[0].frozen_wts_scales.clone(), model[3].frozen_wts_scales.clone()
+    names = list(model.state_dict())
+    with torch.no_grad():
+        model[0].weight.mul_(0.71)
+        model[3].weight.mul_(0.71)
+    y = model(x)
+    with freeze_weight_scales(model, frozen=False):
+        assert "0.frozen_wts_scales" not in model.state_dict()
+        assert not torch.equal(model(x), y)
+    assert torch.equal(model[0].frozen_wts_scales, held)
+    assert torch.equal(model[3].frozen_wts_scales, other)
+    assert list(model.state_dict()) == names
+    assert torch.equal(model(x), y)
+
+
+def test_a_block_keeps_scales_that_are_held_already():
+    model, _ = network()
+    freeze_weight_scales(model, layers="0")
+    held = model[0].frozen_wts_scales.clone()
+    with torch.no_grad():
+        model[0].weight.mul_(0.71)
+    with freeze_weight_scales(model):
+        assert torch.equal(model[0].frozen_wts_scales, held)
+        assert [n for n in model.state_dict() if "frozen" in n] == ["0.frozen_wts_scales"]
+    assert torch.equal(model[0].frozen_wts_scales, held)
+    freeze_weight_scales(model, layers="0")
+    assert not torch.equal(model[0].frozen_wts_scales, held), "for good: as they are now"
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_a_block_hides_no_exception(kind):
+    model, _ = network()
+    with pytest.raises(kind), set_quantization(model, weights=False):
+        raise kind
+    assert model[0].quantizes_weight
