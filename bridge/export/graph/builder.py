@@ -1,4 +1,4 @@
-"""Writing nodes into a graph in place of a layer's operator."""
+"""Writes the nodes that a layer's operator is lowered to."""
 
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from bridge.export.graph.names import LAYER_KEY
 
 
 class Lowerable(Protocol):
-    """What a builder writes nodes for: a layer or a product of two activations."""
+    """What can be lowered: a layer, or a product of two activations."""
 
     @property
     def name(self) -> str:
@@ -22,17 +22,18 @@ class Lowerable(Protocol):
 
     @property
     def output(self) -> ir.Value:
-        """The value it produces."""
+        """The value that the lowered nodes have to compute."""
 
 
 class Builder:
-    """Writes the nodes of one layer just before its operator, named after the layer.
+    """Writes the nodes of one layer directly before its operator, and names them after the layer.
 
-    The nodes stand in the operator's own graph, which may be the body of an If, Loop or Scan.
+    The nodes are inserted in the operator's own graph, which may be the body of an If, Loop or
+    Scan.
 
     Args:
-        layer: the layer, or product.
-        vnni: write weights as int8, for processors that sum uint8 x int8 in 32 bits.
+        layer: the layer or product to lower.
+        vnni: write weights as int8, for processors that sum uint8 x int8 products in 32 bits.
     """
 
     def __init__(self, layer: Lowerable, *, vnni: bool = False) -> None:
@@ -51,12 +52,12 @@ class Builder:
         """Write a node and return its output.
 
         Args:
-            op_type: the operator.
-            inputs: values, or arrays that become initializers.
-            domain: the operator's.
-            attributes: the node's attributes.
+            op_type: operator type, such as "Conv".
+            inputs: values, and arrays, which become initializers.
+            domain: of the operator.
+            attributes: of the node.
         Returns:
-            the node's only output.
+            the only output of the node.
         """
         name = f"{self._layer.name}/{op_type}_{self._count}"
         self._count += 1
@@ -74,22 +75,22 @@ class Builder:
         return node.outputs[0]
 
     def replace_output(self, value: ir.Value) -> None:
-        """Let a value take the place and the name of the layer's output.
+        """Replace the layer's output by a float value, which also takes its name.
 
         Args:
-            value: what the written nodes compute.
+            value: output of a written node, float32.
         """
         self.replace(self._layer.output, value, ir.DataType.FLOAT)
 
     def replace(self, old: ir.Value, value: ir.Value, dtype: ir.DataType) -> None:
-        """Let a value take the place and the name of another.
+        """Replace a value in all its uses by another, which also takes its name.
 
-        What computed the other is then without readers, and is removed after all is written.
+        The nodes that compute the old value stay, unused, until unused nodes are removed.
 
         Args:
             old: any value of the graph.
-            value: what the written nodes compute.
-            dtype: its type.
+            value: output of a written node.
+            dtype: data type of that output.
         """
         name, value.shape, value.type = old.name, old.shape, ir.TensorType(dtype)
         old.name = f"{name}/replaced"
@@ -103,14 +104,14 @@ class Builder:
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
-    """Return the graph that a node stands in: the main one, or a body of If, Loop or Scan.
+    """Return the graph that contains a node: the main graph, or the body of an If, Loop or Scan.
 
     Args:
         node: a node of a model without functions.
     Returns:
         its graph.
     Raises:
-        ValueError: it is in no graph.
+        ValueError: the node is in no graph.
     """
     if not isinstance(node.graph, ir.Graph):
         raise ValueError(f"node {node.name!r} ({node.op_type}) is in no graph")
@@ -118,15 +119,15 @@ def graph_of(node: ir.Node) -> ir.Graph:
 
 
 def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir.Value:
-    """Give a graph an initializer.
+    """Add an initializer to a graph.
 
     Args:
-        graph: the graph.
-        name: of the initializer; made longer where the graph has it already, as a file that a
-            conversion wrote has.
-        array: its values.
+        graph: it is changed.
+        name: of the initializer; underscores are appended if the graph has one of that name, as a
+            file that an earlier conversion wrote may.
+        array: any shape and dtype.
     Returns:
-        the initializer.
+        the value of the initializer.
     """
     while name in graph.initializers:
         name += "_"

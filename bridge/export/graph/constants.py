@@ -1,4 +1,4 @@
-"""Reading numbers off a graph: initializers, Constant nodes and reshapes of them."""
+"""Constant values of a graph: initializers, Constant nodes, and shape operators on them."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,18 @@ Array = np.ndarray
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """Return the array a value always has, or None if it depends on the model's input.
+    """Return the array of a constant value, or None if it depends on the model's inputs.
 
-    An initializer that is an input too depends on it: the caller may give another value.
+    An initializer that is also a graph input is not constant: the caller may override it.
 
     Args:
-        value: an initializer, the output of a Constant, or what shape operators and Clip make of
-            one.
+        value: an initializer, the output of a Constant, or either of them through shape operators
+            and a Clip with constant limits.
     Returns:
         the array, or None.
     Raises:
-        ConversionError: its data does not fit its shape, or a shape operator not its input.
+        ConversionError: the data does not fit its shape, or a shape operator does not fit its
+            input.
     """
     moves: list[Callable[[Array], Array]] = []
     while value is not None and not value.is_graph_input():
@@ -41,15 +42,15 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def array_of(tensor: ir.TensorProtocol, name: str | None) -> Array:
-    """Return a tensor's data.
+    """Return the data of a tensor.
 
     Args:
-        tensor: as a file says.
-        name: of its value, for messages.
+        tensor: from a file, not yet checked.
+        name: of its value, for the message.
     Returns:
         the array.
     Raises:
-        ConversionError: the data does not fit the shape or the type.
+        ConversionError: the data does not fit the tensor's shape or data type.
     """
     try:
         return tensor.numpy()
@@ -60,34 +61,34 @@ def array_of(tensor: ir.TensorProtocol, name: str | None) -> Array:
 
 
 def name_of(node: ir.Node) -> str:
-    """Return what to call a node in a message.
+    """Return the name of a node, for messages.
 
     Args:
-        node: any node; names are optional.
+        node: any node; names are optional in ONNX.
     Returns:
-        its name, or that of its output.
+        its name, else that of its first output, else its operator.
     """
     return node.name or node.outputs[0].name or node.op_type
 
 
 def describe(node: ir.Node) -> str:
-    """Return what to call a node in a message, with its operator.
+    """Return the operator and the name of a node, for messages.
 
     Args:
-        node: any node; names are optional.
+        node: any node; names are optional in ONNX.
     Returns:
-        its operator, and its name in quotes.
+        such as "Conv 'conv1'".
     """
     return f"{node.op_type} {name_of(node)!r}"
 
 
 def data_source(value: ir.Value) -> ir.Value:
-    """Follow a value back through Identity and shape operators to where its data comes from.
+    """Return the value that Identity and shape operators derive another one from.
 
     Args:
         value: any value.
     Returns:
-        the first value that such an operator does not produce.
+        the input of the first of these operators; the value itself if none produces it.
     """
     node = value.producer()
     while node is not None and node.op_type in RESHAPES:
@@ -97,12 +98,13 @@ def data_source(value: ir.Value) -> ir.Value:
 
 
 def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
-    """Return what a shape operator does to an array, or None if it depends on the input.
+    """Return a shape operator as a function on arrays.
 
     Args:
         node: any node.
     Returns:
-        a function on arrays of the node's input shape; it raises ConversionError for others.
+        the function, which raises ConversionError for an array that the operator does not fit;
+        None for other operators, and if the shape or axes are not constant.
     """
     move = RESHAPES[node.op_type](node) if node.op_type in RESHAPES else None
     if move is None:
@@ -121,7 +123,7 @@ def reshaper(node: ir.Node) -> Callable[[Array], Array] | None:
 
 
 def _clip(node: ir.Node) -> Callable[[Array], Array] | None:
-    """Return what a Clip does with both ends constant, as Brevitas narrows the range of weights."""
+    """Return a Clip with two constant limits, which Brevitas writes to narrow weights."""
     if node.op_type != "Clip" or len(node.inputs) < 3:
         return None
     low, high = constant(node.inputs[1]), constant(node.inputs[2])

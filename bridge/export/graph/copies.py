@@ -1,6 +1,6 @@
-"""Copies of a model, and where in one the nodes and values of the other are.
+"""Copies of a model, with the nodes and values that correspond to those of the original.
 
-What was read from a model once can so be written in several copies of it.
+So a model is read once, and the result is written into several copies of it.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 @dataclass(frozen=True, slots=True)
 class Counterparts:
-    """Where the nodes and values of a model are in a copy.
+    """Maps from the nodes and values of a model to those of a copy.
 
     Args:
-        nodes: the copy's node of each node.
-        values: the copy's value of each value that a node computes.
+        nodes: from node to node.
+        values: from value to value, for every output of a node.
     """
 
     nodes: Mapping[ir.Node, ir.Node]
@@ -23,12 +23,12 @@ class Counterparts:
 
 
 def copy_model(model: ir.Model) -> tuple[ir.Model, Counterparts]:
-    """Copy a model, and say where everything is in the copy.
+    """Copy a model and map its nodes and values to those of the copy.
 
     Args:
-        model: any; it is left as it is.
+        model: any; it is not changed.
     Returns:
-        the copy, which shares the tensors of the model, and the counterparts.
+        the copy, which shares the tensors of the model, and the maps.
     """
     copy = model.clone()
     walk = ir.traversal.RecursiveGraphIterator
@@ -44,14 +44,14 @@ def copy_model(model: ir.Model) -> tuple[ir.Model, Counterparts]:
 def extract(
     graph: ir.Graph, inputs: list[ir.Value], outputs: list[ir.Value]
 ) -> tuple[ir.Graph, Counterparts]:
-    """Copy a part of a main graph, and say where everything is in the copy.
+    """Copy a part of a main graph and map its nodes and values to those of the copy.
 
     Args:
         graph: a main graph, whose values have unique names.
-        inputs: where the part begins; they become inputs of the copy.
-        outputs: where it ends.
+        inputs: values that become the inputs of the copy.
+        outputs: values that become its outputs.
     Returns:
-        the copy, and the counterparts of its nodes and values, the inputs' not among them.
+        the copy, and the maps, which do not contain the inputs.
     """
     part = ir.convenience.extract(graph, inputs, outputs)
     values = {value.name: value for node in part for value in node.outputs}

@@ -1,5 +1,5 @@
-"""The one error class of the conversion."""
+"""The error class of conversion."""
 
 
 class ConversionError(ValueError):
-    """A model cannot be converted; the message names the node or layer and says why."""
+    """A model cannot be converted; the message names the node or layer and the reason."""

@@ -1,4 +1,4 @@
-"""Passes over a model: functions over its main graph, run in order by onnx_ir's pass manager."""
+"""Passes over a model: functions on its main graph, run in order by onnx_ir's pass manager."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ class GraphPass(ir.passes.InPlacePass):
     """A function that rewrites the main graph of a model, as a pass.
 
     Args:
-        rewrite: changes a graph in place; its subgraphs are its own concern.
+        rewrite: changes a graph in place, and its subgraphs where it applies to them.
     """
 
     def __init__(self, rewrite: Callable[[ir.Graph], None]) -> None:
@@ -24,7 +24,7 @@ class GraphPass(ir.passes.InPlacePass):
         Args:
             model: it is changed.
         Returns:
-            the model, taken to be modified.
+            the model, always reported as modified.
         """
         self.rewrite(model.graph)
         return ir.passes.PassResult(model, modified=True)
@@ -37,7 +37,8 @@ def run_passes(model: ir.Model, passes: Sequence[ir.passes.PassBase]) -> None:
         model: it is changed.
         passes: in-place passes, in order.
     Raises:
-        ConversionError: as a pass raised it; the pass manager would hide it behind its own error.
+        ConversionError: as a pass raised it, without the PassError that the pass manager wraps
+            around it.
     """
     if not passes:
         return

@@ -1,4 +1,4 @@
-"""Writing a model for another version of the standard operators."""
+"""Converting a model to another opset of the standard operators."""
 
 import numpy as np
 import onnx
@@ -12,32 +12,33 @@ from bridge.export.graph.operators import zero_point_input
 from bridge.export.graph.protos import graphs_of
 
 OPSETS = range(13, 22)
-"""What a portable model can be written for."""
+"""The opsets that a portable model can be written in."""
 
 OPSET_OF_16_BIT = 21
-"""The first with quantizers to 16 bits."""
+"""The first opset whose QuantizeLinear has int16 and uint16."""
 
 _IR_VERSION_OF_OPSET_20 = 9
 
 IR_VERSION_OF_OPSET_21 = 10
-"""The first that a file of that opset may have."""
+"""The lowest IR version that a file of opset 21 may have."""
 
 _PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
-# What version 14 changed in these is the types they take; onnx's converter knows no way back.
+# Opset 14 only added data types to these, but onnx's version converter has no adapter from 14 to 13
+# for them.
 _MORE_TYPES_IN_14 = {"Add", "CumSum", "Div", "Identity", "Mul", "Relu", "Reshape", "Sub"}
 
 
 def with_opset(model: ir.Model, opset: int) -> ir.Model:
-    """Return a model for an opset.
+    """Convert a model to an opset.
 
     Args:
-        model: of any opset from 13 on; it is left as it is.
+        model: of opset 13 or later; it is not changed.
         opset: one of OPSETS.
     Returns:
-        the model itself if it is of that opset, else a new one; nodes keep their layers.
+        the model itself if it has that opset, else a new one, whose nodes keep their metadata.
     Raises:
-        ConversionError: an operator has no form in that opset.
+        ConversionError: an operator cannot be expressed in that opset.
     """
     if model.opset_imports[""] == opset:
         return model
@@ -61,7 +62,7 @@ def with_opset(model: ir.Model, opset: int) -> ir.Model:
 
 
 def lower_ir_version(model: ir.Model) -> None:
-    """Lower an IR version that says nothing: older ONNX Runtimes refuse a file by it alone.
+    """Lower the IR version to what the opset needs: older ONNX Runtimes refuse newer IR versions.
 
     Args:
         model: it is changed.
@@ -71,14 +72,14 @@ def lower_ir_version(model: ir.Model) -> None:
 
 
 def with_16_bit_opset(model: ir.Model) -> ir.Model:
-    """Give a model that quantizes to 16 bits the first opset that knows such quantizers.
+    """Raise the opset of a model that quantizes to 16 bits to the first that allows it.
 
-    torch's exporters write them at any opset, at which no runtime takes them.
+    torch's exporters write 16-bit quantizers in any opset; runtimes accept them from 21 on.
 
     Args:
-        model: as files.read_model returns it; it is left as it is.
+        model: from normalize.model.read_model; it is not changed.
     Returns:
-        the model itself if it has no such quantizer, else a new one.
+        the model itself if it has no 16-bit quantizer, else a new one.
     """
     if not any(map(_is_wide, ir.traversal.RecursiveGraphIterator(model.graph))):
         return model
@@ -96,7 +97,7 @@ def _is_wide(node: ir.Node) -> bool:
 
 
 def _without_14(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Write a model of opset 14 for 13."""
+    """Convert a model from opset 14 to 13."""
     sizes = {
         tensor.name: numpy_helper.to_array(tensor)
         for graph in graphs_of(proto.graph)
@@ -110,7 +111,7 @@ def _without_14(proto: onnx.ModelProto) -> onnx.ModelProto:
                 f"the model cannot be written for opset 13: {node.op_type} {node.name!r}"
             )
         if node.op_type == "Reshape" and 0 not in sizes.get(node.input[1], [0]):
-            del node.attribute[:]  # allowzero, new in 14 too, is the only one
+            del node.attribute[:]  # allowzero, the only attribute, is new in 14
     for entry in proto.opset_import:
         if not entry.domain:
             entry.version = 13

@@ -1,4 +1,4 @@
-"""All graphs of a model proto."""
+"""The graphs of a model's protobuf."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ import onnx
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Iterate over a graph's subgraphs, the innermost first, and the graph.
+    """Iterate over a graph and its subgraphs, the innermost first.
 
     Args:
-        graph: of a model.
+        graph: the main graph of a model.
     Returns:
-        the graphs of branches and loops before those that hold them.
+        each body of an If, Loop or Scan before the graph that contains it.
     """
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""The sizes of a model's values, and the multiply-accumulates that follow from them."""
+"""Shapes of a model's values by shape inference, and the multiply-accumulates of operators."""
 
 import contextlib
 import math
@@ -8,38 +8,38 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import fold_constants
 
-_FOLDED = 1024
-"""Numbers in the largest constant that is folded: sizes are few."""
+_MOST_FOLDED = 1024
+"""Elements of the largest constant that is folded; shapes and axes have few."""
 
-_FEWEST_AXES = 2
-"""Of a value that has channels and is no matrix."""
+_MATRIX_RANK = 2
+"""Only values of a higher rank have their channels on axis 1."""
 
 Sizes = Mapping[str, tuple[int, ...]]
-"""By the names of values; what is not known is absent."""
+"""Shapes by the names of values; values of unknown shape are absent."""
 
 
 def dynamic_inputs(model: ir.Model) -> list[ir.Value]:
-    """List the inputs whose sizes a model leaves open.
+    """List the inputs of a model whose shape is not static.
 
     Args:
-        model: as files.read_model returns it.
+        model: from normalize.model.read_model.
     Returns:
-        inputs with a dimension that is no number, and sequences.
+        inputs with a symbolic or unknown dimension, and sequences.
     """
     values = [value for value in model.graph.inputs if value.const_value is None]
     return [value for value in values if _static(value) is None]
 
 
 def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Sizes:
-    """Find the sizes of a model's values by shape inference and by folding constants.
+    """Infer the shapes of a model's values by shape inference and constant folding.
 
     Args:
-        model: as files.read_model returns it; it is left as it is.
-        input_shapes: the sizes of inputs that the model leaves open, by name.
+        model: from normalize.model.read_model; it is not changed.
+        input_shapes: shapes of dynamic inputs, by name.
     Returns:
-        the sizes of every value of the main graph for which all are known.
+        the shape of every value of the main graph whose dimensions are all known.
     Raises:
-        ValueError: there is no such input, or the model says something else about its sizes.
+        ValueError: there is no such input, or a shape contradicts the model's.
     """
     copy = model.clone()
     inputs = {value.name: value for value in copy.graph.inputs}
@@ -55,10 +55,10 @@ def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | Non
             value.shape = ir.Shape([_number(dim, symbols) for dim in value.shape])
     found = _infer(copy)
     if len(found) < len(values) + len(copy.graph.initializers):
-        # Exporters compute sizes from sizes: what is known by now makes those constants.
+        # Exporters compute shapes from Shape nodes: with the inferred shapes these are constants.
         _state(copy, found)
         folded = copy.clone()
-        with contextlib.suppress(RuntimeError):  # a node that it cannot fold leaves sizes open
+        with contextlib.suppress(RuntimeError):  # a node that cannot be folded stays unknown
             fold_constants(folded, onnx_shape_inference=True, should_fold=_is_small)
         _state(copy, found | _infer(folded))
         found = _infer(copy)
@@ -66,7 +66,7 @@ def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | Non
 
 
 def _state(model: ir.Model, sizes: Sizes) -> None:
-    """Leave no other shapes of inner values than those that are known."""
+    """Set the shapes of inner values to those that are known, and clear all others."""
     for node in model.graph:
         for value in node.outputs:
             known = sizes.get(value.name or "")
@@ -78,7 +78,7 @@ def _state(model: ir.Model, sizes: Sizes) -> None:
 
 def _is_small(node: ir.Node) -> bool:
     sizes = [_static(v) for v in [*node.inputs, *node.outputs] if v is not None]
-    return all(one is not None and math.prod(one) <= _FOLDED for one in sizes)
+    return all(one is not None and math.prod(one) <= _MOST_FOLDED for one in sizes)
 
 
 def _infer(model: ir.Model) -> dict[str, tuple[int, ...]]:
@@ -90,22 +90,22 @@ def _infer(model: ir.Model) -> dict[str, tuple[int, ...]]:
 
 
 def with_shapes(model: ir.Model) -> ir.Model:
-    """Return a model that says of its values what shape inference finds.
+    """Return a model whose values are annotated with the shapes that shape inference finds.
 
-    ONNX Runtime chooses kernels by the rank and the channels that it knows, and what a layer is
-    rewritten to does not let it infer what the layer did.
+    ONNX Runtime chooses kernels by rank and channels, and cannot infer them through the nodes that
+    a layer is lowered to.
 
     Args:
-        model: as files.read_model returns it; it is left as it is.
+        model: from normalize.model.read_model; it is not changed.
     Returns:
-        a model with the same nodes; a size that the file states stays.
+        a model with the same nodes; dimensions that the file states are kept.
     """
     known, inferred = model.clone(), model.clone()
     infer = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer(inferred)
     if _state_channels(inferred):
         infer(inferred)
-    # onnx counts windows of such a pool that start behind the input, which runtimes do not.
+    # With ceil_mode, onnx also counts windows that start after the input; runtimes do not.
     rounds_up = any(map(_rounds_up, ir.traversal.RecursiveGraphIterator(model.graph)))
     for graph, other in zip(known.graphs(), inferred.graphs(), strict=True):
         for node, twin in zip(graph, other, strict=True):
@@ -118,8 +118,8 @@ def with_shapes(model: ir.Model) -> ir.Model:
 
 
 def _channels(shape: ir.Shape | None) -> ir.Shape | None:
-    """Keep of a shape its rank and channels."""
-    if shape is None or len(shape) <= _FEWEST_AXES:
+    """Keep the rank and the channels of a shape, and drop its spatial dimensions."""
+    if shape is None or len(shape) <= _MATRIX_RANK:
         return None
     return ir.Shape([None, shape[1], *[None] * (len(shape) - 2)])
 
@@ -130,7 +130,7 @@ def _rounds_up(node: ir.Node) -> bool:
 
 
 def _state_channels(model: ir.Model) -> bool:
-    """State rank and channels of convolutions whose input has no known rank; tell if any had."""
+    """Annotate rank and channels of convolutions of unknown input rank; return whether any was."""
     before = [
         node.outputs[0]
         for node in ir.traversal.RecursiveGraphIterator(model.graph)
@@ -153,7 +153,7 @@ def _state_channels(model: ir.Model) -> bool:
 
 
 def _refined(shape: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
-    """Put the numbers of one shape where another has none."""
+    """Fill the unknown dimensions of a shape from another one of the same rank."""
     if shape is None or found is None or len(shape) != len(found):
         return shape or found
     pairs = zip(shape, found, strict=True)
@@ -161,16 +161,16 @@ def _refined(shape: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
 
 
 def macs_per_position(node: ir.Node, sizes: Sizes) -> int | None:
-    """Count the multiply-accumulates for one position.
+    """Count the multiply-accumulates of an operator for one position, over all channels.
 
-    A position is a pixel of the output for Conv, one of the input for ConvTranspose, and a row for
-    Gemm and MatMul, all channels together.
+    A position is an output pixel of Conv, an input pixel of ConvTranspose, and a row of Gemm and
+    MatMul.
 
     Args:
         node: a Conv, ConvTranspose, Gemm or MatMul.
-        sizes: of the values.
+        sizes: shapes by the names of values.
     Returns:
-        the number, None if not known.
+        their number, None if the weight's shape is not known.
     """
     weight = sizes.get(_name(node, 1))
     if weight is None:
@@ -179,13 +179,13 @@ def macs_per_position(node: ir.Node, sizes: Sizes) -> int | None:
 
 
 def macs(node: ir.Node, sizes: Sizes) -> int | None:
-    """Count the multiply-accumulates of an operator, products with padding included.
+    """Count the multiply-accumulates of an operator, including those with padding.
 
     Args:
         node: a Conv, ConvTranspose, Gemm or MatMul.
-        sizes: of the values.
+        sizes: shapes by the names of values.
     Returns:
-        the number, None if not known.
+        their number, None if a shape is not known.
     """
     one = macs_per_position(node, sizes)
     many = _positions(node, sizes)
@@ -199,7 +199,7 @@ def _positions(node: ir.Node, sizes: Sizes) -> int | None:
         return None
     if node.op_type in ("Conv", "ConvTranspose"):
         return math.prod(shape[:1] + shape[2:])
-    # A vector on the right leaves no axis of the output.
+    # A MatMul with a vector on the right has no output axis for its column.
     return math.prod(shape if len(sizes.get(_name(node, 1), ())) == 1 else shape[:-1])
 
 
@@ -209,7 +209,7 @@ def _name(node: ir.Node, index: int) -> str:
 
 
 def _bound(value: ir.Value, sizes: Sequence[int]) -> dict[str, int]:
-    """Return what the names of a shape's dimensions mean."""
+    """Return the sizes of the symbolic dimensions of a shape, by their names."""
     dims = list(value.shape or ())
     fits = len(dims) == len(sizes) and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(dims, sizes, strict=True)
@@ -228,7 +228,7 @@ def _bound(value: ir.Value, sizes: Sequence[int]) -> dict[str, int]:
 def _number(dim: int | ir.SymbolicDim, symbols: Mapping[str, int]) -> int | ir.SymbolicDim:
     if isinstance(dim, int) or dim.value is None:
         return dim
-    # What is computed from a symbol is inferred again.
+    # Expressions of a symbol, such as N + 1, are inferred again.
     return symbols.get(dim.value, dim if not symbols else ir.SymbolicDim(None))
 
 
