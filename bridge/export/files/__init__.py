@@ -1,10 +1,10 @@
 """Loading, checking and writing files.
 
 Index, each importing only what is above it:
-    validity       whether a file is a valid model
+    validity       checks that a file is a valid model
     loading        a file and its external data -> model
-    training_mode  refusing exports in training mode
-    destinations   which files are written, and never over the source
-    replacement    moving files to their destinations, all or none
+    training_mode  refuses exports in training mode
+    destinations   paths of the written files, none of them a file of the source
+    replacement    moves files to their destinations, all or none
     writing        models -> files
 """

@@ -1,4 +1,4 @@
-"""Where a conversion writes: never over what it reads, nor two files in one place."""
+"""Paths that a conversion writes to: all different, and none of a file that it reads."""
 
 import os
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ _KINDS = ("fake_quant", "deploy")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destinations:
-    """The files of a conversion.
+    """Paths of the files that a conversion writes.
 
     Args:
         fake_quant: of the fake-quant model.
         deploy: of the deploy model.
-        record: of the quantization factors, None without.
+        record: of the quantization factors, None if they are not written.
     """
 
     fake_quant: Path
@@ -29,16 +29,16 @@ class Destinations:
 def name_destinations(
     save_path: str | PathLike[str], record_file: str | PathLike[str] | None
 ) -> Destinations:
-    """Name the files of a conversion.
+    """Return the paths of the files that a conversion writes.
 
     Args:
         save_path: prefix of the models.
-        record_file: of the quantization factors, None without.
+        record_file: path of the quantization factors, None if they are not written.
     Returns:
-        their paths.
+        the paths.
     Raises:
-        TypeError: an argument is no path.
-        ValueError: an argument names no file, or the record would replace a model.
+        TypeError: an argument is not a path.
+        ValueError: an argument does not name a file, or the record would replace a model.
     """
     check_path("save_path", save_path)
     prefix = Path(save_path)
@@ -46,8 +46,8 @@ def name_destinations(
         raise ValueError(f"save_path must end in a file name prefix, got {str(save_path)!r}")
     fake, deploy = (prefix.with_name(f"{prefix.name}_{k}_model.onnx") for k in _KINDS)
     record = None if record_file is None else _name_record(record_file, (fake, deploy))
-    places = (fake, deploy) if record is None else (fake, deploy, record)
-    for path in places:
+    paths = (fake, deploy) if record is None else (fake, deploy, record)
+    for path in paths:
         if path.is_dir():
             raise ValueError(f"a file cannot be written to {path}, which is a folder")
     return Destinations(fake_quant=fake, deploy=deploy, record=record)
@@ -60,7 +60,7 @@ def _name_record(record_file: str | PathLike[str], models: Iterable[Path]) -> Pa
         raise ValueError(f"record_file must name a file, got {str(record_file)!r}")
     for model in models:
         for path in (model, data_file(model)):
-            # Some file systems do not tell upper and lower case apart.
+            # Some file systems ignore upper and lower case.
             if _is_same(record, path) or _real(record).lower() == _real(path).lower():
                 raise ValueError(
                     f"record_file must differ from the models that are written, got "
@@ -70,14 +70,14 @@ def _name_record(record_file: str | PathLike[str], models: Iterable[Path]) -> Pa
 
 
 def check_source_not_overwritten(source: Path, model: ir.Model, destinations: Destinations) -> None:
-    """Raise if a file of a conversion would replace one of the model that is converted.
+    """Raise if a written file would replace a file of the model that is converted.
 
     Args:
-        source: where the model is.
-        model: as read.
-        destinations: of the conversion.
+        source: path of the model.
+        model: the model, with its external data.
+        destinations: paths that are written.
     Raises:
-        ValueError: a path is that of the model or of its data, or leads to it by a link.
+        ValueError: a path is that of the model or of its external data, or links to it.
     """
     sources = [source, *external_files(model)]
     record = destinations.record
@@ -89,14 +89,14 @@ def check_source_not_overwritten(source: Path, model: ir.Model, destinations: De
 
 
 def check_not_overwritten(argument: str, path: Path, sources: Iterable[Path]) -> None:
-    """Raise if a file that is to be written is one of those that are read.
+    """Raise if a written file would replace one that is read.
 
     Args:
-        argument: what names the file.
-        path: of the file.
-        sources: of the files that are read.
+        argument: name of the argument that the path comes from.
+        path: of the written file.
+        sources: paths that are read.
     Raises:
-        ValueError: one is the same, or a link leads from one to the other.
+        ValueError: the path is one of the sources, or links to one.
     """
     for source in sources:
         if _is_same(path, source):
@@ -107,10 +107,10 @@ def check_not_overwritten(argument: str, path: Path, sources: Iterable[Path]) ->
 
 
 def external_files(model: ir.Model) -> list[Path]:
-    """List the files beside a model that hold its data.
+    """List the files that contain a model's external data.
 
     Args:
-        model: as read.
+        model: as loaded.
     Returns:
         their paths.
     """
@@ -122,21 +122,21 @@ def external_files(model: ir.Model) -> list[Path]:
 
 
 def data_file(path: Path) -> Path:
-    """Return where the data of a model is written that is too large for one file.
+    """Return the path of the external data that is written for a large model.
 
     Args:
         path: of the model.
     Returns:
-        path of its data.
+        the same with ".data" appended.
     """
     return path.with_name(f"{path.name}.data")
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Whether two paths are of one file, by links too."""
+    """Whether two paths lead to the same file, also through links."""
     try:
         return path.samefile(other)
-    except OSError:  # one is not there yet
+    except OSError:  # one does not exist yet
         return _real(path) == _real(other)
 
 
@@ -149,7 +149,7 @@ def check_path(name: str, path: object) -> None:
 
     Args:
         name: of the argument.
-        path: what was given.
+        path: its value.
     Raises:
         TypeError: it is neither a str nor a path.
     """

@@ -1,4 +1,4 @@
-"""Loading a model, and finding the files of its external data."""
+"""Loading a model and locating its external data."""
 
 import os
 from collections.abc import Iterator
@@ -12,33 +12,33 @@ from bridge.export.graph.errors import ConversionError
 
 
 def load_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
-    """Load a model as it is, one that onnx.checker does not know all nodes of, too.
+    """Load a model without checking its nodes, so that it may have operators unknown to onnx.
 
     Args:
         path: an .onnx file.
-        follow_symlinks: let data beside the model be a symbolic link to a file elsewhere, as in the
-            cache of a model hub; without it data outside the model's folder is refused, as a
-            downloaded file could otherwise have any file of the machine written into the results.
+        follow_symlinks: allow external data that is a symbolic link to a file outside the model's
+            folder, as in the cache of a model hub. Otherwise such data is refused: a downloaded
+            model could have any file of the machine copied into the results.
     Returns:
-        the model; weights in external files are not read before they are needed.
+        the model; external data is read when it is needed.
     Raises:
-        FileNotFoundError: there is no such file, or a file with its data is missing.
-        ConversionError: the file is not readable, its opset is below 13, or its data lies outside
-            its folder or ends too early.
+        FileNotFoundError: the file, or one with its external data, does not exist.
+        ConversionError: the file is not readable, its opset is below 13, or its external data is
+            outside its folder or too short.
     """
     return load_proto_and_model(path, follow_symlinks=follow_symlinks)[1]
 
 
 def load_proto_and_model(path: Path, *, follow_symlinks: bool) -> tuple[onnx.ModelProto, ir.Model]:
-    """Load a model, as onnx has it and as onnx_ir does.
+    """Load a model as a protobuf and as onnx_ir's model.
 
     Args:
         path: an .onnx file.
-        follow_symlinks: as load_model's.
+        follow_symlinks: as in load_model.
     Returns:
-        both; weights in external files are not read.
+        both; external data is not read.
     Raises:
-        FileNotFoundError, ConversionError: as load_model's.
+        FileNotFoundError, ConversionError: as load_model does.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no ONNX model at {path}")
@@ -64,13 +64,22 @@ def _external(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
 
 
 def resolve_external_data(path: Path, model: ir.Model, *, follow_symlinks: bool) -> None:
-    """Say of all external data where it is, and check that it is there."""
+    """Set the folder of all external data, and check that the data is there.
+
+    Args:
+        path: of the model.
+        model: its external tensors are changed.
+        follow_symlinks: as in load_model.
+    Raises:
+        FileNotFoundError: a file with external data does not exist.
+        ConversionError: external data is outside the model's folder or too short.
+    """
     for value, tensor in _external(model):
         if tensor.base_dir:
-            continue  # found before
+            continue  # set by an earlier call
         tensor.base_dir = path.parent
         data = _check_external(path, tensor, follow_symlinks=follow_symlinks)
-        if follow_symlinks:  # onnx_ir follows none
+        if follow_symlinks:  # onnx_ir does not follow links
             value.const_value = ir.ExternalTensor(
                 data.name,
                 tensor.offset,
@@ -83,7 +92,7 @@ def resolve_external_data(path: Path, model: ir.Model, *, follow_symlinks: bool)
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor, *, follow_symlinks: bool) -> Path:
-    """Return the file of a tensor's data; raise unless all of it is there, in the folder."""
+    """Return the file of a tensor's data; raise unless it is complete and in the model's folder."""
     what = f"{path}: the data of {tensor.name!r}"
     try:
         data, length = Path(tensor.path), tensor.nbytes

@@ -1,4 +1,4 @@
-"""Putting files in their places, all or none."""
+"""Moving files to their destinations, all or none."""
 
 import contextlib
 import os
@@ -14,74 +14,74 @@ except ImportError:  # Windows
 
 
 def replace_all(made: Mapping[Path, Path]) -> None:
-    """Move files to their places; if one cannot be moved, put all back as they were.
+    """Move files to their destinations; if one cannot be moved, restore all of them.
 
-    Each move is one step, so that a reader sees an old file or a new one, never a part. The
-    folders are locked meanwhile: of two conversions to the same places, all files are from the
-    one that ends last. (Where the system has no such locks, each file is whole all the same, and
-    so it is when the process is killed between two moves.)
+    Each move is atomic, so that a reader sees the old file or the new one, never a part. The
+    destination folders are locked meanwhile: if two conversions write to the same paths, all files
+    are from the one that ends last. (On systems without such locks, and if the process is killed
+    between two moves, each single file is still complete.)
 
     Args:
-        made: by the path where it was written, the place of each file, on the same file system;
-            they are moved in this order.
+        made: destination of each file by the path where it was written, on the same file system;
+            the files are moved in this order.
     Raises:
-        OSError: a file cannot be moved; all places are as they were.
+        OSError: a file cannot be moved; the destinations are as before.
     """
     with contextlib.ExitStack() as stack:
-        for folder in sorted({place.parent.resolve() for place in made.values()}):
+        for folder in sorted({path.parent.resolve() for path in made.values()}):
             stack.enter_context(_locked(folder))
         replaced = {
             folder: Path(stack.enter_context(scratch_folder(folder)))
-            for folder in {place.parent for place in made.values()}
+            for folder in {path.parent for path in made.values()}
         }
         kept: dict[Path, Path | None] = {}
         try:
-            for new, place in made.items():
-                kept[place] = _keep(place, replaced[place.parent] / place.name)
-                os.replace(new, place)
+            for new, path in made.items():
+                kept[path] = _back_up(path, replaced[path.parent] / path.name)
+                os.replace(new, path)
         except BaseException:
-            for place, old in reversed(kept.items()):
-                _put_back(place, old)
+            for path, old in reversed(kept.items()):
+                _restore(path, old)
             raise
 
 
 def scratch_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder in another one, on the same file system, for files that are not ready.
+    """Create a temporary folder inside another one, and so on the same file system.
 
     Args:
-        folder: the other one.
+        folder: the outer folder.
     Returns:
-        a context that removes it.
+        a context manager that removes the temporary folder.
     """
     return tempfile.TemporaryDirectory(dir=folder, prefix=".qatfunc-")
 
 
-def _keep(place: Path, second: Path) -> Path | None:
-    """Give what is in a place a second name, or copy it where there are no second names."""
-    if not os.path.lexists(place):
+def _back_up(path: Path, backup: Path) -> Path | None:
+    """Hard-link an existing file to a backup, or copy it where the system has no hard links."""
+    if not os.path.lexists(path):
         return None
     try:
-        os.link(place, second, follow_symlinks=False)
+        os.link(path, backup, follow_symlinks=False)
     except (OSError, NotImplementedError):
-        shutil.copy2(place, second, follow_symlinks=False)
-    return second
+        shutil.copy2(path, backup, follow_symlinks=False)
+    return backup
 
 
-def _put_back(place: Path, old: Path | None) -> None:
-    with contextlib.suppress(OSError):  # the error that is being raised says more
+def _restore(path: Path, old: Path | None) -> None:
+    with contextlib.suppress(OSError):  # the error that is being raised is the cause
         if old is None:
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         else:
-            os.replace(old, place)
+            os.replace(old, path)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process or thread at a time replace files in a folder."""
+    """Allow only one process or thread at a time to replace files in a folder."""
     if fcntl is None:
         yield
         return
-    # A lock of the folder itself leaves no file.
+    # The folder itself is locked, so that no lock file remains.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks

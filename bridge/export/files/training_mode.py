@@ -1,4 +1,4 @@
-"""Finding what an export in training mode leaves in a file: operators that differ in deployment."""
+"""Detecting an export in training mode by the operators that it leaves in a file."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-"""Operators whose outputs no two runs have in common."""
+"""Operators whose outputs differ from run to run."""
 
 
 def check_eval_mode(model: ir.Model, path: Path) -> None:
     """Raise if a model was exported in training mode, or computes with random numbers.
 
     Args:
-        model: as files.read_model returns it.
-        path: of its file.
+        model: from normalize.model.read_model.
+        path: of its file, for the message.
     Raises:
-        ConversionError: a Dropout drops, a BatchNormalization uses the statistics of the batch, or
-            an operator draws random numbers; names the node.
+        ConversionError: a Dropout drops values, a BatchNormalization uses the statistics of the
+            batch, or an operator draws random numbers; names the node.
     """
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if not is_standard(node):
@@ -48,10 +48,10 @@ def check_eval_mode(model: ir.Model, path: Path) -> None:
 
 
 def _training(node: ir.Node) -> str:
-    """Return what an operator does in training only, "" if nothing."""
+    """Return what an operator does only in training, "" if nothing."""
     mode = optional_input(node, 2) if node.op_type == "Dropout" else None
     if mode is not None:
-        # An input of the model with a default can be given, but is not in an ordinary run.
+        # A model input with a default may be given, but an ordinary run uses the default.
         value = mode.const_value.numpy() if mode.const_value is not None else constant(mode)
         if value is None:
             return "may drop values (its training_mode is not constant)"
@@ -60,14 +60,14 @@ def _training(node: ir.Node) -> str:
         mode_attribute = node.attributes.get("training_mode")
         used = [value for value in node.outputs[1:] if value.uses() or value.is_graph_output()]
         trains = (mode_attribute is not None and mode_attribute.as_int()) or used
-        # A BatchNorm without running statistics has this form in eval mode too.
+        # torch exports a BatchNorm without running statistics in this form in eval mode too.
         if trains and not all(_depends_on_data(value) for value in node.inputs[3:5]):
             return "uses the statistics of the batch (training_mode)"
     return ""
 
 
 def _depends_on_data(value: ir.Value | None) -> bool:
-    """Whether a value changes with the values of an input, not with its shape alone."""
+    """Whether a value depends on the values of an input, and not only on its shape."""
     left, seen = [value], set()
     while left:
         one = left.pop()

@@ -1,8 +1,8 @@
-"""Whether a file is a valid ONNX model, and what runtimes take although onnx.checker does not.
+"""Checks that a file is a valid ONNX model, with three exceptions that runtimes accept.
 
-Nodes that are not topologically sorted are sorted; inputs and outputs may leave out their shape;
-external data may be reached by symbolic links, where the caller allows it. These three are repaired
-in a copy, and the copy is checked.
+onnx.checker refuses nodes that are not topologically sorted, inputs and outputs without a shape,
+and external data that is a symbolic link. These are repaired in a copy, which is then checked;
+symbolic links only where the caller allows them.
 """
 
 from collections.abc import Iterable
@@ -15,17 +15,17 @@ from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.protos import graphs_of
 
 MAX_INLINED_NODES = 200_000
-"""How many nodes a model may have once its functions are inlined."""
+"""Most nodes that a model may have when its functions are inlined."""
 
 
 def sort_nodes(path: Path, model: ir.Model) -> bool:
-    """Sort the nodes of a model topologically where they are not.
+    """Sort the nodes of a model topologically, unless they are sorted.
 
     Args:
-        path: of its file, for messages.
-        model: the model; it is changed.
+        path: of its file, for the message.
+        model: it is changed.
     Returns:
-        whether it was not sorted.
+        whether the nodes were not sorted.
     Raises:
         ConversionError: a node depends on its own output.
     """
@@ -45,15 +45,15 @@ def sort_nodes(path: Path, model: ir.Model) -> bool:
 
 
 def check_model(path: Path, proto: onnx.ModelProto, model: ir.Model, *, linked: bool) -> None:
-    """Raise unless a model is valid, apart from what is repaired.
+    """Raise unless a model is valid, apart from what this module repairs.
 
     Args:
-        path: its file.
-        proto: the model as it is in the file, its external data not loaded.
-        model: the same, read; its nodes are sorted.
+        path: of its file.
+        proto: the model as it is in the file, without its external data.
+        model: the same as onnx_ir's model; its nodes get sorted.
         linked: whether external data may be symbolic links, which onnx.checker refuses.
     Raises:
-        ConversionError: it is not.
+        ConversionError: the model is not valid.
     """
     unsorted = sort_nodes(path, model)
     shapeless = any(not _has_shape(value) for value in (*proto.graph.input, *proto.graph.output))
@@ -67,13 +67,13 @@ def check_model(path: Path, proto: onnx.ModelProto, model: ir.Model, *, linked: 
 
 
 def check_functions(path: Path, model: ir.Model) -> None:
-    """Raise where the functions of a model are too many nodes once they are inlined.
+    """Raise if a model has too many nodes when its functions are inlined.
 
     Args:
-        path: its file, for messages.
+        path: of its file, for the message.
         model: a valid model, whose functions do not call themselves.
     Raises:
-        ConversionError: they are more than MAX_INLINED_NODES.
+        ConversionError: there are more than MAX_INLINED_NODES.
     """
     sizes: dict[ir.OperatorIdentifier, int] = {}
 
@@ -85,7 +85,7 @@ def check_functions(path: Path, model: ir.Model) -> None:
         return total
 
     def size_of(function: ir.Function) -> int:
-        # onnx.checker refuses calls that are more than 100 deep.
+        # The recursion ends: onnx.checker refuses calls that are nested more than 100 deep.
         key = function.identifier()
         if key not in sizes:
             sizes[key] = size(ir.traversal.RecursiveGraphIterator(function))
@@ -101,12 +101,12 @@ def check_functions(path: Path, model: ir.Model) -> None:
 
 
 def cause(error: BaseException) -> str:
-    """Return what an error comes from, on one line.
+    """Return the message of the first error in a chain, on one line.
 
     Args:
-        error: onnx_ir wraps its errors once for every level of the file.
+        error: an error of onnx_ir, which wraps errors once for every level of the file.
     Returns:
-        the message of the first of them.
+        the message, else the type, of the innermost cause.
     """
     while error.__cause__ is not None:
         error = error.__cause__
@@ -119,7 +119,7 @@ def _has_shape(value: onnx.ValueInfoProto) -> bool:
 
 
 def _repaired(proto: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
-    """Copy a model sorted, with a shape for every input and output, and without external data."""
+    """Copy a model with sorted nodes, a shape for each input and output, and no external data."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     nodes = ir.traversal.RecursiveGraphIterator(model.graph)

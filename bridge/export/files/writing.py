@@ -1,4 +1,4 @@
-"""Writing models so that no reader ever sees half of one."""
+"""Writing models so that a reader never sees an incomplete one."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -11,30 +11,30 @@ from bridge.export.files.replacement import replace_all, scratch_folder
 from bridge.export.files.validity import cause
 from bridge.export.graph.errors import ConversionError
 
-# protobuf ends at 2 GiB; above this the tensors go to a file beside the model.
+# A protobuf has at most 2 GiB; larger models get a file of external data.
 _INLINE_LIMIT = 1_800_000_000
 
 
 def write_models(models: Mapping[Path, ir.Model], texts: Mapping[Path, str] | None = None) -> None:
     """Write models and texts, all or none.
 
-    Each is written completely to a temporary folder beside its place; then all are moved to their
-    places, as replacement.replace_all does.
+    Each is first written completely to a temporary folder inside its destination folder; then
+    replacement.replace_all moves them to their destinations.
 
     Args:
         models: by path; folders are created.
-        texts: by path, in UTF-8.
+        texts: by path; written as UTF-8.
     Raises:
-        OSError: a file cannot be written; nothing was replaced or created then.
-        ConversionError: a model has names that no file can hold; nothing has changed then either.
+        OSError: a file cannot be written; nothing has been replaced or created.
+        ConversionError: a model has names that are not UTF-8; nothing has been replaced or created.
     """
-    places = [*models, *(texts or {})]
+    paths = [*models, *(texts or {})]
     created: list[Path] = []
     try:
         with contextlib.ExitStack() as stack:
             scratch = {
                 folder: stack.enter_context(_scratch(folder, created))
-                for folder in dict.fromkeys(place.parent for place in places)
+                for folder in dict.fromkeys(path.parent for path in paths)
             }
             for path, model in models.items():
                 _write_model(scratch[path.parent] / path.name, model)
@@ -45,18 +45,18 @@ def write_models(models: Mapping[Path, ir.Model], texts: Mapping[Path, str] | No
                 for folder, written_in in scratch.items()
                 for written in sorted(written_in.iterdir())
             ]
-            # Data before models: a model never stands without its data.
+            # External data first, so that no model is there without its data.
             replace_all(dict(sorted(made, key=lambda pair: pair[0].suffix != ".data")))
     except BaseException:
         for path in reversed(created):
-            with contextlib.suppress(OSError):  # someone else may have put something there
+            with contextlib.suppress(OSError):  # another process may have written into it
                 path.rmdir()
         raise
 
 
 @contextlib.contextmanager
 def _scratch(folder: Path, created: list[Path]) -> Iterator[Path]:
-    """Make a folder to write files in that are for another one, which is created."""
+    """Create a folder, if it is missing, and a temporary folder inside it."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     created += reversed(missing)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,18 +67,18 @@ def _scratch(folder: Path, created: list[Path]) -> Iterator[Path]:
 def _write_model(path: Path, model: ir.Model) -> None:
     external = data_file(path).name if _size(model) > _INLINE_LIMIT else None
     if external is None:
-        _take_in(model)
-    _state_types_once(model)
+        _load_external_data(model)
+    _drop_redundant_types(model)
     try:
         ir.save(model, path, external_data=external)
     except ir.serde.SerdeError as error:  # a name that is not UTF-8
         raise ConversionError(f"{path.name} cannot be written: {cause(error)}") from error
 
 
-def _take_in(model: ir.Model) -> None:
-    """Take in what lies in the source's data file: it would be looked for beside the result.
+def _load_external_data(model: ir.Model) -> None:
+    """Load the source's external data, whose path would be wrong relative to the written file.
 
-    onnx_ir's own loading closes the file, which models in memory and layers still read from.
+    onnx_ir's own function closes the source's file, which other models and layers still read.
     """
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -87,11 +87,11 @@ def _take_in(model: ir.Model) -> None:
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
-def _state_types_once(model: ir.Model) -> None:
-    """Drop the types of initializers: their tensors have them, and a file would say them again."""
+def _drop_redundant_types(model: ir.Model) -> None:
+    """Drop the value types of initializers, which a file would repeat beside their tensors."""
     for graph in model.graphs():
         for value in graph.initializers.values():
-            # Of inputs and outputs a file has to say them.
+            # Graph inputs and outputs need a type.
             listed = value.is_graph_input() or value.is_graph_output()
             if value.const_value is not None and not listed:
                 value.type = value.shape = None
