@@ -24,15 +24,15 @@ from scipy.optimize import nnls
 
 from bridge.export.geometry.conv3d import can_be_conv2d
 from bridge.export.pipeline import convert_model
-from bridge.export.plan.costs import FLOAT, FLOAT32, FORMS, KINDS, PICTURES, features, kind
+from bridge.export.plan.costs import FLOAT, FLOAT32, FORMS, KINDS, QLINEAR_2D, features, kind
 from bridge.export.plan.forms import Form, choose_ort_form, ort_form
-from bridge.export.plan.tune import take_turns
+from bridge.export.plan.tune import time_interleaved
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.requantization.chains import Chain
 
 
 class Shape(NamedTuple):
-    """A convolution of square, or cubic, kernels and pictures."""
+    """A convolution of square or cubic kernels and inputs."""
 
     first: int
     last: int
@@ -231,7 +231,7 @@ def load(shape: Shape) -> tuple[dict[str, Callable[[], Any]], dict[str, Quantize
         made = source(shape, chained=chained)
         forms = FORMS if chained else FORMS[1:]
         if chained and can_be_conv2d(next(iter(seen.values()))):
-            forms = (*forms, PICTURES)
+            forms = (*forms, QLINEAR_2D)
         for form in forms:
             deploy = convert_model(ir.serde.deserialize_model(made), choose=chosen(form, seen))[1]
             name = form + _CODES if chained else form
@@ -248,7 +248,9 @@ def measure(rounds: int) -> dict[Shape, Measured]:
         for shape, (named, _) in loaded.items()
         for name, run in named.items()
     }
-    medians = {key: float(np.median(values)) for key, values in take_turns(runs, rounds).items()}
+    medians = {
+        key: float(np.median(values)) for key, values in time_interleaved(runs, rounds).items()
+    }
     return {
         shape: Measured(
             {name: medians[f"{name} of {shape.title}"] for name in named},

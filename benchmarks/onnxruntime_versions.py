@@ -187,7 +187,7 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
     """Networks by name: the float model, its input's shape, and what to convert it with."""
     from torch import nn
 
-    from bridge.export.plan.costs import FLOAT, FORMS, INTEGER, PICTURES, QLINEAR
+    from bridge.export.plan.costs import FLOAT, FORMS, INTEGER, QLINEAR, QLINEAR_2D
     from bridge.export.plan.forms import ort_candidates
 
     def chosen(form: str) -> Callable[..., Any]:
@@ -199,7 +199,7 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
 
     forms: dict[str, dict[str, Any]] = {form: {"choose": chosen(form)} for form in FORMS}
     vnni = {f"{form}, vnni": {"choose": chosen(form), "vnni": True} for form in (QLINEAR, INTEGER)}
-    pictures = {PICTURES: {"choose": chosen(PICTURES)}}
+    in_2d = {QLINEAR_2D: {"choose": chosen(QLINEAR_2D)}}
     ascend = {"ascend twin": {"target": "ascend"}}
     plain: dict[str, dict[str, Any]] = {"plain": {}}
     integer = {form: forms[form] for form in (INTEGER, FLOAT)}
@@ -232,7 +232,7 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
         "BatchNorm": (norm, picture, plain | {"folded": {"fold_batch_norm": True}}),
         "linear": (mlp, (5, 40), plain | {"vnni": {"vnni": True}} | ascend),
         "linear, rank 3": (mlp, (5, 3, 40), plain | ascend),
-        "conv 3d": (volume, (2, 4, 6, 7, 8), forms | pictures | ascend),
+        "conv 3d": (volume, (2, 4, 6, 7, 8), forms | in_2d | ascend),
         "conv 1d": (line, (2, 4, 30), forms | ascend),
         "transposed": (up, (2, 4, 7, 7), forms | ascend),
         "transposed 1d": (line_up, (2, 4, 9), forms | ascend),

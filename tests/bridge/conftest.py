@@ -30,7 +30,7 @@ def integers_first() -> Iterator[None]:
     def estimates(
         layer: QuantizedLayer, forms: Sequence[str], *, chained: bool
     ) -> dict[str, float]:
-        order = (*costs.FORMS, costs.PICTURES)
+        order = (*costs.FORMS, costs.QLINEAR_2D)
         times = {form: 1.0 + order.index(form) for form in forms}
         return times | {costs.FLOAT32: 6.0}
 

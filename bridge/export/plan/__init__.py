@@ -1,7 +1,7 @@
-"""Which form each layer takes.
+"""Choosing the nodes that a layer is lowered to: its form.
 
 Index, each importing only what is above it:
-    costs  expected times, measured
-    forms  the forms, and the fastest by these costs
-    tune   the fastest by timing them here
+    costs  a cost model, fitted to measured times
+    forms  the forms that are possible, and the fastest by the cost model
+    tune   the fastest by timing them on this machine
 """

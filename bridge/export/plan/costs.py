@@ -1,18 +1,20 @@
-"""What the forms of a convolution cost, so that each layer gets the fastest.
+"""A linear cost model of the forms of a convolution.
 
-    nanoseconds a position of the output = a * multiplications + b * columns + c * outputs
+    nanoseconds per output position = a * multiplications + b * columns + c * outputs
 
-with, for a kernel that sees k numbers of each of g groups: multiplications = k * outputs, columns =
-k * g. Measured by benchmarks/forms.py in one run on an x86 processor with AVX2, one thread, the
-quantizer of the input included; "> codes" is the cost up to the next layer's quantizer, "float32"
-that of the float network's convolution. Depthwise and other grouped convolutions have numbers of
-their own, and so have transposed ones and those in three dimensions.
+outputs is the number of output channels. For a kernel of k weights per output channel and g groups,
+multiplications = k * outputs and columns = k * g, the length of an im2col row. The coefficients
+were fitted by benchmarks/forms.py in one run on an x86 processor with AVX2 and one thread. They
+include the quantizer of the input; "> codes" also includes the next layer's quantizer. "float32"
+is the convolution of the float network. Dense, depthwise and grouped convolutions, transposed ones
+and 3-D ones have separate coefficients.
 
-A convolution of pictures (geometry.conv3d) gathers all channels of a pixel at once: its
-columns are the pixels that its kernels see.
+The 2-D form of a 3-D convolution (geometry.conv3d) copies all channels of a pixel at once, so its
+columns are the pixels under its kernel.
 
-A transposed convolution is counted by positions of the input. In integers it is the convolution of
-geometry.conv_transpose; in float, columns are what it adds up, which is every product's place.
+For a transposed convolution, positions are those of the input. In integers its cost is that of the
+sub-pixel convolution (geometry.conv_transpose). In float, columns are the values that it adds into
+the output (col2im).
 """
 
 from collections.abc import Sequence
@@ -25,26 +27,26 @@ from bridge.export.read.layer import QuantizedLayer
 
 QLINEAR, INTEGER, FLOAT = "QLinearConv", "ConvInteger", "integer-valued float"
 FORMS = (QLINEAR, INTEGER, FLOAT)
-"""The forms of a convolution; the first one only for what goes into one quantizer."""
+"""The forms of any convolution; the first needs a chain (requantization.chains)."""
 
-PICTURES = "QLinearConv in 2-D"
-"""The form of geometry.conv3d, for three dimensions and what goes into one quantizer."""
+QLINEAR_2D = "QLinearConv in 2-D"
+"""The 2-D form of a 3-D convolution (geometry.conv3d); it needs a chain too."""
 
-CHAINED = (QLINEAR, PICTURES)
-"""The forms that compute a bridge.export.requantization.chains.Chain."""
+CHAINED = (QLINEAR, QLINEAR_2D)
+"""The forms that need a chain, whose codes they compute."""
 
 FLOAT32 = "float32"
-"""What the float network has; no form of a quantized layer."""
+"""The float network's convolution; not a form of a quantized layer."""
 
 MEASURED_ON = "an x86 processor with AVX2, one thread"
-"""Where the table holds."""
+"""The processor whose times the coefficients were fitted to."""
 
 KINDS = tuple(
     f"{first}{second}"
     for first in ("", "transposed ", "3-D ")
     for second in ("dense", "depthwise", "grouped")
 )
-"""What kind tells apart."""
+"""The kinds of convolutions that have separate coefficients."""
 
 _COSTS: dict[tuple[str, str], tuple[float, float, float]] = {
     ("float32", "dense"): (0.0354, 0.419, 1.35),
@@ -108,11 +110,11 @@ _COSTS: dict[tuple[str, str], tuple[float, float, float]] = {
 
 
 def features(layer: QuantizedLayer, form: str) -> tuple[float, float, float]:
-    """Return what a form's cost is linear in.
+    """Return the features of the cost model.
 
     Args:
         layer: a convolution; a transposed one can_be_convolution.
-        form: one of FORMS, or PICTURES for a layer that can_be_conv2d.
+        form: one of FORMS, or QLINEAR_2D for a layer that can_be_conv2d.
     Returns:
         multiplications, columns and outputs, for one position.
     """
@@ -121,17 +123,17 @@ def features(layer: QuantizedLayer, form: str) -> tuple[float, float, float]:
         added = channels * layer.groups * int(np.prod(kernel))
         outputs = len(as_convolution(layer).weight)
         return inputs // layer.groups * added, added, outputs
-    if form == PICTURES:
-        pictures = as_conv2d(layer)
-        outputs, *seen = pictures.weight.shape
-        return outputs * int(np.prod(seen)), int(np.prod(seen[1:])) * pictures.groups, outputs
-    outputs, *seen = as_convolution(layer).weight.shape
-    elements = int(np.prod(seen))
+    if form == QLINEAR_2D:
+        conv2d = as_conv2d(layer)
+        outputs, *kernel = conv2d.weight.shape
+        return outputs * int(np.prod(kernel)), int(np.prod(kernel[1:])) * conv2d.groups, outputs
+    outputs, *kernel = as_convolution(layer).weight.shape
+    elements = int(np.prod(kernel))
     return outputs * elements, elements * layer.groups, outputs
 
 
 def kind(layer: QuantizedLayer) -> str:
-    """Tell convolutions apart whose costs grow differently.
+    """Return the kind of a convolution, which selects its coefficients.
 
     Args:
         layer: a convolution.
@@ -147,19 +149,19 @@ def kind(layer: QuantizedLayer) -> str:
 
 
 def estimates(layer: QuantizedLayer, forms: Sequence[str], *, chained: bool) -> dict[str, float]:
-    """Estimate what a convolution costs.
+    """Estimate the cost of a convolution in each form.
 
     Args:
         layer: a convolution; a transposed one can_be_convolution.
-        forms: those of FORMS and PICTURES that it can take.
-        chained: whether it goes into one quantizer, and QLinearConv is proven equal.
+        forms: those of FORMS and QLINEAR_2D that it can take.
+        chained: whether it has a chain, that is, QLinearConv is proven equal.
     Returns:
-        nanoseconds a position, by form, and FLOAT32's.
+        nanoseconds per position, by form and for FLOAT32.
     """
 
     def cost(form: str) -> float:
-        numbers = features(layer, FLOAT if form == FLOAT32 else form)
+        sizes = features(layer, FLOAT if form == FLOAT32 else form)
         key = (f"{form} > codes" if chained and form != FLOAT32 else form, kind(layer))
-        return sum(c * n for c, n in zip(_COSTS[key], numbers, strict=True))
+        return sum(c * n for c, n in zip(_COSTS[key], sizes, strict=True))
 
     return {form: cost(form) for form in (*forms, FLOAT32)}

@@ -1,4 +1,11 @@
-"""The forms that a layer can take for ONNX Runtime, and the one expected to be the fastest."""
+"""Forms: the nodes that a layer can be lowered to for ONNX Runtime, and the choice among them.
+
+    has a chain:      QLinearConv | ConvInteger | integer-valued float (| QLinearConv in 2-D)
+    no chain:         ConvInteger | integer-valued float
+    Gemm, MatMul:     MatMulInteger | integer-valued float
+
+All forms of a layer have the same bits, so speed alone decides: plan.costs estimates it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +24,17 @@ from bridge.export.requantization.chains import Chain
 Writer = Callable[[Builder, QuantizedLayer], None]
 
 INT8, FLOAT32, OF_RUNTIME = "int8", costs.FLOAT32, "its runtime's"
-"""What multiplies in a form: integer operators, float ones, or what a runtime makes of it."""
+"""Arithmetic of a form: integer operators, float operators, or whatever its runtime chooses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to write a layer in a deploy model.
+    """One lowering of a layer in the deploy model.
 
     Args:
-        name: what to call it.
+        name: of the form, as results show it.
         write: writes the nodes.
-        arithmetic: what multiplies in it.
+        arithmetic: INT8, FLOAT32 or OF_RUNTIME.
     """
 
     name: str
@@ -37,13 +44,13 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The form that a layer takes.
+    """The chosen form of a layer.
 
     Args:
         form: the form.
         reason: why this one.
-        speed: the float layer's time over the form's, expected; None if not known.
-        seconds: times of the forms that were tried on this machine, by name, fastest first.
+        speed: expected speedup, the float layer's time over the form's; None if not known.
+        seconds: (name, median seconds) of the forms timed on this machine, fastest first.
     """
 
     form: Form
@@ -53,48 +60,50 @@ class Choice:
 
 
 def ort_form(name: str, chain: Chain | None = None) -> Form:
-    """Return a form for ONNX Runtime by its name; every one is exact.
+    """Return the form of a name for ONNX Runtime.
 
     Args:
-        name: one of costs.FORMS, costs.PICTURES, or "MatMulInteger".
-        chain: what QLinearConv computes; the other forms need none.
+        name: one of costs.FORMS, costs.QLINEAR_2D, or "MatMulInteger".
+        chain: the layer's; required by the forms of costs.CHAINED.
     Returns:
         the form.
+    Raises:
+        ValueError: the form needs a chain, and none is given.
     """
     if name in costs.CHAINED:
         if chain is None:
             raise ValueError(f"{name} needs a chain")
-        return Form(name, partial(write_chain, chain, in_2d=name == costs.PICTURES))
+        return Form(name, partial(write_chain, chain, in_2d=name == costs.QLINEAR_2D))
     if name == costs.FLOAT:
         return Form(name, write_float_deploy, FLOAT32)
     return Form(name, write_integer)
 
 
 def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ...]:
-    """List the forms that a layer can take for ONNX Runtime, all of them exact.
+    """List the forms that a layer can take for ONNX Runtime; all have the same bits.
 
     Args:
-        layer: as read.
-        chain: what QLinearConv can compute from it, if anything.
+        layer: the quantized layer.
+        chain: the layer's, None if it has none.
     Returns:
-        the forms, of different names.
+        the forms, with distinct names.
     """
     names: tuple[str, ...] = costs.FORMS if chain is not None else costs.FORMS[1:]
     if layer.op == "MatMul":
         names = ("MatMulInteger", costs.FLOAT)
     elif chain is not None and can_be_conv2d(layer):
-        names = (*names, costs.PICTURES)
+        names = (*names, costs.QLINEAR_2D)
     elif layer.op == "ConvTranspose" and not can_be_convolution(layer):
         names = (costs.FLOAT,)
     return tuple(ort_form(name, chain) for name in names)
 
 
 def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
-    """Pick the fastest form of a layer for ONNX Runtime on a CPU.
+    """Choose the form of a layer with the lowest estimated cost for ONNX Runtime on a CPU.
 
     Args:
-        layer: as read.
-        chain: what QLinearConv can compute from it, if anything.
+        layer: the quantized layer.
+        chain: the layer's, None if it has none.
     Returns:
         the form, and why.
     """
@@ -113,7 +122,7 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
         reason = "proven equal, and fastest"
     else:
         reason = "fastest" if chain is None else "faster than QLinearConv here"
-    # The table was measured with inputs of 8 bits, and not in one dimension.
+    # The cost model was fitted to 8-bit inputs in two and three dimensions.
     speed = float32 / times[name] if layer.weight.ndim > 3 and not layer.wide else None
     return Choice(forms[name], reason + halves, speed)
 

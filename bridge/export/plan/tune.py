@@ -1,7 +1,7 @@
-"""Choosing forms by timing them: each layer in a small model of its own, in every form it can take.
+"""Choosing forms by timing them: each layer in a small model of its own, in every possible form.
 
-A form takes the place of the one that the table prefers only if it is faster beyond the noise: in
-four of five rounds, which two equal forms of 15 rounds give each other in 2% of the cases.
+A form replaces the one that the cost model prefers only if it is faster in at least four of five
+rounds. With 15 rounds, a form of equal speed is so in 2% of the cases.
 """
 
 import math
@@ -28,13 +28,14 @@ Runs = Mapping[str, Callable[[], object]]
 Timer = Callable[[Runs, int], Mapping[str, Sequence[float]]]
 
 _WARM_UP = 2
-_SURELY = 0.8
+_WIN_RATE = 0.8
+"""Share of the rounds in which a form must be faster to be preferred."""
 
 _MOST = {"threads": 1024, "rounds": 10_000}
-"""Upper bounds of a Tuning's numbers."""
+"""Upper bounds of the fields of Tuning."""
 
 _MOST_ELEMENTS = 1 << 28
-"""The largest input or output of a layer whose forms are timed."""
+"""Largest input or output of a layer whose forms are timed, in elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +43,15 @@ class Tuning:
     """How to time the forms of layers.
 
     Args:
-        input_shapes: the sizes of inputs that the model leaves open, by name.
-        threads: of ONNX Runtime.
-        rounds: how often each form runs.
-        timer: takes what to run, by the form's name, and the rounds; returns the seconds of each.
-            None lets all forms take turns, and counts CPU time for one thread, time for more.
+        input_shapes: shapes of the inputs with dynamic axes, by name.
+        threads: intra-op threads of ONNX Runtime.
+        rounds: runs of each form.
+        timer: function of the forms' runs, by name, and the number of rounds, that returns the
+            seconds of every run, by name. None interleaves the forms; it measures CPU time for one
+            thread and wall time for more.
     Raises:
-        TypeError: threads or rounds is no integer.
-        ValueError: threads is not within 1 to 1,024, or rounds not within 1 to 10,000.
+        TypeError: threads or rounds is not an integer.
+        ValueError: threads is not in 1 to 1,024, or rounds not in 1 to 10,000.
     """
 
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -75,29 +77,29 @@ def tune_choices(
     vnni: bool,
     sized: ir.Model | None = None,
 ) -> dict[str, Choice]:
-    """Time the forms of layers for ONNX Runtime; layers of the same sizes are timed once.
+    """Time the forms of layers in ONNX Runtime; layers of equal sizes are timed once.
 
     Args:
-        model: whose layers they are; it is left as it is.
-        layers: as read.
-        chains: of the layers that have one.
-        choices: the forms that the table prefers.
-        tuning: how.
-        vnni: as convert_qat_model's.
-        sized: a model of standard operators with the same names, to infer sizes from; the model
-            itself if left out.
+        model: contains the layers; not changed.
+        layers: the quantized layers.
+        chains: by layer name, for the layers that have one.
+        choices: by layer name, the forms that the cost model prefers.
+        tuning: how to time.
+        vnni: whether weights may be int8, as in convert_qat_model.
+        sized: a model of standard operators with the same value names, for shape inference; None
+            if the model is one.
     Returns:
-        the forms to take, with their times; those of `choices` where there is only one form, or
-        where the size of the layer's input is not known.
+        by layer name, the chosen forms with their times; those of `choices` where there is only
+        one form, or the size of the layer's input is not known.
     Raises:
-        ValueError: the model leaves the size of an input open, and tuning does not give it, or the
-            input or output of a layer is too large to be run.
+        ValueError: an input has dynamic axes and tuning gives no shape for it, or the input or
+            output of a layer is too large.
     """
     sized = sized or model
     for value in dynamic_inputs(sized):
         if value.name not in tuning.input_shapes:
             raise ValueError(
-                f"to time forms, the sizes of input {value.name!r} must be known, got "
+                f"to time forms, the shape of input {value.name!r} must be known, got "
                 f"{value.shape}; give Tuning(input_shapes={{{value.name!r}: (...)}})"
             )
     sizes = infer_sizes(sized, tuning.input_shapes)
@@ -113,7 +115,7 @@ def tune_choices(
         if key not in measured:
             bench = _Bench(model, layer, chain, size, tuning.threads, vnni)
             runs = {name: bench.run(name) for name in names}
-            timer = tuning.timer or partial(take_turns, clock=_clock(tuning.threads))
+            timer = tuning.timer or partial(time_interleaved, clock=_clock(tuning.threads))
             measured[key] = timer(runs, tuning.rounds)
         tuned[layer.name] = _choose(layer, chain, choices[layer.name], measured[key])
     return tuned
@@ -129,17 +131,17 @@ def _check_size(layer: QuantizedLayer, sizes: Sizes) -> None:
             )
 
 
-def take_turns(
+def time_interleaved(
     runs: Runs, rounds: int, *, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Run everything in turns, round by round.
+    """Time functions interleaved: each round runs every function once.
 
     Args:
-        runs: what to run, by name.
-        rounds: how many count; two more come before.
-        clock: the seconds since some moment.
+        runs: the functions, by name.
+        rounds: number of rounds that are timed, after two to warm up.
+        clock: returns the time in seconds.
     Returns:
-        the seconds of every round, by name.
+        the seconds of each timed round, by name.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(_WARM_UP + rounds):
@@ -150,32 +152,32 @@ def take_turns(
     return {name: values[_WARM_UP:] for name, values in times.items()}
 
 
-def surely_fastest(times: Mapping[str, Sequence[float]], preferred: str) -> str:
-    """Pick the fastest, but leave the preferred one only for what is faster beyond the noise.
+def fastest_beyond_noise(times: Mapping[str, Sequence[float]], preferred: str) -> str:
+    """Return the fastest name, or the preferred one unless another is faster beyond the noise.
 
     Args:
-        times: seconds by name, round by round.
-        preferred: the name of one of them.
+        times: seconds of each round, by name.
+        preferred: one of the names.
     Returns:
-        of those that are faster than the preferred one in four of five rounds the name with the
-        smallest median; preferred if there is none.
+        among the names that are faster than the preferred one in at least four of five rounds,
+        the one with the smallest median; the preferred one if there is none.
     """
     rounds = {name: np.less(values, times[preferred]) for name, values in times.items()}
-    faster = [name for name, won in rounds.items() if won.mean() >= _SURELY]
+    faster = [name for name, won in rounds.items() if won.mean() >= _WIN_RATE]
     return min(faster, key=lambda name: float(np.median(times[name])), default=preferred)
 
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """One layer, from the codes of its input to those of its output, or to floats without a chain.
+    """A model of one layer, from its input's codes to its output: codes with a chain, else floats.
 
     Args:
-        model: the layer's.
-        layer: as read.
-        chain: the layer's, if it has one.
-        size: of the layer's input.
-        threads: of ONNX Runtime.
-        vnni: as convert_qat_model's.
+        model: contains the layer.
+        layer: the quantized layer.
+        chain: the layer's, None if it has none.
+        size: shape of the layer's input.
+        threads: intra-op threads of ONNX Runtime.
+        vnni: whether weights may be int8.
     """
 
     model: ir.Model
@@ -186,7 +188,7 @@ class _Bench:
     vnni: bool
 
     def run(self, name: str) -> Callable[[], object]:
-        """Load the layer in a form, and return what runs it once on random codes."""
+        """Load the layer in a form, and return a function that runs it once on random codes."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
@@ -207,7 +209,7 @@ class _Bench:
         return model
 
     def _extract(self) -> tuple[ir.Graph, Counterparts]:
-        """Copy what is between the layer's input and its end into a graph of its own."""
+        """Copy the nodes between the layer's input and its output or quantizers into a graph."""
         ends = [self.layer.output]
         if self.chain is not None:
             ends = [node.outputs[0] for node in self.chain.quantizers]
@@ -216,7 +218,7 @@ class _Bench:
         x.shape = ir.Shape(self.size)
         x.type = ir.TensorType(ir.DataType.from_numpy(self.layer.zero_point_x.dtype))
         for i, value in enumerate(list(graph.outputs) if self.chain is not None else ()):
-            # Codes that are an output of the model are not a chain's.
+            # A chain's codes must not be graph outputs, so Identity nodes come in between.
             graph.append(node := ir.node("Identity", [value], name=f"codes_{i}"))
             node.outputs[0].name = f"codes_{i}"
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
@@ -230,19 +232,19 @@ def _choose(
     choice: Choice,
     times: Mapping[str, Sequence[float]],
 ) -> Choice:
-    name = surely_fastest(times, choice.form.name)
+    name = fastest_beyond_noise(times, choice.form.name)
     medians = sorted((float(np.median(values)), one) for one, values in times.items())
     seconds = tuple((one, median) for median, one in medians)
     if name == choice.form.name:
-        reason = f"{choice.reason}; timed: none is surely faster"
+        reason = f"{choice.reason}; timed: none is faster beyond noise"
         return replace(choice, reason=reason, seconds=seconds)
     (form,) = (form for form in ort_candidates(layer, chain) if form.name == name)
-    # The table, which was wrong about this one, is not asked for its speed.
-    return Choice(form, f"timed: surely faster than {choice.form.name}", seconds=seconds)
+    # The cost model was wrong about this layer, so its estimate of the speed is left out.
+    return Choice(form, f"timed: faster than {choice.form.name} beyond noise", seconds=seconds)
 
 
 def _key(layer: QuantizedLayer, chain: Chain | None, size: tuple[int, ...]) -> Hashable:
-    """What the time of a layer depends on."""
+    """Return everything that the time of a layer depends on."""
     parts: list[Hashable] = [layer.op, layer.weight.shape, layer.scale_w.shape, size]
     parts += [repr(sorted(layer.attributes.items())), layer.zero_point_x.dtype]
     parts += [layer.bias is None, layer.norm is None, layer.proven]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import event, given
 
-from bridge.export.plan.costs import FLOAT, INTEGER, PICTURES, QLINEAR
+from bridge.export.plan.costs import FLOAT, INTEGER, QLINEAR, QLINEAR_2D
 from property_tests.bridge.builders import Graph, add_layer, inter_model
 from property_tests.bridge.cases import Case, conv3d_cases
 from property_tests.bridge.depth import share
@@ -37,7 +37,7 @@ def test_ascend_equals_its_fake_quant_twin(case: Case) -> None:
     assert_fake_equals_ascend(inter_model(case), case.x.numpy())
 
 
-@pytest.mark.parametrize("form", [PICTURES, QLINEAR, INTEGER, FLOAT])
+@pytest.mark.parametrize("form", [QLINEAR_2D, QLINEAR, INTEGER, FLOAT])
 @share(8)
 @given(conv3d_cases())
 def test_codes_are_those_of_fake_quant_in_every_form(form: str, case: Case) -> None:

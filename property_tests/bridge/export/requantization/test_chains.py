@@ -17,7 +17,7 @@ from bridge import (
     ConvTranspose2dQAT,
     adopt,
 )
-from bridge.export.plan.costs import FORMS, PICTURES, QLINEAR
+from bridge.export.plan.costs import FORMS, QLINEAR, QLINEAR_2D
 from property_tests.bridge.builders import Graph, add_layer, inter_model
 from property_tests.bridge.cases import (
     Case,
@@ -101,7 +101,7 @@ class Through(torch.nn.Module):
         return graph.model(y, x.ndim)
 
 
-_FORMS = (QLINEAR, QLINEAR, *FORMS, PICTURES)
+_FORMS = (QLINEAR, QLINEAR, *FORMS, QLINEAR_2D)
 _BETWEEN = st.lists(st.sampled_from(["Relu", "Clip", "MaxPool"]), max_size=2)
 _CONFIGS = st.builds(
     lambda asymmetric, fixed_min, channel_wise: {

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from bridge.export.plan.costs import PICTURES, QLINEAR
+from bridge.export.plan.costs import QLINEAR, QLINEAR_2D
 from property_tests.bridge.builders import Graph
 from property_tests.bridge.cases import randoms
 from property_tests.bridge.depth import share
@@ -50,7 +50,7 @@ def _conv(graph: Graph, x: str, zero_point: int, *, spatial: int, random: Random
 @given(
     _operators(),
     st.sampled_from([-128, -20, 3]),
-    st.sampled_from([QLINEAR, QLINEAR, PICTURES]),
+    st.sampled_from([QLINEAR, QLINEAR, QLINEAR_2D]),
     randoms(),
 )
 def test_limits_and_pools_in_any_order(

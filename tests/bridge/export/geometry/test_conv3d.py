@@ -8,7 +8,7 @@ import pytest
 
 from bridge.export.geometry.conv3d import as_conv2d, can_be_conv2d
 from bridge.export.pipeline import convert_model
-from bridge.export.plan.costs import FLOAT, PICTURES
+from bridge.export.plan.costs import FLOAT, QLINEAR_2D
 from bridge.export.plan.forms import ort_form
 from property_tests.bridge.equality import assert_fake_equals_deploy
 from tests.bridge.graphs import model, the_layer
@@ -60,8 +60,8 @@ def test_codes_are_those_of_fake_quant(name):
     made = ir.serde.deserialize_model(source(shape, attributes))
     channels = shape[1] * attributes.get("group", 1)
     x = np.random.default_rng(1).normal(0, 40, (2, channels, 5, 6, 7)).astype(np.float32)
-    _, (layer,) = assert_fake_equals_deploy(made, x, form=PICTURES)
-    assert layer.form == PICTURES
+    _, (layer,) = assert_fake_equals_deploy(made, x, form=QLINEAR_2D)
+    assert layer.form == QLINEAR_2D
 
 
 def test_few_channels_in_groups_are_one_group(tmp_path):

@@ -8,7 +8,7 @@ from onnx import shape_inference
 
 from bridge.export.graph.shapes import with_shapes
 from bridge.export.pipeline import convert_model
-from bridge.export.plan.costs import FORMS, INTEGER, PICTURES
+from bridge.export.plan.costs import FORMS, INTEGER, QLINEAR_2D
 from property_tests.bridge.equality import forced, run_at
 from tests.bridge.graphs import model, same_bits
 
@@ -68,13 +68,13 @@ def converted(proto, form):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_both_files_take_the_same_kernels(layer, reader, stated):
     proto, x = source(layer, reader, stated=stated), picture(layer)
-    files = converted(proto, PICTURES if layer == "volumes" else INTEGER)
+    files = converted(proto, QLINEAR_2D if layer == "volumes" else INTEGER)
     for level in ("DISABLE_ALL", "ENABLE_ALL"):
         fake, deploy = (run_at(one, x, level) for one in files)
         assert same_bits(fake, deploy), level
 
 
-@pytest.mark.parametrize("form", [*FORMS, PICTURES])
+@pytest.mark.parametrize("form", [*FORMS, QLINEAR_2D])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_an_empty_batch(layer, form):
     x = picture(layer)

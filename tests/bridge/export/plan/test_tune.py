@@ -8,7 +8,7 @@ import torch
 
 from bridge import Tuning, calibrate, convert_qat_model, explain, prepare_qat, verify
 from bridge.export.plan import costs
-from bridge.export.plan.tune import surely_fastest, take_turns
+from bridge.export.plan.tune import fastest_beyond_noise, time_interleaved
 from bridge.export.running.runtime import run_model
 from examples.networks import lenet
 from tests.bridge.export.requantization.test_chains import BETWEEN, chained, forms, picture
@@ -110,11 +110,11 @@ def test_what_is_said(tmp_path):
     done = tuned(chained("c = Relu (f)"), tmp_path, watch)
     first, second = explain(done).layers
     assert first.seconds == ((FLOAT, 0.5), (INT, 0.75), (QLINEAR, 1.0))
-    assert (first.reason, first.speed) == (f"timed: surely faster than {QLINEAR}", None)
-    assert second.reason == f"timed: surely faster than {INT}"
+    assert (first.reason, first.speed) == (f"timed: faster than {QLINEAR} beyond noise", None)
+    assert second.reason == f"timed: faster than {INT} beyond noise"
     done = tuned(chained("c = Relu (f)"), tmp_path, Stopwatch())
     first, second = explain(done).layers
-    assert first.reason == "proven equal, and fastest; timed: none is surely faster"
+    assert first.reason == "proven equal, and fastest; timed: none is faster beyond noise"
     assert [name for name, _ in second.seconds] == [INT, FLOAT]
 
 
@@ -130,7 +130,7 @@ def test_layers_of_the_same_sizes_are_timed_once(tmp_path):
 
 def test_an_open_size_is_asked_for(tmp_path):
     source = save(model(MATMUL), tmp_path)
-    message = r"^to time forms, the sizes of input 'x' must be known, got .*input_shapes=\{'x': "
+    message = r"^to time forms, the shape of input 'x' must be known, got .*input_shapes=\{'x': "
     with pytest.raises(ValueError, match=message):
         convert_qat_model(source, tmp_path / "net", tune=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inter.onnx"]
@@ -184,7 +184,7 @@ def test_turns():
         now[0] += seconds
 
     runs = {"a": lambda: run("a", 3.0), "b": lambda: run("b", 5.0)}
-    times = take_turns(runs, 4, clock=lambda: now[0])
+    times = time_interleaved(runs, 4, clock=lambda: now[0])
     assert times == {"a": [3.0] * 4, "b": [5.0] * 4}
     assert order == ["a", "b"] * 6, "two rounds to warm up"
 
@@ -202,7 +202,7 @@ def test_turns():
     ],
 )
 def test_only_what_is_faster_beyond_the_noise_is_taken(times, expected):
-    assert surely_fastest(times, "table") == expected
+    assert fastest_beyond_noise(times, "table") == expected
 
 
 @pytest.mark.parametrize("threads", [1, 2])
