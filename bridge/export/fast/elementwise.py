@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.fast.operators import CODE_OPERATORS, MICROSOFT
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import Counterparts
 from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
@@ -24,14 +25,8 @@ from bridge.export.read.qdq import NotQuantizedError, find_uint8_qparams, read_p
 from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.requantization.step_functions import Grid
 
-MICROSOFT = "com.microsoft"
-"""Domain of QLinearAdd and QLinearLeakyRelu."""
-
 FLOAT = "float"
 """The form of a sum that has no factors."""
-
-OPERATORS = {"Add": "QLinearAdd", "LeakyRelu": "QLinearLeakyRelu"}
-"""What is read here, and what computes it with codes."""
 
 _LARGEST = np.iinfo(np.uint8).max
 
@@ -78,7 +73,7 @@ class Elementwise:
         """What it becomes in a deploy model."""
         if self.node.op_type == "Add" and self.factors is None:
             return FLOAT
-        return OPERATORS[self.node.op_type]
+        return CODE_OPERATORS[self.node.op_type]
 
     @property
     def arithmetic(self) -> str:
@@ -107,7 +102,7 @@ def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elem
     found: list[Elementwise] = []
     names = UniqueNames(taken)
     for node in graph:
-        if node.op_type in OPERATORS and is_standard(node):
+        if node.op_type in CODE_OPERATORS and is_standard(node):
             one = _read(node, _name(node))
             if one is not None:
                 found.append(replace(one, name=names.give(one.name)))

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from bridge.export.fast.operators import CODE_OPERATORS
 from bridge.export.graph.constants import constant, reshaper
 from bridge.export.graph.operators import is_standard, zero_point_input
 from bridge.export.read.clamps import after_clamps
 from bridge.export.read.qdq import find_uint8_qparams
-
-_COMPUTED = ("Add", "LeakyRelu")
-"""Operators that compute codes from codes, where their result gets codes."""
 
 _AVERAGES = ("AveragePool", "GlobalAveragePool")
 _PAIRS = ("QuantizeLinear", "DequantizeLinear")
@@ -174,7 +172,7 @@ def _collect(
     owners: dict[ir.Value, Group] = {}
     candidates: list[ir.Node] = []
     for node in graph:
-        computes = node.op_type in _COMPUTED and is_standard(node)
+        computes = node.op_type in CODE_OPERATORS and is_standard(node)
         computes = computes and node not in refused
         computes = computes and all(v in owners or _is_dequantized(v) for v in node.inputs)
         is_layer = not outputs.isdisjoint(node.outputs)

@@ -14,13 +14,13 @@ import onnx_ir as ir
 
 from bridge.export.fast.elementwise import (
     FLOAT,
-    MICROSOFT,
     Elementwise,
     read_elementwise,
     write_fake_elementwise,
     write_integer_elementwise,
 )
 from bridge.export.fast.groups import rounding_place
+from bridge.export.fast.operators import MICROSOFT
 from bridge.export.fast.requantize import Rounding, requantize
 from bridge.export.graph.builder import Builder, Lowerable
 from bridge.export.graph.copies import Counterparts

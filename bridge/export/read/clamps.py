@@ -1,9 +1,15 @@
-"""Activations that clamp: limits of a value, and of its codes just as well."""
+"""Activations that clamp: limits of a value, and of its codes just as well.
+
+y = min(max(x, low), high)
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
 from bridge.export.graph.constants import constant, describe
+from bridge.export.graph.operators import is_standard
 
 
 class BadLimitsError(Exception):
@@ -16,14 +22,19 @@ def clamp_limits(node: ir.Node) -> tuple[float, float] | None:
     Args:
         node: any node.
     Returns:
-        the ends, None if it is neither Relu nor Clip.
+        the ends, None if CLAMPS does not have its operator.
     Raises:
         BadLimitsError: a limit is not a constant float32 number, or they are crossed.
     """
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    if node.op_type != "Clip":
-        return None
+    read = CLAMPS.get(node.op_type)
+    return None if read is None or not is_standard(node) else read(node)
+
+
+def _relu(_: ir.Node) -> tuple[float, float]:
+    return 0.0, np.inf
+
+
+def _clip(node: ir.Node) -> tuple[float, float]:
     ends = [-np.inf, np.inf]
     for i, value in enumerate(node.inputs[1:3]):
         if value is not None:
@@ -36,6 +47,10 @@ def clamp_limits(node: ir.Node) -> tuple[float, float] | None:
     if ends[0] > ends[1]:
         raise BadLimitsError(f"the limits of {describe(node)} are crossed")
     return ends[0], ends[1]
+
+
+CLAMPS: dict[str, Callable[[ir.Node], tuple[float, float]]] = {"Relu": _relu, "Clip": _clip}
+"""The table of activations that clamp: what reads the limits of each operator."""
 
 
 def after_clamps(value: ir.Value) -> tuple[ir.Value, float, float]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from bridge.export.fast.elementwise import OPERATORS
+from bridge.export.fast.operators import CODE_OPERATORS
 from bridge.export.graph.constants import name_of
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.names import UniqueNames, module_path, scope_of_name
@@ -50,7 +50,7 @@ def explain(
     nodes = dict(named_operators(model.graph))
     rows: dict[ir.Node, LayerExplanation] = {}
     for layer in conversion.layers:
-        if layer.op in OPERATORS:
+        if layer.op in CODE_OPERATORS:
             continue
         node = _node(nodes, layer.name, conversion)
         rows[node] = _layer(layer, node, sizes)
