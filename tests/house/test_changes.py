@@ -13,7 +13,7 @@ from bridge.export.fast.operators import CODE_OPERATORS
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import RESHAPES, constant
 from bridge.export.graph.graph_pass import GraphPass
-from bridge.export.lower.epilogue import write_tail
+from bridge.export.lower.epilogue import write_epilogue
 from bridge.export.lower.float32 import write_float_deploy
 from bridge.export.lower.products import write_integer_product
 from bridge.export.pipeline import convert_model
@@ -168,7 +168,9 @@ def test_a_form_of_a_layer_is_a_function(tmp_path):
     def write_int32(builder: Builder, layer: QuantizedLayer) -> None:
         codes = builder.op("Cast", layer.x_q, to=ir.DataType.INT32)
         centered = builder.op("Sub", codes, np.int32(layer.zero_point_x))
-        write_tail(builder, layer, builder.op("MatMul", centered, layer.weight.astype(np.int32)))
+        write_epilogue(
+            builder, layer, builder.op("MatMul", centered, layer.weight.astype(np.int32))
+        )
 
     form = Form("MatMul of int32", write_int32)
     made = convert_model(ir.from_proto(model(MATMUL)), choose=lambda *_: form)
