@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from bridge.export.result.verify.verify import verify
     from bridge.export.running.int8_probe import sums_int8_exactly
     from bridge.export.targets.ascend.twin import ascend_twin
+    from bridge.export.targets.table import ascend, ort, qdq
 else:
     # onnx and ONNX Runtime take longer to import than all else but torch, and training needs none.
     from bridge.export.public import __getattr__ as __getattr__
@@ -87,6 +88,7 @@ __all__ = [
     "Verification",
     "__version__",
     "adopt",
+    "ascend",
     "ascend_twin",
     "average_whole_gradients",
     "bake_batch_norm",
@@ -100,10 +102,12 @@ __all__ = [
     "frozen_clips",
     "frozen_weight_scales",
     "functionalize",
+    "ort",
     "parameter_groups",
     "plan_batch_norm",
     "plan_qat",
     "prepare_qat",
+    "qdq",
     "quantization",
     "register_layer",
     "sensitivity",

@@ -10,9 +10,12 @@ _MODULES = {
     "LayerExplanation": "bridge.export.result.explanation",
     "Tuning": "bridge.export.plan.tune",
     "Verification": "bridge.export.result.verify.verification",
+    "ascend": "bridge.export.targets.table",
     "ascend_twin": "bridge.export.targets.ascend.twin",
     "convert_qat_model": "bridge.export.convert",
     "explain": "bridge.export.result.explain",
+    "ort": "bridge.export.targets.table",
+    "qdq": "bridge.export.targets.table",
     "sums_int8_exactly": "bridge.export.running.int8_probe",
     "verify": "bridge.export.result.verify.verify",
 }

@@ -21,6 +21,38 @@ reveal_type(operators.matmul)
 """
 TYPES = ("str", "torch.nn.modules.module.Module", "None", "pathlib.Path", "bool", "Conv2dQAT")
 
+CALLS = """
+from pathlib import Path
+
+import bridge
+
+result = bridge.convert_qat_model("inter.onnx", "net")
+bridge.convert_qat_model("inter.onnx", Path("net"), "record.txt", vnni=True, tune=bridge.Tuning())
+bridge.convert_qat_model("inter.onnx", "net", target="ort", mode="fast", data=[])
+bridge.convert_qat_model("inter.onnx", "net", target="qdq", symmetric=True, opset=13)
+bridge.convert_qat_model("inter.onnx", "net", target="ascend")
+bridge.convert_qat_model("inter.onnx", "net", target=bridge.ort(mode="fast", data=[]))
+bridge.convert_qat_model("inter.onnx", "net", target=bridge.qdq(symmetric=True, opset=13))
+bridge.convert_qat_model("inter.onnx", "net", target=bridge.ascend(), fold_batch_norm=True)
+bridge.verify(None, result, [])
+bridge.verify(None, result=result, data=[])
+bridge.verify(None, "inter.onnx", fake="f.onnx", deploy=Path("d.onnx"), data=[])
+
+bridge.convert_qat_model("inter.onnx", "net", opset=13)  # wrong
+bridge.convert_qat_model("inter.onnx", "net", vnni="yes")  # wrong
+bridge.convert_qat_model("inter.onnx", "net", target="qdq", vnni=True)  # wrong
+bridge.convert_qat_model("inter.onnx", "net", target="ascend", tune=True)  # wrong
+bridge.convert_qat_model("inter.onnx", "net", target=bridge.qdq(), opset=13)  # wrong
+bridge.convert_qat_model("inter.onnx", "net", target=bridge.qdq)  # wrong
+bridge.ort(opset=13)  # wrong
+bridge.qdq(vnni=True)  # wrong
+bridge.qdq(opset="13")  # wrong
+bridge.ascend(tune=True)  # wrong
+bridge.verify(None, result)  # wrong
+bridge.verify(None, "inter.onnx", "f.onnx", "d.onnx")  # wrong
+bridge.verify(None, result, result.deploy, [])  # wrong
+"""
+
 
 @pytest.fixture
 def python(distributions: tuple[Path, Path], tmp_path: Path) -> Path:
@@ -45,22 +77,37 @@ def test_a_users_script_runs(python, tmp_path):
     assert (tmp_path / "net_deploy_model.onnx").exists()
 
 
-def test_a_users_script_is_typed(python, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text((ROOT / "examples" / "typed_script.py").read_text() + REVEALED)
+def checked(python: Path, script: Path) -> subprocess.CompletedProcess[str]:
+    """What `mypy --strict` says of a script."""
     # In the cache that the whole project has, so that torch is read once.
     options = ["--strict", "--python-executable", python, "--cache-dir", ROOT / ".mypy_cache/user"]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "mypy", *options, script],
-        cwd=tmp_path,
+        cwd=script.parent,
         env={"PATH": ""},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_a_users_script_is_typed(python, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text((ROOT / "examples" / "typed_script.py").read_text() + REVEALED)
+    done = checked(python, script)
     assert "Success: no issues found" in done.stdout, done.stdout + done.stderr
     *found, product = [line for line in done.stdout.splitlines() if "Revealed type" in line]
     for line, kind in zip(found, TYPES, strict=True):
         assert line.endswith(f'{kind}"')
     assert "params: " in product
     assert product.endswith('-> torch._tensor.Tensor"')
+
+
+def test_options_of_another_target_are_errors_of_types(python, tmp_path):
+    script = tmp_path / "calls.py"
+    script.write_text(CALLS)
+    said = checked(python, script).stdout
+    found = {int(line.split(":")[1]) for line in said.splitlines() if ": error: " in line}
+    wrong = {i for i, line in enumerate(CALLS.split("\n"), 1) if line.endswith("# wrong")}
+    assert len(wrong) == 13
+    assert found == wrong, said

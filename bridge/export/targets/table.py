@@ -9,7 +9,12 @@ from bridge.export.targets.ort import Ort
 from bridge.export.targets.qdq import Qdq
 from bridge.export.targets.target import Target
 
-TARGETS: Mapping[str, type[Target]] = {target.name: target for target in (Ort, Qdq, Ascend)}
+ort = Ort
+qdq = Qdq
+ascend = Ascend
+"""The targets as a call reads best: `target=bridge.qdq(opset=13)`."""
+
+TARGETS: Mapping[str, type[Target]] = {target.name: target for target in (ort, qdq, ascend)}
 
 
 def find_target(target: object, options: Mapping[str, Any]) -> Target:
@@ -21,7 +26,8 @@ def find_target(target: object, options: Mapping[str, Any]) -> Target:
     Returns:
         the target.
     Raises:
-        TypeError: no target has such an option, or one is of a wrong kind.
+        TypeError: no target has such an option, one is of a wrong kind, or a class is given in
+            the stead of a target.
         ValueError: the target is unknown, an option is another target's, or a value is out of
             range.
 
@@ -35,6 +41,10 @@ def find_target(target: object, options: Mapping[str, Any]) -> Target:
                 f"{one} is an option of the target: target=bridge.{target.name}({one}=...)"
             )
         return target
+    if isinstance(target, type) and issubclass(target, Target):
+        raise TypeError(
+            f"target must be a target, got its class; call it: target=bridge.{target.name}()"
+        )
     names = tuple(TARGETS)
     if target not in names:
         raise ValueError(f"target must be {' or '.join(map(repr, names))}, got {target!r}")

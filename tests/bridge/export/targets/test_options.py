@@ -1,10 +1,15 @@
 """convert_qat_model's options: of another kind, out of range, or ignored by the target."""
 
+from dataclasses import fields
+from typing import get_type_hints
+
 import numpy as np
 import pytest
 import torch
 
+import bridge
 from bridge import convert_qat_model
+from bridge.export.convert import OrtOptions, QdqOptions
 from tests.bridge.graphs import MATMUL, model, save
 
 WRONG_KINDS = [
@@ -98,3 +103,71 @@ def test_what_a_target_would_ignore(tmp_path, name, value, target, only):
 def test_integers_of_numpy_are_integers(tmp_path):
     source = save(model(MATMUL), tmp_path)
     convert_qat_model(source, tmp_path / "net", max_ulps=np.int64(3))
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        (bridge.ort(), {}),
+        (bridge.ort(max_ulps=0, vnni=True), {"target": "ort", "max_ulps": 0, "vnni": True}),
+        (bridge.qdq(opset=14), {"target": "qdq", "opset": 14}),
+        (bridge.ascend(), {"target": "ascend"}),
+    ],
+    ids=str,
+)
+def test_a_name_with_options_is_short_for_the_target(tmp_path, target, options):
+    source = save(model(MATMUL, sw=np.float32(0.01), zw=np.int8(0)), tmp_path)
+    done = convert_qat_model(source, tmp_path / "done", target=target)
+    short = convert_qat_model(source, tmp_path / "short", **options)
+    assert done.target == short.target == target.name
+    for one, other in ((done.fake_quant, short.fake_quant), (done.deploy, short.deploy)):
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (bridge.qdq, "vnni"),
+        (bridge.qdq, "mode"),
+        (bridge.ort, "opset"),
+        (bridge.ort, "symmetric"),
+        (bridge.ascend, "tune"),
+        (bridge.ascend, "opset"),
+    ],
+)
+def test_a_target_has_no_option_of_another(target, name):
+    with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{name}'"):
+        target(**{name: True})
+
+
+def test_options_are_given_by_name():
+    for target in (bridge.ort, bridge.qdq, bridge.ascend):
+        with pytest.raises(TypeError, match="positional argument"):
+            target(True)
+
+
+def test_options_beside_a_target(tmp_path):
+    message = refused(tmp_path, TypeError, target=bridge.qdq(), opset=13)
+    assert message == "opset is an option of the target: target=bridge.qdq(opset=...)"
+
+
+def test_a_target_is_called(tmp_path):
+    message = refused(tmp_path, TypeError, target=bridge.ascend)
+    assert message == "target must be a target, got its class; call it: target=bridge.ascend()"
+
+
+def test_an_option_that_no_target_has(tmp_path):
+    message = refused(tmp_path, TypeError, exact=True)
+    assert message == "convert_qat_model has no option 'exact'"
+
+
+@pytest.mark.parametrize(
+    ("target", "short"), [(bridge.ort, OrtOptions), (bridge.qdq, QdqOptions)], ids=["ort", "qdq"]
+)
+def test_the_shorthand_is_typed_as_the_target_is(target, short):
+    hints = get_type_hints(target)
+    assert get_type_hints(short) == {field.name: hints[field.name] for field in fields(target)}
+
+
+def test_ascend_has_no_options():
+    assert fields(bridge.ascend) == ()
