@@ -79,19 +79,6 @@ def composed_matmul(
     return exact.to(torch.float32) * (a_qparams.scale * b_qparams.scale)
 
 
-def composed_scales(op: Bilinear, params: Params, spec: WeightSpec) -> Tensor:
-    """Return the scales of a weighted operator's weight.
-
-    Args:
-        op: the operator.
-        params: see qatfunc.operators.
-        spec: the weight's grid.
-    Returns:
-        float32 of the weight's rank.
-    """
-    return _quantize_weight(op, params, spec)[1].scale
-
-
 def _partly_quantized(
     op: Bilinear, x: Tensor, params: Params, spec: LayerSpec, bias: Tensor | None
 ) -> Tensor:
