@@ -13,7 +13,7 @@ from bridge.modules.ranges import RangedModule
 from bridge.modules.state.inference import copied
 from bridge.modules.weight_scales import PREVIOUS
 from bridge.modules.weighted import QATLayer, qat_layers
-from qatfunc import calibration
+from qatfunc import Clip, calibration
 from qatfunc.model import Model
 from qatfunc.operators.arguments import check_keys
 
@@ -84,8 +84,7 @@ def functionalize(model: nn.Module) -> Model:
             given = inspect.signature(layer.forward).bind(*arguments, **named).args
             for name, x in zip(layer.ranges, layer.quantized_inputs(*given), strict=False):
                 if f"{path}.{name}" in seen:
-                    calibration.check_input(path, x)
-                    taken = calibration.update(seen[f"{path}.{name}"], x)
+                    taken = calibration.take(seen[f"{path}.{name}"], x, where=path)
                     seen[f"{path}.{name}"] = taken
                     buffers[_join(path, "cur_batch")] = taken.batches
 
@@ -110,10 +109,10 @@ def functionalize(model: nn.Module) -> Model:
         for key, seen in state.seen.items():
             path, _, name = key.rpartition(".")
             config = layers[path].config
-            clip = calibration.finish(seen, config.activation, config.search)
-            for end, value in clip._asdict().items():
-                params[_join(path, f"{name}_clip_{end}")] = value
-                buffers[_join(path, f"{name}_clip_{end}_pre")] = value.clone()
+            found = calibration.finish_range(seen, config.activation, config.search)
+            for end in Clip._fields:
+                params[_join(path, f"{name}_clip_{end}")] = getattr(found.clip, end)
+                buffers[_join(path, f"{name}_clip_{end}_pre")] = getattr(found.previous, end)
         return params, ModuleState(buffers, {})
 
     def apply(params: Params, state: ModuleState, *inputs: Any) -> Any:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from qatfunc import calibration
+from qatfunc.calibration import LearnedRange
 from qatfunc.lsq import resolve_scale, valid_scales
 from qatfunc.numerics.concrete import looks_at_values
 from qatfunc.operators.arguments import check_params, check_spec
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, LayerSpec, SearchSpec
-from qatfunc.ulq import resolve_clip
 
 Pytree = Any
 
@@ -107,20 +107,18 @@ def transform(
     def calibrate(params: Pytree, state: Pytree, *inputs: Any) -> Pytree:
         unquantized = {name: _without_clip(layer) for name, layer in params.items()}
         _, _, seen = run(unquantized, state, inputs)
-        for name, x in seen.items():
-            calibration.check_input(name, x)
         return state | {
-            name: state[name]._replace(seen=calibration.update(state[name].seen, x))
+            name: state[name]._replace(seen=calibration.take(state[name].seen, x, where=name))
             for name, x in seen.items()
         }
 
     def finish(params: Pytree, state: Pytree) -> tuple[Pytree, Pytree]:
-        clips = {
-            name: calibration.finish(layer.seen, grids(name).activation, how)
+        ranges = {
+            name: calibration.finish_range(layer.seen, grids(name).activation, how)
             for name, layer in state.items()
         }
-        trained = {name: {**layer, "clip": clips[name]} for name, layer in params.items()}
-        return trained, {name: _finished(state[name], clip) for name, clip in clips.items()}
+        trained = {name: {**layer, "clip": ranges[name].clip} for name, layer in params.items()}
+        return trained, {name: _finished(state[name], found) for name, found in ranges.items()}
 
     def apply(params: Pytree, state: Pytree, *inputs: Any) -> Any:
         return run(params, state, inputs)[0]
@@ -140,19 +138,22 @@ def _check(net: Any, spec: Any, how: Any) -> None:
 
 
 def _fresh(name: str, layer: Mapping[str, Any]) -> LayerState:
-    ones = torch.ones((), dtype=torch.float32, device=layer["weight"].device)
+    device = layer["weight"].device
     given = layer.get("weight_scale")
-    scale = ones.new_zeros(0) if given is None else given.detach()
+    none = torch.zeros(0, dtype=torch.float32, device=device)
+    scale = none if given is None else given.detach()
     if looks_at_values() and not bool(valid_scales(scale).all()):
         raise ValueError(
             f"{name}: weight_scale must be from 2^-23 to 2^32 where training starts, got values "
             f"from {scale.min().item():g} to {scale.max().item():g}"
         )
-    return LayerState(Clip(ones, -ones), scale.clone(), calibration.init(ones.device))
+    previous = calibration.start_range(device=device).previous
+    return LayerState(previous, scale.clone(), calibration.init(device))
 
 
-def _finished(state: LayerState, clip: Clip) -> LayerState:
-    return state._replace(previous=clip, seen=calibration.init(clip.max.device))
+def _finished(state: LayerState, found: LearnedRange) -> LayerState:
+    previous = found.previous
+    return state._replace(previous=previous, seen=calibration.init(previous.max.device))
 
 
 def _resolve(
@@ -161,8 +162,9 @@ def _resolve(
     """Replace what training made meaningless, and remember what is valid."""
     layer = dict(params)
     if "clip" in layer:
-        layer["clip"] = resolve_clip(layer["clip"], state.previous, spec)
-        state = state._replace(previous=Clip(*(end.detach() for end in layer["clip"])))
+        trained = LearnedRange(layer["clip"], state.previous)
+        layer["clip"], previous = calibration.resolve_range(trained, spec)
+        state = state._replace(previous=previous)
     if layer.get("weight_scale") is not None:
         layer["weight_scale"] = resolve_scale(layer["weight_scale"], state.previous_scale)
         state = state._replace(previous_scale=layer["weight_scale"].detach())

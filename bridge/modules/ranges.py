@@ -18,6 +18,7 @@ from bridge.modules.state.recomputed import Passes
 from bridge.modules.state.replicas import separate, shallow_copy
 from bridge.modules.symbolic import run_untraced
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
+from qatfunc.calibration import LearnedRange
 from qatfunc.numerics.torch_internals import is_in_backward, transforms_are_active
 
 
@@ -121,12 +122,13 @@ class RangedModule(RangeState):
         # The recomputation of activation checkpointing skips this, and must save as many tensors
         # for backward.
         with torch.no_grad():
-            clip = self._resolve(name)
-            for stored, value in zip(previous, clip, strict=True):
+            trained = LearnedRange(current, previous)
+            found = calibration.resolve_range(trained, self.config.activation)
+            for stored, value in zip(previous, found.previous, strict=True):
                 stored.copy_(value)
             # Under functional_call the range is the caller's tensor, which must not change.
             if is_parameter(current.max):
-                for stored, value in zip(current, clip, strict=True):
+                for stored, value in zip(current, found.clip, strict=True):
                     stored.copy_(value)
         return self._resolve(name)
 
@@ -140,20 +142,20 @@ class RangedModule(RangeState):
                     f"{self._where()}: its input is on {x.device}, the layer on "
                     f"{self.cur_batch.device}; move one of them"
                 )
-            reason = calibration.unusable(x)
-            if reason:
-                raise ValueError(f"{self._where()}: {reason}")
-        for name, x in inputs.items():
-            state = self._calibration.get(name) or calibration.init(x.device)
-            self._calibration[name] = (
-                calibration.update(state, ordinary(x)) if self.observes else state
-            )
+        self._calibration.update({name: self._taken(name, x) for name, x in inputs.items()})
         self._count_batch()
         if self._batches >= self.config.search.batch_num:
             merged = self._merged()
             for name in inputs:
                 self._finish(name, merged[name])
             self._calibration.clear()
+
+    def _taken(self, name: str, x: Tensor) -> calibration.CalibrationState:
+        seen = self._calibration.get(name)
+        if self.observes:
+            return calibration.take(seen, ordinary(x), where=self._where, always_check=True)
+        calibration.check_input(self._where, x, always=True)
+        return seen or calibration.init(x.device)
 
     def _merged(self) -> dict[str, calibration.CalibrationState]:
         """Return the statistics of all ranks; this is the only collective of calibration."""
@@ -170,8 +172,8 @@ class RangedModule(RangeState):
         }
 
     def _finish(self, name: str, state: calibration.CalibrationState) -> None:
-        clip = calibration.finish(state, self.config.activation, self.config.search)
-        for stored in self._range(name):
+        found = calibration.finish_range(state, self.config.activation, self.config.search)
+        for stored, clip in zip(self._range(name), found, strict=True):
             stored.max.copy_(clip.max)
             stored.min.copy_(clip.min)
 

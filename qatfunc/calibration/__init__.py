@@ -7,9 +7,17 @@ Index:
     state           init, update, merge: what calibration has seen
     clip_search     the clip whose quantization error over the data is smallest (IFMR)
     ranges          extremes, search, finish: the first range of an activation
+    learned_range   start, take, finish, resolve: a range from first batch to last training step
 """
 
 from qatfunc.calibration.inputs import LARGEST_INPUT, check_input, unusable
+from qatfunc.calibration.learned_range import (
+    LearnedRange,
+    finish_range,
+    resolve_range,
+    start_range,
+    take,
+)
 from qatfunc.calibration.ranges import extremes, finish, search
 from qatfunc.calibration.state import (
     EXACT_VALUES,
@@ -25,12 +33,17 @@ __all__ = [
     "LARGEST_INPUT",
     "TAIL_VALUES",
     "CalibrationState",
+    "LearnedRange",
     "check_input",
     "extremes",
     "finish",
+    "finish_range",
     "init",
     "merge",
+    "resolve_range",
     "search",
+    "start_range",
+    "take",
     "unusable",
     "update",
 ]

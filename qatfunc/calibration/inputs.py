@@ -1,5 +1,7 @@
 """Which batches are of use to calibration."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,15 +31,16 @@ def unusable(x: Tensor) -> str:
     return ""
 
 
-def check_input(name: str, x: Tensor) -> None:
-    """Refuse a batch that is of no use; under a transform or compiled, values are not looked at.
+def check_input(where: str | Callable[[], str], x: Tensor, *, always: bool = False) -> None:
+    """Refuse a batch that is of no use.
 
     Args:
-        name: of the operator, for the message.
+        where: name of the layer for the message, or what finds it out.
         x: its input, float32.
+        always: check values also under a transform and while compiling, where they may have none.
     Raises:
         ValueError: see unusable.
     """
-    reason = unusable(x) if looks_at_values() else ""
+    reason = unusable(x) if always or looks_at_values() else ""
     if reason:
-        raise ValueError(f"{name}: {reason}")
+        raise ValueError(f"{where() if callable(where) else where}: {reason}")

@@ -16,6 +16,7 @@ from bridge.config.reader import QATConfig, data_section, weight_section
 from bridge.modules.paths import loading_strictly
 from bridge.modules.state.inference import makes_state, ordinary
 from qatfunc import Clip, calibration, resolve_clip, ulq_qparams
+from qatfunc.calibration import LearnedRange
 from qatfunc.ulq import valid_ends
 
 _CALIBRATION_PREFIX = "calibration."
@@ -54,12 +55,11 @@ class RangeState(nn.Module):
         self.register_buffer("cur_batch", count, persistent=self.saves_count)
         # Not int16: gloo cannot broadcast it.
         offset_type = torch.int8 if config.activation.bits <= 8 else torch.int32
-        high, low = config.clip or (1.0, -1.0)
         for name in self.ranges:
-            for end, value in (("max", high), ("min", low)):
-                scalar = torch.tensor(value, dtype=torch.float32, device=device)
-                setattr(self, f"{name}_clip_{end}", nn.Parameter(scalar))
-                self.register_buffer(f"{name}_clip_{end}_pre", scalar.clone())
+            start = calibration.start_range(config.clip, device)
+            for end in _ENDS:
+                setattr(self, f"{name}_clip_{end}", nn.Parameter(getattr(start.clip, end)))
+                self.register_buffer(f"{name}_clip_{end}_pre", getattr(start.previous, end))
             unset = torch.full((1,), torch.nan, dtype=torch.float32, device=device)
             self.register_buffer(f"{name}_scale", unset)
             zero = torch.zeros(1, dtype=offset_type, device=device)
@@ -115,15 +115,16 @@ class RangeState(nn.Module):
             count = int(self.cur_batch)
             self._batches = count if count >= self.config.search.batch_num else 0
 
-    def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> tuple[Clip, Clip]:
+    def _range(self, name: str, tensors: Mapping[str, Any] | None = None) -> LearnedRange:
         """Return the current range and the last valid one."""
         high, low = f"{name}_clip_max", f"{name}_clip_min"
         if tensors is not None:
             ends: Mapping[str, Any] = tensors
-            return Clip(ends[high], ends[low]), Clip(ends[f"{high}_pre"], ends[f"{low}_pre"])
+            previous = Clip(ends[f"{high}_pre"], ends[f"{low}_pre"])
+            return LearnedRange(Clip(ends[high], ends[low]), previous)
         kept: Mapping[str, Any] = self._buffers
         current = Clip(self._parameter(high), self._parameter(low))
-        return current, Clip(kept[f"{high}_pre"], kept[f"{low}_pre"])
+        return LearnedRange(current, Clip(kept[f"{high}_pre"], kept[f"{low}_pre"]))
 
     def _parameter(self, name: str) -> Any:
         """Return a parameter, from _parameters where possible: attribute access is slower."""
