@@ -1,11 +1,11 @@
-"""Mode "fast": what integer operators read is rounded to 8 bits where it is computed.
+"""Mode "fast": outputs and sums that training left in float are quantized to 8 bits too.
 
 Index, each importing only what is above it:
-    operators     the table of operators that compute codes from codes
-    groups        tensors that share one scale and zero point
-    not_a_number  the layer that met a NaN
-    observe       ranges of inner values on data
-    requantize    rounding them
-    elementwise   QLinearAdd and QLinearLeakyRelu
-    models        all of it
+    operators    the operators that run on codes
+    groups       tensors that must share one scale and zero point (unified scales)
+    nan_check    which layer has NaN in its input
+    observe      ranges of inner tensors on data
+    requantize   quantizing them
+    elementwise  QLinearAdd and QLinearLeakyRelu
+    models       the fake-quant and the deploy model of mode "fast"
 """

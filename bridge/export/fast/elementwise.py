@@ -1,10 +1,18 @@
-"""Sums and LeakyRelus from codes to codes: reading them, and their forms.
+"""Add and LeakyRelu on uint8 codes: reading them, and writing them in both models.
 
-Read is DequantizeLinear -> Add | LeakyRelu -> (Relu | Clip)* -> QuantizeLinear, all of uint8.
+    a_q, b_q -> DequantizeLinear -> Add -> (Relu | Clip)* -> QuantizeLinear -> y_q
+        becomes, in fake-quant,
+    a_q, b_q -> DequantizeLinear(factors) -> Add -> QuantizeLinear(scale 1) -> (Clip) -> y_q
+        and in deploy
+    a_q, b_q -> QLinearAdd(factors, scale 1) -> (Clip) -> y_q
 
-A sum has factors with which nothing but its last step rounds (requantization.add_factors). For a
-LeakyRelu ONNX Runtime makes a table of its 256 codes, with the operations of the float nodes in
-their order, when it loads the model.
+    x_q -> DequantizeLinear -> LeakyRelu -> (Relu | Clip)* -> QuantizeLinear -> y_q
+        becomes, in deploy,
+    x_q -> QLinearLeakyRelu -> (Clip) -> y_q
+
+The factors of an Add make its last step the only one that rounds (requantization.add_factors), so
+both models agree on every processor. For QLinearLeakyRelu, ONNX Runtime computes a table of the 256
+codes at load time, by the operations of the float nodes in the same order.
 """
 
 from collections.abc import Iterable
@@ -26,24 +34,25 @@ from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.requantization.step_functions import Grid
 
 FLOAT = "float"
-"""The form of a sum that has no factors."""
+"""The form of an Add without factors: it stays in float."""
 
 _LARGEST = np.iinfo(np.uint8).max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elementwise:
-    """What an operator on uint8 values computes, up to the quantizer that reads it.
+    """An Add or LeakyRelu on uint8 codes, up to the quantizer that reads it.
 
     Args:
-        name: path of the module it is in, or the node's name.
+        name: path of its module, or the node's name.
         node: the float Add or LeakyRelu.
         output: the uint8 codes of the result.
-        operands: what it reads.
+        operands: the quantized inputs.
         scale: of the result.
-        grid: the integers of the result.
-        code_range: the smallest and the largest code that the activation behind it leaves.
-        factors: of a sum's operands; None if there are none, and of a LeakyRelu.
+        grid: integer range and zero point of the result.
+        code_range: smallest and largest code after the Relu and Clip nodes that follow.
+        factors: of an Add's operands (requantization.add_factors); None if there are none, and for
+            a LeakyRelu.
     """
 
     name: str
@@ -56,10 +65,12 @@ class Elementwise:
     factors: tuple[np.float32, np.float32] | None
 
     def on(self, copy: Counterparts) -> "Elementwise":
-        """Return the operator as it stands in a copy of its model.
+        """Return the same operator with the nodes and values of a copy of its model.
 
         Args:
-            copy: where the nodes and values of the model are.
+            copy: maps nodes and values of the model to those of the copy.
+        Returns:
+            the operator in the copy.
         """
         return replace(
             self,
@@ -70,19 +81,19 @@ class Elementwise:
 
     @property
     def form(self) -> str:
-        """What it becomes in a deploy model."""
+        """Its operator in the deploy model, or FLOAT."""
         if self.node.op_type == "Add" and self.factors is None:
             return FLOAT
         return CODE_OPERATORS[self.node.op_type]
 
     @property
     def arithmetic(self) -> str:
-        """What computes in that form."""
+        """Arithmetic of that form, INT8 or FLOAT32."""
         return FLOAT32 if self.form == FLOAT else INT8
 
     @property
     def reason(self) -> str:
-        """Why that form."""
+        """Why it takes that form."""
         if self.node.op_type != "Add":
             return "a table of its 256 codes"
         if self.factors is None:
@@ -91,13 +102,13 @@ class Elementwise:
 
 
 def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elementwise]:
-    """Find the sums and LeakyRelus of dequantized uint8 values that one uint8 quantizer reads.
+    """Find each Add and LeakyRelu of dequantized uint8 values that one uint8 quantizer reads.
 
     Args:
-        graph: the main graph; a Relu or Clip may stand before the quantizer.
-        taken: names that none of them may have.
+        graph: the main graph; Relu and Clip may come before the quantizer.
+        taken: names of other operators, which these must not have.
     Returns:
-        these, in topological order, each with a name of its own.
+        the operators in topological order, with unique names.
     """
     found: list[Elementwise] = []
     names = UniqueNames(taken)
@@ -110,11 +121,11 @@ def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elem
 
 
 def write_fake_elementwise(builder: Builder, one: Elementwise) -> None:
-    """Write a sum in float, of which nothing is rounded before the quantizer.
+    """Write the fake-quant form of an Add: with its factors, only the quantizer rounds.
 
     Args:
         builder: writes the nodes.
-        one: the sum; a LeakyRelu is left as it is.
+        one: the operator; without factors, and for a LeakyRelu, nothing is written.
     """
     if one.factors is None:
         return
@@ -129,11 +140,11 @@ def write_fake_elementwise(builder: Builder, one: Elementwise) -> None:
 
 
 def write_integer_elementwise(builder: Builder, one: Elementwise) -> None:
-    """Write a sum as QLinearAdd, a LeakyRelu as QLinearLeakyRelu.
+    """Write an Add as QLinearAdd, a LeakyRelu as QLinearLeakyRelu.
 
     Args:
         builder: writes the nodes.
-        one: the operator; a sum without factors is left as it is.
+        one: the operator; for an Add without factors nothing is written.
     """
     if one.form == FLOAT:
         return
@@ -157,10 +168,10 @@ def _read(node: ir.Node, name: str) -> Elementwise | None:
     users = [use.node for use in value.uses()]
     if len(users) != 1 or value.is_graph_output() or users[0].op_type != "QuantizeLinear":
         return None
-    numbers = find_uint8_qparams(users[0])
-    if numbers is None:
+    qparams = find_uint8_qparams(users[0])
+    if qparams is None:
         return None
-    scale, zero_y = numbers
+    scale, zero_y = qparams
     grid = Grid(zero_point=zero_y, qmin=0, qmax=_LARGEST)
     with np.errstate(over="ignore"):
         ends = grid.codes(np.array([low, high], np.float32) / scale)

@@ -1,12 +1,15 @@
-"""Groups: values that can share 8-bit codes, as what lies between them only hands codes on.
+"""Groups: tensors that must share one scale and zero point (unified scales).
 
-    operator -> (Relu | Clip)* -> value -> (MaxPool | reshapes | Concat)* -> value
+    operator -> (Relu | Clip)* -> value -> (MaxPool | reshape | Concat)* -> value
 
-A group gets codes where an operator that computes with them reads one of its values: a quantized
-layer, a sum or LeakyRelu whose own result gets codes, or an average of what one of these computed.
-What other operators and the model's outputs read keeps its precision and its range, beside codes
-too: the output of a layer is then there in both ways, and a sum or LeakyRelu is computed in float.
-What a quantizer of more than 8 bits reads gets no codes.
+Only MaxPool, Concat or shape operators lie between the tensors of a group; they copy codes and
+cannot change their scale.
+
+A group is quantized if an operator on 8-bit codes reads one of its tensors: a quantized layer, an
+Add or LeakyRelu whose own output is quantized, or an average pool after a layer, Add or LeakyRelu.
+Float operators and graph outputs go on reading the float tensor: a layer then has a float output
+beside the quantized one, while an Add or LeakyRelu stays in float. Groups that a 16-bit quantizer
+reads are not quantized.
 """
 
 from collections.abc import Collection, Iterator
@@ -28,37 +31,39 @@ _PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Values with one scale and one zero point.
+    """Tensors with one scale and one zero point.
 
     Args:
-        sources: the values that are rounded.
-        values: these, and what the carriers make of them.
-        integral: whether integer operators compute a source: a layer, a sum or a LeakyRelu.
-        carriers: nodes that codes pass through, in topological order.
-        operators: sums, LeakyRelus and averages that read codes of it.
+        sources: the tensors that get a QuantizeLinear.
+        values: the sources, and the outputs of `passthrough`.
+        integral: whether a layer, an Add or a LeakyRelu computes a source.
+        passthrough: MaxPool, Concat and shape operators in between, in topological order.
+        operators: Add, LeakyRelu and average pools that read codes of the group.
     """
 
     sources: list[ir.Value]
     values: list[ir.Value]
     integral: bool
-    carriers: list[ir.Node] = field(default_factory=list)
+    passthrough: list[ir.Node] = field(default_factory=list)
     operators: list[ir.Node] = field(default_factory=list)
 
     @property
     def quantizers(self) -> list[ir.Node]:
-        """The quantizers that read a value and whose codes the group's can be."""
+        """The quantizers of the group's tensors that the group's codes can replace."""
         return [node for node in self._readers() if is_plain_quantizer(node)]
 
     @property
     def wide(self) -> bool:
-        """Whether a quantizer of other than 8 bits reads a value."""
+        """Whether a quantizer to 16 bits reads a tensor of the group."""
         return any(map(_is_wide, self._readers()))
 
-    def computing(self, computed: Collection[ir.Node]) -> list[ir.Node]:
+    def operators_on_codes(self, computed: Collection[ir.Node]) -> list[ir.Node]:
         """List the operators that read codes of the group.
 
         Args:
-            computed: sums and LeakyRelu nodes on codes.
+            computed: Add and LeakyRelu nodes that run on codes.
+        Returns:
+            those that read the group, and its average pools.
         """
         return [
             node
@@ -66,29 +71,33 @@ class Group:
             if node in computed or (self.integral and node.op_type in _AVERAGES)
         ]
 
-    def serves(self, computed: Collection[ir.Node]) -> bool:
-        """Whether an operator or a layer reads codes of the group.
+    def is_read_as_codes(self, computed: Collection[ir.Node]) -> bool:
+        """Whether a layer or another operator reads codes of the group.
 
         Args:
-            computed: as computing's.
+            computed: Add and LeakyRelu nodes that run on codes.
+        Returns:
+            False if all its readers are float operators or graph outputs.
         """
-        return bool(self.quantizers or self.computing(computed))
+        return bool(self.quantizers or self.operators_on_codes(computed))
 
-    def stays_float(self, value: ir.Value, computed: Collection[ir.Node]) -> bool:
-        """Whether something reads a value of the group that does not read codes.
+    def is_read_as_float(self, value: ir.Value, computed: Collection[ir.Node]) -> bool:
+        """Whether a float operator or a graph output reads a tensor, or what is made of it.
 
         Args:
-            value: one of its values.
-            computed: as computing's.
+            value: a tensor of the group.
+            computed: Add and LeakyRelu nodes that run on codes.
+        Returns:
+            True also if that reads the output of a node of `passthrough`.
         """
         readers = {use.node for use in value.uses()}
-        carriers = readers.intersection(self.carriers)
-        others = readers - carriers - {*self.quantizers, *self.computing(computed)}
-        carried = (output for node in carriers for output in node.outputs)
+        passthrough = readers.intersection(self.passthrough)
+        others = readers - passthrough - {*self.quantizers, *self.operators_on_codes(computed)}
+        outputs = (output for node in passthrough for output in node.outputs)
         return (
             bool(others)
             or value.is_graph_output()
-            or any(self.stays_float(output, computed) for output in carried)
+            or any(self.is_read_as_float(output, computed) for output in outputs)
         )
 
     def _readers(self) -> Iterator[ir.Node]:
@@ -96,10 +105,10 @@ class Group:
 
 
 def find_groups(graph: ir.Graph, outputs: AbstractSet[ir.Value]) -> list[Group]:
-    """Find the groups that get codes.
+    """Find the groups that are to be quantized.
 
     Args:
-        graph: the main graph, with unsigned activations (bridge.export.passes.uint8_codes).
+        graph: the main graph, with uint8 activations (bridge.export.passes.uint8_codes).
         outputs: the outputs of quantized layers and products.
     Returns:
         the groups, in topological order.
@@ -108,29 +117,33 @@ def find_groups(graph: ir.Graph, outputs: AbstractSet[ir.Value]) -> list[Group]:
     while True:
         owners, candidates = _collect(graph, outputs, refused)
         kept: set[ir.Node] = set()
-        # Backwards: whether a sum gets codes depends on who reads it.
+        # In reverse: whether an Add runs on codes depends on its readers.
         for node in reversed(candidates):
-            place = rounding_place(node.outputs[0], past_pools=False)
-            result = owners[place]
+            source = rounded_value(node.outputs[0], past_pools=False)
+            result = owners[source]
             operands = [owners[v] for v in node.inputs if v in owners]
             known = all(_is_known(group, node) for group in operands)
             known = known and not any(g.wide for g in (result, *operands))
-            if known and result.serves(kept) and not result.stays_float(place, kept):
+            read_as_codes = result.is_read_as_codes(kept)
+            if known and read_as_codes and not result.is_read_as_float(source, kept):
                 kept.add(node)
         if len(kept) == len(candidates):
             every = dict.fromkeys(owners.values())
-            found = [group for group in every if group.serves(kept) and not group.wide]
+            found = [group for group in every if group.is_read_as_codes(kept) and not group.wide]
             for group in found:
-                group.operators = group.computing(kept)
+                group.operators = group.operators_on_codes(kept)
             return found
         refused.update(set(candidates) - kept)
 
 
 def is_plain_quantizer(node: ir.Node) -> bool:
-    """Whether a node rounds to uint8 codes that only their own DequantizeLinear nodes read.
+    """Whether a node quantizes to uint8 and only its own DequantizeLinear nodes read the codes.
 
     Args:
         node: any node.
+    Returns:
+        False too if the codes are a graph output, or a DequantizeLinear has another scale or zero
+        point.
     """
     if node.op_type != "QuantizeLinear" or node.outputs[0].is_graph_output():
         return False
@@ -144,15 +157,15 @@ def is_plain_quantizer(node: ir.Node) -> bool:
     )
 
 
-def rounding_place(value: ir.Value, *, past_pools: bool) -> ir.Value:
-    """Follow an operator's output to where it is rounded.
+def rounded_value(value: ir.Value, *, past_pools: bool) -> ir.Value:
+    """Return the value that is quantized for an operator's output: the one after its activation.
 
     Args:
         value: the output.
-        past_pools: whether a MaxPool that alone reads it comes first, as in a chain of a layer
-            (bridge.export.requantization.chains): rounding before and after it are the same.
+        past_pools: whether to go past a MaxPool that is the only reader, as in the chain of a
+            layer (bridge.export.requantization.chains); it commutes with quantization.
     Returns:
-        the value behind its Relu and Clip nodes.
+        the value after the operator's Relu and Clip nodes.
     """
     value = after_clamps(value)[0]
     while past_pools and not value.is_graph_output():
@@ -168,7 +181,7 @@ def rounding_place(value: ir.Value, *, past_pools: bool) -> ir.Value:
 def _collect(
     graph: ir.Graph, outputs: AbstractSet[ir.Value], refused: Collection[ir.Node]
 ) -> tuple[dict[ir.Value, Group], list[ir.Node]]:
-    """Return the groups by their values, and what computes with values that can have codes."""
+    """Return the groups by tensor, and the Add and LeakyRelu nodes that could run on codes."""
     owners: dict[ir.Value, Group] = {}
     candidates: list[ir.Node] = []
     for node in graph:
@@ -176,20 +189,20 @@ def _collect(
         computes = computes and node not in refused
         computes = computes and all(v in owners or _is_dequantized(v) for v in node.inputs)
         is_layer = not outputs.isdisjoint(node.outputs)
-        parts = [] if is_layer else _carried(node)
+        parts = [] if is_layer else _passthrough_inputs(node)
         if computes:
             candidates.append(node)
         groups = [owners[v] for v in parts if v in owners]
-        carries = bool(parts) and len(groups) == len(parts)
-        # ONNX Runtime's MaxPool on codes is the slower one unless integer operators precede it.
-        if carries and (node.op_type != "MaxPool" or groups[0].integral):
+        passes_codes = bool(parts) and len(groups) == len(parts)
+        # ONNX Runtime's uint8 MaxPool is slower than float unless integer operators precede it.
+        if passes_codes and (node.op_type != "MaxPool" or groups[0].integral):
             group = _merge(owners, groups)
-            group.carriers.append(node)
+            group.passthrough.append(node)
             group.values.append(node.outputs[0])
             owners[node.outputs[0]] = group
         elif node.op_type not in _PAIRS and constant(node.outputs[0]) is None:
             for value in node.outputs:
-                source = rounding_place(value, past_pools=is_layer)
+                source = rounded_value(value, past_pools=is_layer)
                 if source not in owners:
                     owners[source] = Group([source], [source], computes or is_layer)
     return owners, candidates
@@ -201,19 +214,19 @@ def _merge(owners: dict[ir.Value, Group], groups: list[Group]) -> Group:
         if group is not largest:
             largest.sources += group.sources
             largest.values += group.values
-            largest.carriers += group.carriers
+            largest.passthrough += group.passthrough
             largest.integral |= group.integral
             owners.update(dict.fromkeys(group.values, largest))
     return largest
 
 
 def _is_known(group: Group, reader: ir.Node) -> bool:
-    """Whether codes of a group cost its reader nothing: a LeakyRelu has no other quantized use."""
+    """Whether a reader may run on codes: integers compute the group, or an Add shares them."""
     return group.integral or (reader.op_type == "Add" and bool(group.quantizers))
 
 
-def _carried(node: ir.Node) -> list[ir.Value | None]:
-    """Return the inputs whose codes become a node's, if it does nothing else."""
+def _passthrough_inputs(node: ir.Node) -> list[ir.Value | None]:
+    """Return the inputs of a node that only copies or selects codes; none for other nodes."""
     if node.op_type == "Concat":
         return list(node.inputs)
     if node.op_type == "MaxPool":

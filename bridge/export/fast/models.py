@@ -1,9 +1,12 @@
-"""Mode "fast": what integer operators read is rounded to 8 bits, in the model and in what was read.
+"""Mode "fast": tensors that integer operators read are quantized to 8 bits in both models.
 
-    layer -> y            =     layer -> QuantizeLinear -> DequantizeLinear -> y
-    a + b -> y                  QLinearAdd(a, b) -> DequantizeLinear -> y       in the deploy model
+    layer -> y
+    Add -> y
+        becomes
+    layer -> QuantizeLinear -> DequantizeLinear -> y
+    QLinearAdd -> DequantizeLinear -> y                 (in the deploy model)
 
-The layers are then converted as in mode "exact".
+Layers are then converted as in mode "exact".
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +22,7 @@ from bridge.export.fast.elementwise import (
     write_fake_elementwise,
     write_integer_elementwise,
 )
-from bridge.export.fast.groups import rounding_place
+from bridge.export.fast.groups import rounded_value
 from bridge.export.fast.operators import MICROSOFT
 from bridge.export.fast.requantize import Rounding, requantize
 from bridge.export.graph.builder import Builder, Lowerable
@@ -30,12 +33,13 @@ from bridge.export.read.quantized import Quantized
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roundings:
-    """What was rounded in a model of mode "fast", and the operators that compute codes from codes.
+    """What mode "fast" quantized in a model.
 
     Args:
-        elementwise: sums and LeakyRelus from codes to codes, as they stand in the model.
-        of: what the outputs of these and of layers are rounded to, by name.
-        names: of these and of operators that can be layers, in topological order.
+        elementwise: Add and LeakyRelu operators on codes.
+        of: by name of a layer or an elementwise operator, what its output is rounded to.
+        names: of the elementwise operators and of all operators that can be layers, in topological
+            order.
     """
 
     elementwise: Sequence[Elementwise]
@@ -43,13 +47,13 @@ class Roundings:
     names: Sequence[str]
 
     def write(self, deploy: ir.Model, copy: Counterparts) -> None:
-        """Write the sums and LeakyRelus of both models.
+        """Write the Add and LeakyRelu operators on codes in both models.
 
         Args:
-            deploy: the model that was rounded.
-            copy: where its nodes and values are in the fake-quant model.
+            deploy: the quantized model.
+            copy: maps its nodes and values to those of the fake-quant model.
         """
-        # Backwards: what reads the codes of a sum is written before others take their place.
+        # In reverse: readers are written before the codes that they read are replaced.
         for one in reversed([one.on(copy) for one in self.elementwise]):
             write_fake_elementwise(Builder(one), one)
         for one in reversed(self.elementwise):
@@ -59,21 +63,21 @@ class Roundings:
 
 
 def round_values(model: ir.Model, found: Quantized, data: Iterable[Any]) -> Roundings:
-    """Round what integer operators read.
+    """Quantize the tensors that integer operators read.
 
     Args:
-        model: with unsigned activations (bridge.export.passes.uint8_codes); it is changed.
-        found: its layers and products; their inputs may have other scales afterwards.
-        data: as requantize's.
+        model: with uint8 activations (bridge.export.passes.uint8_codes); changed in place.
+        found: its layers and products; their inputs may get other scales and zero points.
+        data: batches, as requantize takes them.
     Returns:
-        what was rounded.
+        what was quantized.
     Raises:
-        ValueError: there is no data, or it does not fit the model.
+        ValueError: there is no data, it does not fit the model, or a layer's input has NaN.
     """
-    # What runs in a branch or a loop is converted as in mode "exact": data may not reach it.
+    # Layers in a branch or a loop are converted as in mode "exact": data may not reach them.
     both: list[Lowerable] = [*found.layers, *found.products]
     outer = [layer for layer in both if layer.node.graph is model.graph]
-    results = {layer.name: rounding_place(layer.output, past_pools=True) for layer in outer}
+    results = {layer.name: rounded_value(layer.output, past_pools=True) for layer in outer}
     rounded = requantize(model, outer, data)
     operators = dict(named_operators(model.graph))
     elementwise = read_elementwise(model.graph, taken=operators)
@@ -81,10 +85,10 @@ def round_values(model: ir.Model, found: Quantized, data: Iterable[Any]) -> Roun
         quantizer = one.output.producer()
         if quantizer is not None and quantizer.inputs[0] is not None:
             results[one.name] = quantizer.inputs[0]
-    places = {node: i for i, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph))}
+    positions = {node: i for i, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph))}
     named = {**operators, **{one.name: one.node for one in elementwise}}
     return Roundings(
         elementwise=elementwise,
         of={name: rounded[value] for name, value in results.items() if value in rounded},
-        names=sorted(named, key=lambda name: places[named[name]]),
+        names=sorted(named, key=lambda name: positions[named[name]]),
     )

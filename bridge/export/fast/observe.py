@@ -1,4 +1,4 @@
-"""Ranges of the inner values of a model, from data that runs through it."""
+"""Observers: the ranges of inner tensors of a model, from data that runs through it."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-from bridge.export.fast.not_a_number import check_not_a_number, count_not_a_number
+from bridge.export.fast.nan_check import append_nan_counts, check_no_nan
 from bridge.export.files.writing import write_models
 from bridge.export.graph.constants import Array
 from bridge.export.passes.output_padding import fit_output_padding
@@ -31,29 +31,30 @@ def observe(
     quantized: Mapping[str, str] | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> list[Clip]:
-    """Search the ranges of values over data.
+    """Calibrate the ranges of values over data, with the clip search of qatfunc.
 
     Args:
-        model: as files.read_model returns it; it is left as it is.
-        values: names of values, joined where they are to have one range.
+        model: as normalize.read_model returns it; not changed.
+        values: groups of value names; each group gets one common range.
         data: batches: an array or tensor, a tuple or list of them for several inputs, or a dict by
             the names of the inputs.
-        quantized: values in which no NaN may be, and the layers that quantize them.
-        titles: what to call values in a message, by name.
+        quantized: by name, values that must not have NaN, with the layers that quantize them.
+        titles: how messages call values, by name.
     Returns:
-        a range for each sequence of names.
+        the clip range of each group.
     Raises:
-        ValueError: there is no batch, one does not fit the inputs, a layer met NaN, or one of the
-            values is not finite.
+        TypeError: a tensor has a dtype that NumPy does not have.
+        ValueError: there is no batch, a batch does not fit the inputs, a layer's input has NaN, or
+            a value is empty or not finite.
     """
     quantized, titles = quantized or {}, titles or {}
     names = list(dict.fromkeys(name for group in values for name in group))
     states = [calibration.init() for _ in values]
     batches = 0
     for batches, found in enumerate(_run(model, names, data, quantized), start=1):
-        # A layer that overflows comes first: what it sends is what others meet.
+        # Report a layer whose output overflows before the layers that get NaN from it.
         _check_finite(found, titles, batches)
-        check_not_a_number(found, quantized, batches)
+        check_no_nan(found, quantized, batches)
         _check_finite(found, {name: f"value {name!r}" for name in names}, batches)
         for i, group in enumerate(values):
             for name in group:
@@ -78,10 +79,10 @@ def _check_finite(found: Feeds, titles: Mapping[str, str], batch: int) -> None:
 def _run(
     model: ir.Model, names: Sequence[str], data: Iterable[Any], quantized: Iterable[str]
 ) -> Iterator[Feeds]:
-    """Yield the named values for each batch, and how many NaNs are in what is quantized."""
+    """Yield the named values of each batch, and the NaN counts of quantized inputs."""
     watched = model.clone()
     fit_output_padding(watched.graph)
-    names = [*names, *count_not_a_number(watched.graph, quantized)]
+    names = [*names, *append_nan_counts(watched.graph, quantized)]
     known = {value.name: value for node in watched.graph for value in node.outputs}
     own = {value.name for value in watched.graph.outputs}
     watched.graph.outputs.extend(known[name] for name in names if name not in own)
@@ -90,7 +91,7 @@ def _run(
     ]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Nothing is fused: values stay those of float operators between pairs.
+    # Without fusion the values are those of the float operators and Q/DQ pairs of the file.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "watched.onnx"
@@ -99,7 +100,7 @@ def _run(
         for batch in data:
             feeds = _feeds(batch, inputs)
             try:
-                # Without names every output is computed, so that data is checked all the same.
+                # An empty list would compute nothing; None computes all outputs, checking data.
                 results = session.run(list(names) or None, feeds)
             except (InvalidArgument, Fail, RuntimeException) as error:
                 raise ValueError(f"a batch of data does not fit the model: {error}") from error

@@ -1,11 +1,13 @@
-"""Mode "fast": what integer operators read is rounded to 8 bits where it is computed, once.
+"""Mode "fast": tensors that integer operators read are quantized once, where they are computed.
 
-    layer or sum -> QuantizeLinear -> codes -> (MaxPool | reshapes | Concat)* -> all its readers
+    layer or Add -> (Relu | Clip)* -> (MaxPool | reshape | Concat)* -> QuantizeLinear of each reader
+        becomes
+    layer or Add -> (Relu | Clip)* -> QuantizeLinear -> (MaxPool | reshape | Concat)* -> all readers
 
-A group's codes take the place of those of the quantizers that read it. Quantizers of different
-ranges become one, of the range that holds all of theirs; a group that no quantizer reads gets the
-range of data, and the range of one that sums or averages read too holds that as well, so that
-nothing is clamped for them. What computes in float reads what was there before.
+The quantizers that read a group (fast.groups) are replaced by one for the group. Its range is the
+union of theirs. Without any it is the range on data; if an Add, LeakyRelu or average pool reads the
+group too, the range on data is included, so that nothing is clamped for these. Float operators read
+the same float tensors as before.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from bridge.export.fast.groups import Group, find_groups, is_plain_quantizer, rounding_place
-from bridge.export.fast.not_a_number import quantized_inputs
+from bridge.export.fast.groups import Group, find_groups, is_plain_quantizer, rounded_value
+from bridge.export.fast.nan_check import quantized_inputs
 from bridge.export.fast.observe import observe
 from bridge.export.graph.builder import Lowerable, add_initializer
 from bridge.export.read.qdq import find_uint8_qparams
@@ -28,19 +30,19 @@ from qatfunc.ulq import ulq_qparams
 
 _STEPS = 255
 _CODES = "/codes"
-"""Ends the names of codes that the model did not have before."""
+"""Suffix of the names of codes that mode "fast" adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
-    """What a value is rounded to in both models of mode "fast".
+    """The quantization of a tensor in both models of mode "fast".
 
     Args:
         scale: of its codes.
-        zero_point: their zero point, signed.
-        quantizers: how many different quantizers read it; with 0 the range is from data, with 1
-            it is as in mode "exact", with more it holds all of their ranges.
-        widened: whether the range holds that of data besides, which sums or averages read.
+        zero_point: of its codes as int8.
+        quantizers: number of different scales and zero points of the quantizers that read it. With
+            0 the range is that on data, with 1 that of mode "exact", with more their union.
+        widened: whether the range on data widens it, for an Add, LeakyRelu or average pool.
     """
 
     scale: float
@@ -52,20 +54,21 @@ class Rounding:
 def requantize(
     model: ir.Model, layers: Iterable[Lowerable], data: Iterable[Any]
 ) -> dict[ir.Value, Rounding]:
-    """Round every value that integer operators read, where it is computed.
+    """Quantize every tensor that integer operators read, where it is computed.
 
     Args:
-        model: with unsigned activations (bridge.export.passes.uint8_codes); it is changed.
+        model: with uint8 activations (bridge.export.passes.uint8_codes); changed in place.
         layers: its quantized layers and products.
-        data: as observe's.
+        data: batches, as observe takes them.
     Returns:
-        what is rounded, behind its layer's or sum's Relu or Clip.
+        the quantized values, each after the Relu or Clip of its layer or Add, with what they are
+        rounded to.
     Raises:
-        ValueError: there is no data, it does not fit the model, or a layer met NaN.
+        ValueError: there is no data, it does not fit the model, or a layer's input has NaN.
     """
     layers = list(layers)
     groups = find_groups(model.graph, {layer.output for layer in layers})
-    numbers = [{find_uint8_qparams(q): None for q in group.quantizers} for group in groups]
+    qparams = [{find_uint8_qparams(q): None for q in group.quantizers} for group in groups]
     seen = [group for group in groups if group.operators]
     clips = observe(
         model,
@@ -76,7 +79,7 @@ def requantize(
     )
     ranges = {id(group): _of_clip(clip) for group, clip in zip(seen, clips, strict=True)}
     rounded = {}
-    for group, found in zip(groups, numbers, strict=True):
+    for group, found in zip(groups, qparams, strict=True):
         known = [pair for pair in found if pair is not None]
         read = [ranges[id(group)]] if group.operators else []
         scale, zero = _join([*known, *read])
@@ -93,30 +96,32 @@ def requantize(
     return rounded
 
 
-def is_codes(value: ir.Value) -> bool:
-    """Whether a value of a fake-quant or deploy model holds codes that mode "fast" made.
+def holds_fast_codes(value: ir.Value) -> bool:
+    """Whether a value of a fake-quant or deploy model holds codes that mode "fast" added.
 
     Args:
         value: any value.
+    Returns:
+        True if its name ends as mode "fast" names codes.
     """
     return (value.name or "").endswith(_CODES)
 
 
 def _titles(layers: Iterable[Lowerable]) -> dict[str, str]:
-    """Say of the values that layers compute which layer it is."""
-    places = {layer.name: rounding_place(layer.output, past_pools=True) for layer in layers}
-    return {value.name or "": f"the output of layer {name!r}" for name, value in places.items()}
+    """Describe the values that layers compute, by name, for messages."""
+    values = {layer.name: rounded_value(layer.output, past_pools=True) for layer in layers}
+    return {value.name or "": f"the output of layer {name!r}" for name, value in values.items()}
 
 
 def _names(values: Iterable[ir.Value]) -> list[str]:
     return [value.name or "" for value in values]
 
 
-def _join(numbers: Sequence[tuple[np.float32, int]]) -> tuple[np.float32, int]:
-    """Return one scale and zero point for all; that of the one that holds the others, if any."""
-    low = min(-zero * float(scale) for scale, zero in numbers)
-    high = max((_STEPS - zero) * float(scale) for scale, zero in numbers)
-    for scale, zero in numbers:
+def _join(qparams: Sequence[tuple[np.float32, int]]) -> tuple[np.float32, int]:
+    """Return the scale and zero point of the union of ranges, kept as they are if one holds all."""
+    low = min(-zero * float(scale) for scale, zero in qparams)
+    high = max((_STEPS - zero) * float(scale) for scale, zero in qparams)
+    for scale, zero in qparams:
         if -zero * float(scale) == low and (_STEPS - zero) * float(scale) == high:
             return scale, zero
     scale = np.float32((high - low) / _STEPS)
@@ -129,42 +134,42 @@ def _of_clip(clip: Clip) -> tuple[np.float32, int]:
 
 
 def _write(graph: ir.Graph, group: Group, scale: np.float32, zero: int) -> None:
-    """Let everything outside a group read codes, or what they stand for."""
+    """Quantize a group, and let its readers outside read codes or their dequantized values."""
     name = group.sources[0].name
-    numbers = (
+    qparams = (
         add_initializer(graph, f"{name}/scale", scale),
         add_initializer(graph, f"{name}/zero_point", np.uint8(zero)),
     )
-    inside = set(group.carriers)
+    inside = set(group.passthrough)
     codes: dict[ir.Value | None, ir.Value] = {}
     for source in group.sources:
-        node = ir.node("QuantizeLinear", [source, *numbers], name=f"{source.name}/quantize")
-        _insert_behind(source, node)
+        node = ir.node("QuantizeLinear", [source, *qparams], name=f"{source.name}/quantize")
+        _insert_after(source, node)
         inside.add(node)
         codes[source] = node.outputs[0]
-    for carrier in group.carriers:
-        attributes = {name: attribute.value for name, attribute in carrier.attributes.items()}
-        inputs = [codes.get(value, value) for value in carrier.inputs]
-        node = ir.node(carrier.op_type, inputs, attributes, name=f"{carrier.name}{_CODES}")
-        graph.insert_before(carrier, node)
-        codes[carrier.outputs[0]] = node.outputs[0]
+    for old in group.passthrough:
+        attributes = {name: attribute.value for name, attribute in old.attributes.items()}
+        inputs = [codes.get(value, value) for value in old.inputs]
+        node = ir.node(old.op_type, inputs, attributes, name=f"{old.name}{_CODES}")
+        graph.insert_before(old, node)
+        codes[old.outputs[0]] = node.outputs[0]
     for value in group.values:
-        _redirect(value, codes[value], numbers, inside=inside, operators=group.operators)
+        _redirect(value, codes[value], qparams, inside=inside, operators=group.operators)
 
 
 def _redirect(
     value: ir.Value,
     codes: ir.Value,
-    numbers: Sequence[ir.Value],
+    qparams: Sequence[ir.Value],
     *,
     inside: Collection[ir.Node],
     operators: Collection[ir.Node],
 ) -> None:
-    """Let the quantizers of a value that are outside its group read codes, and the operators."""
+    """Let the operators on codes, and quantizers outside the group, read a value's codes."""
     codes.name, codes.shape = f"{value.name}{_CODES}", value.shape
     codes.type = ir.TensorType(ir.DataType.UINT8)
-    pair = ir.node("DequantizeLinear", [codes, *numbers], name=f"{value.name}/dequantize")
-    _insert_behind(codes, pair)
+    pair = ir.node("DequantizeLinear", [codes, *qparams], name=f"{value.name}/dequantize")
+    _insert_after(codes, pair)
     rounded = pair.outputs[0]
     rounded.name, rounded.shape, rounded.type = f"{value.name}/rounded", value.shape, value.type
     for use in [use for use in value.uses() if use.node not in inside]:
@@ -175,7 +180,7 @@ def _redirect(
 
 
 def _replace_codes(quantizer: ir.Node, codes: ir.Value, pair: ir.Node) -> None:
-    """Let the readers of a quantizer read codes, under its name if they are the same."""
+    """Replace a quantizer's codes; the new ones take its name if scale and zero point are equal."""
     old = quantizer.outputs[0]
     if find_uint8_qparams(quantizer) == find_uint8_qparams(pair):
         codes.name, old.name = old.name, f"{old.name}/replaced"
@@ -184,7 +189,7 @@ def _replace_codes(quantizer: ir.Node, codes: ir.Value, pair: ir.Node) -> None:
             use.node.replace_input_with(i, operand)
 
 
-def _insert_behind(value: ir.Value, node: ir.Node) -> None:
+def _insert_after(value: ir.Value, node: ir.Node) -> None:
     producer = value.producer()
     if producer is None or producer.graph is None:
         raise ValueError(f"value {value.name!r} is no node's output")

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from torch import nn
 
 from bridge.arguments import check_model
-from bridge.export.fast.requantize import is_codes
+from bridge.export.fast.requantize import holds_fast_codes
 from bridge.export.graph.constants import Array
 from bridge.export.graph.names import module_path, scope_of_name
 from bridge.export.normalize.model import read_model
@@ -87,7 +87,7 @@ def verify(model: nn.Module | None, *given: Any, **named: Any) -> Verification:
     names = [v.name for node in graph for v in node.outputs if v.name]
     names += [v.name for v in graph.inputs if v.name]
     written = ir.load(files.fake).graph
-    names += [v.name for node in written for v in node.outputs if v.name and is_codes(v)]
+    names += [v.name for node in written for v in node.outputs if v.name and holds_fast_codes(v)]
     plain = [_run(path, batch.feeds) for path in both]
     inner = [_run(path, batch.feeds, _present(path, names)) for path in both]
     for values in inner:

@@ -460,7 +460,7 @@ def test_forms_of_data(tmp_path, data):
         ({"data": [(picture(), picture())]}, r"1 arrays for inputs \['x'\], got 2"),
         ({"data": [{"z": picture()}]}, r"for inputs \['x'\], got \['z'\]"),
         ({"data": [picture()[:, :2]]}, "a batch of data does not fit the model"),
-        ({"data": [picture(), picture() * np.nan]}, "layer 'f' met NaN .* on batch 2 of data"),
+        ({"data": [picture(), picture() * np.nan]}, "layer 'f' has NaN .* on batch 2 of data"),
     ],
 )
 def test_refuses(tmp_path, options, message):
@@ -476,7 +476,7 @@ def test_refuses_values_beyond_float32(tmp_path):
 
 def test_a_layer_that_met_nan_between_layers(tmp_path):
     between = "n = Sqrt (f) v = Identity (n)"
-    with pytest.raises(ValueError, match="layer 'y' met NaN in its input 'v' on batch 1 of data"):
+    with pytest.raises(ValueError, match="layer 'y' has NaN in its input 'v' on batch 1 of data"):
         convert(network(between), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Which layer met a NaN: what a quantizer makes of one differs between processors."""
+"""Finding the layer whose input has NaN: the code of NaN differs between processors."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,7 +16,7 @@ def quantized_inputs(operators: Iterable[tuple[str, ir.Node]]) -> dict[str, str]
     Args:
         operators: names and nodes of layers and products, in topological order.
     Returns:
-        the names of the operators, by the name of the value that each quantizes.
+        by the name of each quantized value, the name of the first layer that reads it.
     """
     found: dict[str, str] = {}
     for name, node in operators:
@@ -27,7 +27,7 @@ def quantized_inputs(operators: Iterable[tuple[str, ir.Node]]) -> dict[str, str]
 
 
 def _before_pair(value: ir.Value | None) -> ir.Value | None:
-    """Return what a pair quantizes, None for a constant or what has no pair."""
+    """Return the float input of a Q/DQ pair; None for a constant, or without a pair."""
     for op_type in ("DequantizeLinear", "QuantizeLinear"):
         pair = None if value is None else value.producer()
         if pair is None or pair.op_type != op_type:
@@ -37,14 +37,14 @@ def _before_pair(value: ir.Value | None) -> ir.Value | None:
     return value if computed and constant(value) is None else None
 
 
-def count_not_a_number(graph: ir.Graph, names: Iterable[str]) -> list[str]:
-    """Let a graph count the NaNs of values.
+def append_nan_counts(graph: ir.Graph, names: Iterable[str]) -> list[str]:
+    """Append nodes that count the NaNs in values: IsNaN -> Cast(int64) -> ReduceSum.
 
     Args:
-        graph: the main graph; it is changed.
-        names: of the values.
+        graph: the main graph; changed in place.
+        names: of the float values to check.
     Returns:
-        the names of the counts, int64 scalars, which are no outputs yet.
+        the names of the counts, int64 scalars; they are not yet graph outputs.
     """
     known = {value.name: value for value in graph.inputs}
     known |= {value.name: value for node in graph for value in node.outputs}
@@ -65,21 +65,21 @@ def count_not_a_number(graph: ir.Graph, names: Iterable[str]) -> list[str]:
     return counts
 
 
-def check_not_a_number(found: Mapping[str, Array], readers: Mapping[str, str], batch: int) -> None:
-    """Raise if a layer met a NaN.
+def check_no_nan(found: Mapping[str, Array], readers: Mapping[str, str], batch: int) -> None:
+    """Raise if a layer's input has NaN.
 
     Args:
-        found: the counts that count_not_a_number names, among others.
+        found: values by name, with the counts of append_nan_counts among them.
         readers: from quantized_inputs.
         batch: number of the batch, for the message.
     Raises:
-        ValueError: a layer met one; names the layer.
+        ValueError: an input has NaN; names the layer.
     """
     for name, layer in readers.items():
         count = int(np.asarray(found[f"{name}{_COUNT}"]))
         if count:
             raise ValueError(
-                f"layer {layer!r} met NaN in its input {name!r} on batch {batch} of data: {count} "
-                "values; what a quantizer makes of one differs between processors, so leave such "
-                "batches out, or mend what computes it"
+                f"layer {layer!r} has NaN in its input {name!r} on batch {batch} of data: {count} "
+                "values; the code of NaN differs between processors, so leave out such batches, or "
+                "fix what computes it"
             )
