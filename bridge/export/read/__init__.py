@@ -1,15 +1,15 @@
-"""QDQ graph -> layers as numbers. Every operator is read once.
+"""QDQ graph -> records of quantized layers and products. Every operator is read once.
 
 Index, each importing only what is above it:
     accumulator     limits of int32, int64 and float32 sums
-    qdq             QuantizeLinear and DequantizeLinear
-    clamps          Relu and Clip
-    batch_norm      BatchNormalization as a factor and a shift
-    layer           what a layer computes: the record
-    zero_points     the zero point around which a byte holds a weight
-    channel_scales  inputs with one scale a channel
+    qdq             QuantizeLinear and DequantizeLinear: scales, zero points, stored integers
+    clamps          limits of Relu and Clip
+    batch_norm      BatchNormalization as a factor and a shift per channel
+    layer           QuantizedLayer, the record of a layer
+    zero_points     uint8 zero points of weights
+    channel_scales  inputs with a scale per channel
     bias            biases, rounded to the accumulator's scale
-    layers          finding and reading layers
+    layers          finds and reads quantized layers
     products        products of two activations
-    quantized       all of it, for a conversion
+    quantized       layers, products and float operators of a graph
 """

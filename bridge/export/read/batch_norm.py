@@ -1,4 +1,4 @@
-"""A BatchNormalization behind a layer, as one factor and one shift a channel.
+"""A BatchNormalization after a layer, as a factor and a shift per channel.
 
 y = (x - mean) / sqrt(var + eps) * weight + bias = x * factor + shift
 """
@@ -16,7 +16,7 @@ _DEFAULT_EPSILON = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm:
-    """What a BatchNormalization with constant statistics computes.
+    """A BatchNormalization with constant statistics: y = x * factor + shift.
 
     Args:
         factor: float64 (channels,).
@@ -28,15 +28,15 @@ class BatchNorm:
 
 
 def read_batch_norm(value: ir.Value, *, channels_last: bool) -> tuple[BatchNorm, ir.Value] | None:
-    """Find the BatchNormalization that alone reads a layer's output.
+    """Read the BatchNormalization that is the only consumer of a layer's output.
 
     Args:
         value: the layer's output.
-        channels_last: the layer's channels are on its last axis, not on axis 1.
+        channels_last: whether the layer has its channels on the last axis, not on axis 1.
     Returns:
-        what it computes, and its output; None if something else reads the value, the node is in a
-        subgraph, the statistics are not constant float32, it normalizes another axis, or a factor
-        is not finite.
+        its factor and shift, and its output; None if the value has other consumers, the node is in
+        a subgraph, its parameters are not constant float32, it normalizes another axis, or a
+        factor or shift is not finite.
     """
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
@@ -46,16 +46,16 @@ def read_batch_norm(value: ir.Value, *, channels_last: bool) -> tuple[BatchNorm,
         return None
     producer = value.producer()
     if producer is None or node.graph is not producer.graph:
-        return None  # in a subgraph, which may not run, or run many times
+        return None  # the body of an If or Loop may not run, or run many times
     ranks = {v.shape.rank() for v in (value, node.outputs[0]) if v.shape is not None}
     if channels_last and ranks != {2}:
         return None
     if "training_mode" in node.attributes and node.attributes["training_mode"].as_int():
         return None
-    numbers = [constant(source) for source in node.inputs[1:]]
-    if any(array is None or array.dtype != np.float32 for array in numbers):
+    parameters = [constant(source) for source in node.inputs[1:]]
+    if any(array is None or array.dtype != np.float32 for array in parameters):
         return None
-    weight, bias, mean, variance = (np.asarray(array, np.float64) for array in numbers)
+    weight, bias, mean, variance = (np.asarray(array, np.float64) for array in parameters)
     epsilon = node.attributes.get("epsilon")
     eps = _DEFAULT_EPSILON if epsilon is None else epsilon.as_float()
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,10 +1,9 @@
-"""Biases of layers: reading them, and rounding them to the steps of the accumulator.
+"""Biases of layers, rounded to the accumulator's scale, scale_x * scale_w.
 
-    bias, float                                            -> round(bias / (scale_x * scale_w))
-    integers, or float -> QuantizeLinear -> DequantizeLinear
+    float bias | integers -> DequantizeLinear | float bias -> QuantizeLinear -> DequantizeLinear
+      ->  int32 round(bias / (scale_x * scale_w))
 
-Integers of any type and scale are taken; those of 32 bits on the accumulator's own scale come
-through as they are.
+Integers may have any type and scale; int32 on the accumulator's scale are not changed.
 """
 
 import numpy as np
@@ -23,15 +22,16 @@ from qatfunc.limits import INT32_MAX
 
 
 def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
-    """Read a layer's bias, which may be an Add of a constant after a MatMul.
+    """Read a layer's bias: the third input, or of a MatMul the constant of an Add after it.
 
     Args:
         node: the layer's operator.
         channels: of its output.
     Returns:
-        the layer's output, and the bias as floats (channels,), None without one.
+        the layer's output, after the Add if there is one; the bias as floats (channels,), None
+        without one.
     Raises:
-        NotQuantizedError: the bias is not constant, or not one value a channel.
+        NotQuantizedError: the bias is not constant, or does not have one value per channel.
     """
     output = node.outputs[0]
     if node.op_type != "MatMul":
@@ -45,7 +45,7 @@ def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
     uses = list(output.uses())
     if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":
         add = uses[0].node
-        # In a subgraph it may not run, or run many times.
+        # The body of an If or Loop may not run, or run many times.
         added = _constant_floats(add.inputs[1 - uses[0].idx]) if add.graph is node.graph else None
         if added is not None and added.dtype.kind == "f" and added.shape == (channels,):
             return add.outputs[0], added
@@ -55,16 +55,18 @@ def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
 def integer_bias(
     bias: Array | None, rescale: Array, correction: Array | None = None
 ) -> Array | None:
-    """Round a bias to the steps of the accumulator.
+    """Round a bias to the accumulator's scale.
+
+    round(bias / rescale) + correction
 
     Args:
         bias: floats (channels,), None without one.
         rescale: float32 (channels,) or (1,), scale_x * scale_w.
-        correction: int64 (channels,) to add, None without one.
+        correction: int64 (channels,), from channel_scales; None without one.
     Returns:
-        int32 (channels,), None where there is nothing to add to the sums.
+        int32 (channels,), None if there is neither bias nor correction.
     Raises:
-        NotQuantizedError: a step count is not within int32.
+        NotQuantizedError: a value exceeds int32.
     """
     if bias is None:
         return None if correction is None else _int32(correction.astype(np.float64))
@@ -84,7 +86,7 @@ def _int32(steps: Array) -> Array:
 
 
 def _constant_floats(value: ir.Value | None) -> Array | None:
-    """Return a constant that may be dequantized, None if it depends on the model's input."""
+    """Return a constant as floats, dequantized if need be; None for other values."""
     try:
         return None if value is None else _floats(value)
     except NotQuantizedError:
@@ -102,7 +104,7 @@ def _floats(value: ir.Value) -> Array:
     check_scale(producer, scale)
     if integers.dtype == np.int32 and zero_point.any():
         raise NotQuantizedError("its bias is int32 with a zero point, which ONNX does not allow")
-    # In float64, so that integers on the accumulator's own scale come through as they are.
+    # In float64, so that int32 on the accumulator's scale are rounded back to themselves.
     floats: Array = (integers.astype(np.float64) - zero_point.astype(np.float64)) * scale
     for move in moves:
         floats = move(floats)

@@ -1,14 +1,15 @@
-"""Activations with one scale a channel, in front of convolutions that sum each channel by itself.
+"""Inputs of convolutions that are quantized per channel, with one scale within each group.
 
     y[c] = sum over k of (q_x - zero_point)[k] scale_x[group of c] * q_w scale_w[c] + bias[c]
          = float32(acc[c]) * (scale_x[group of c] * scale_w[c])
 
-A depthwise convolution has one channel a group; NNCF quantizes its input so. Where the zero points
-differ too, one of them is taken for all, and the bias corrects the sums:
+NNCF quantizes the input of a depthwise convolution like this, whose groups have one channel. If the
+zero points differ too, one of them is used for all channels, and the bias holds a correction:
 
     sum (q_x - zero_point[k]) q_w = sum (q_x - zero) q_w - sum (zero_point[k] - zero) q_w
 
-Padding, which is the zero point of its channel, is written before the quantizer then.
+The convolution must not pad then, as each channel would need its own zero point as padding:
+normalize.channel_padding has written a Pad before the quantizer instead.
 """
 
 import numpy as np
@@ -22,20 +23,20 @@ from bridge.export.read.qdq import NotQuantizedError
 def input_scale_per_output(
     node: ir.Node, scale: Array, zero_point: Array, *, weight: Array, groups: int
 ) -> tuple[Array, Array, Array | None]:
-    """Return the scale of the input that each output channel sums over, and its zero point.
+    """Return the input scale and zero point of each output channel.
 
     Args:
         node: the layer's operator.
-        scale: float32, one or one a channel of the input.
-        zero_point: as many.
-        weight: in the operator's own layout.
+        scale: float32 (1,), or one per input channel.
+        zero_point: of the same shape.
+        weight: in the operator's layout.
         groups: of a convolution.
     Returns:
-        scale, a float32 scalar or (out,); the zero point, a scalar; and int64 (out,) to add to the
-        sums, None where the zero points are the same.
+        the scale, a float32 scalar or (out,); the zero point, a scalar; and the correction, int64
+        (out,) to add to the sums, None if all zero points are equal.
     Raises:
-        NotQuantizedError: one sum takes channels of several scales, or the zero points differ and
-            the operator pads.
+        NotQuantizedError: a sum takes input channels of different scales, or the zero points differ
+            and the operator pads or is transposed.
     """
     if scale.size == 1:
         return scale.reshape(()), zero_point.reshape(()), None
@@ -50,7 +51,7 @@ def input_scale_per_output(
     by_group = scale.reshape(groups, -1)
     if (by_group != by_group[:, :1]).any():
         raise NotQuantizedError(
-            "its input has one scale a channel, and its sums go over channels of several scales"
+            "its input is quantized per channel, and its sums go over channels of different scales"
         )
     per_group = weight.shape[outputs] // (1 if transposed else groups)
     scale_x, zero = np.repeat(by_group[:, 0], per_group), zero_point[len(zero_point) // 2]
@@ -64,7 +65,11 @@ def input_scale_per_output(
 
 
 def has_padding(node: ir.Node) -> bool:
-    """Whether a convolution adds anything around its input."""
+    """Whether a convolution pads its input, or may.
+
+    Args:
+        node: a Conv or ConvTranspose.
+    """
     pads, auto = node.attributes.get("pads"), node.attributes.get("auto_pad")
     same = auto is not None and auto.as_string() not in ("NOTSET", "VALID")
     return same or (pads is not None and any(pads.as_ints()))

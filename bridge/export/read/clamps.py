@@ -1,4 +1,4 @@
-"""Activations that clamp: limits of a value, and of its codes just as well.
+"""Limits of Relu and Clip, which clamp a float value and, quantized, its codes alike.
 
 y = min(max(x, low), high)
 """
@@ -13,18 +13,18 @@ from bridge.export.graph.operators import is_standard
 
 
 class BadLimitsError(Exception):
-    """Control flow of the readers: a Clip has no limits that are known, with the reason."""
+    """Control flow between the readers: the limits of a Clip are unknown; carries the reason."""
 
 
 def clamp_limits(node: ir.Node) -> tuple[float, float] | None:
-    """Return what a node clamps to.
+    """Return the limits of an operator that clamps.
 
     Args:
         node: any node.
     Returns:
-        the ends, None if CLAMPS does not have its operator.
+        (low, high), infinite where there is no limit; None if CLAMPS does not list the operator.
     Raises:
-        BadLimitsError: a limit is not a constant float32 number, or they are crossed.
+        BadLimitsError: a limit is not a constant float32 number, or low > high.
     """
     read = CLAMPS.get(node.op_type)
     return None if read is None or not is_standard(node) else read(node)
@@ -45,21 +45,22 @@ def _clip(node: ir.Node) -> tuple[float, float]:
                 )
             ends[i] = float(end.reshape(()))
     if ends[0] > ends[1]:
-        raise BadLimitsError(f"the limits of {describe(node)} are crossed")
+        raise BadLimitsError(f"the minimum of {describe(node)} is above its maximum")
     return ends[0], ends[1]
 
 
 CLAMPS: dict[str, Callable[[ir.Node], tuple[float, float]]] = {"Relu": _relu, "Clip": _clip}
-"""The table of activations that clamp: what reads the limits of each operator."""
+"""Operators that clamp, with the functions that read their limits."""
 
 
 def after_clamps(value: ir.Value) -> tuple[ir.Value, float, float]:
-    """Follow a value through the Relu and Clip nodes that alone read it.
+    """Follow a value through a chain of Relu and Clip nodes, each the only consumer of its input.
 
     Args:
         value: any value.
     Returns:
-        the last value, and what they clamp it to.
+        the output of the last of them, the value itself without any; and the limits of all
+        together, (low, high).
     """
     low, high = -np.inf, np.inf
     while not value.is_graph_output():

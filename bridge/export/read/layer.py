@@ -1,4 +1,4 @@
-"""What a quantized operator in a graph computes, as numbers."""
+"""QuantizedLayer: an operator with quantized input and weight, as arrays and numbers."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,31 +14,37 @@ from qatfunc.limits import EXACT_FLOAT32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayer:
-    """What a quantized operator in a graph computes.
+    """An operator with quantized input and weight.
 
         acc = op(x_q - zero_point_x, weight) + bias
         y = float32(acc) * (scale_x * scale_w * factor) + shift
 
+    Invariants:
+        weight = q_w - zero_point_w, in [-255, 255]
+        bias = round(float_bias / (scale_x * scale_w)) + correction, in int32
+        accumulator_bound <= 2^31 - 1, or 2^53 for 16-bit inputs
+        scale_x * scale_w > 0 and finite in float32
+
     Args:
         name: module path.
-        op: "Conv", "ConvTranspose" or "MatMul" (Gemm reads as MatMul).
+        op: "Conv", "ConvTranspose" or "MatMul"; Gemm is read as MatMul.
         node: the float operator, in the model that the layer is to be written in.
-        output: the value the layer produces there.
-        scale_x: float32 scalar; (out,) where each channel of the input has its own.
+        output: value of the same model that the layer computes.
+        scale_x: float32 scalar; (out,) for an input that is quantized per channel.
         zero_point_x: scalar of x_q's dtype: int8, uint8, int16 or uint16.
-        weight_source: name of the value the weight comes from; layers that share it are tied.
-        weight: int8, as the operator takes it; (in, out) for MatMul. int16 within -255 to 255
-            where it was stored around a zero point that leaves int8.
+        weight_source: name of the value that the weight is quantized from; equal for tied weights.
+        weight: integers in the operator's layout, (in, out) for MatMul; int8, or int16 if a weight
+            minus its zero point exceeds int8.
         scale_w: float32 (out,) or (1,).
-        float_bias: (out,) as the file has it, or None.
-        bias: int32 (out,), or None; with the correction.
-        correction: int64 (out,), what the bias holds because the input's channels have zero points
-            of their own, or None (bridge.export.read.channel_scales).
-        norm: the BatchNormalization that is folded into factor and shift, or None.
-        adjusted_rescale: float32, what requantization.chains replaces the product of scales by, or
+        float_bias: (out,) as in the file, or None.
+        bias: int32 (out,), or None.
+        correction: int64 (out,), the part of the bias that accounts for input channels with
+            different zero points (read.channel_scales), or None.
+        norm: factor and shift of a folded BatchNormalization, or None.
+        adjusted_rescale: float32, a replacement of scale_x * scale_w by requantization.chains, or
             None.
-        attributes: the operator's own (strides, pads, group, ...).
-        groups: groups of a convolution.
+        attributes: of the operator (strides, pads, group, ...).
+        groups: of a convolution.
     """
 
     name: str
@@ -60,7 +66,7 @@ class QuantizedLayer:
 
     @property
     def x_q(self) -> ir.Value:
-        """The quantized input."""
+        """The quantized input, before its DequantizeLinear."""
         codes = self.pair.inputs[0]
         if codes is None:
             raise ValueError(f"layer {self.name!r}: {self.pair.name!r} has no input")
@@ -68,7 +74,7 @@ class QuantizedLayer:
 
     @property
     def pair(self) -> ir.Node:
-        """The DequantizeLinear on the operator's first input."""
+        """The DequantizeLinear of the operator's first input."""
         value = self.node.inputs[0]
         pair = None if value is None else value.producer()
         if pair is None:
@@ -76,16 +82,16 @@ class QuantizedLayer:
         return pair
 
     def on(self, copy: Counterparts) -> "QuantizedLayer":
-        """Return the layer as it stands in a copy of its model.
+        """Return the same layer in a copy of its model.
 
         Args:
-            copy: where the nodes and values of the model are.
+            copy: maps nodes and values of the model to those of the copy.
         """
         return replace(self, node=copy.nodes[self.node], output=copy.values[self.output])
 
     @property
     def unfolded(self) -> "QuantizedLayer":
-        """The layer without the BatchNormalization that is folded into it."""
+        """The layer before its BatchNormalization, if one is folded."""
         if self.norm is None:
             return self
         norm = self.output.producer()
@@ -109,7 +115,7 @@ class QuantizedLayer:
 
     @property
     def fixed_padding(self) -> bool:
-        """Whether a convolution's padding is given, and not made to fit the input's size."""
+        """Whether the padding of a convolution is independent of its input's size."""
         given = self.attributes
         return given.get("auto_pad", "NOTSET") == "NOTSET" and not given.get("output_shape")
 
@@ -121,18 +127,18 @@ class QuantizedLayer:
 
     @property
     def accumulator_bounds(self) -> Array:
-        """int64 (out,): largest |acc| any input can cause."""
+        """int64 (out,): largest |acc| for any input, per output channel."""
         sums = self._output_rows().sum(axis=1) * self.max_abs_input
         return sums if self.bias is None else sums + np.abs(self.bias.astype(np.int64))
 
     @property
     def accumulator_bound(self) -> int:
-        """Largest |acc| any input can cause, over all channels."""
+        """Largest |acc| for any input, over all channels."""
         return int(self.accumulator_bounds.max())
 
     @property
     def proven(self) -> bool:
-        """Whether float32 sums of this layer are exact for every input."""
+        """Whether every float32 sum of this layer is exact for any input."""
         return self.accumulator_bound < EXACT_FLOAT32
 
     def _output_rows(self) -> Array:
@@ -141,14 +147,14 @@ class QuantizedLayer:
 
 
 def output_rows(weight: Array, op: str, groups: int) -> Array:
-    """Lay a weight out as (out, everything one output element sees).
+    """Reshape a weight to one row per output channel.
 
     Args:
-        weight: in the operator's own layout.
+        weight: in the operator's layout.
         op: "Conv", "ConvTranspose" or "MatMul".
-        groups: groups of a convolution.
+        groups: of a convolution.
     Returns:
-        a 2-D view or copy.
+        (out, elements that one output element is summed over), a view or a copy.
     """
     if op == "MatMul":
         return weight.T
@@ -159,12 +165,12 @@ def output_rows(weight: Array, op: str, groups: int) -> Array:
 
 
 def signed_zero_point(zero_point: Array) -> int:
-    """Return a zero point as signed integers count.
+    """Return the zero point of the signed codes that correspond to unsigned ones.
 
     Args:
-        zero_point: one integer, signed or unsigned.
+        zero_point: one integer, signed or unsigned, of b bits.
     Returns:
-        the zero point, half the type's range less for unsigned ones.
+        the zero point, minus 2^(b - 1) for unsigned codes.
     """
     half = 1 << (8 * zero_point.dtype.itemsize - 1)
     return int(zero_point.reshape(())) - (half if zero_point.dtype.kind == "u" else 0)

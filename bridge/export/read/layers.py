@@ -1,10 +1,10 @@
-"""The one reader of QDQ graphs: finds quantized layers and states what each computes.
+"""Finds the quantized layers of a QDQ graph and reads each into a QuantizedLayer.
 
-    x -> QuantizeLinear -> DequantizeLinear ---------\
-    w -> (QuantizeLinear ->) DequantizeLinear -> ... -> Conv | ConvTranspose | Gemm | MatMul -> y
-    bias, float or dequantized int32 ----------------/
+    x -> QuantizeLinear -> DequantizeLinear ----------+
+    w -> (QuantizeLinear ->) DequantizeLinear -> ... -+-> Conv | ConvTranspose | Gemm | MatMul -> y
+    bias, float or dequantized -----------------------+
 
-The dots are reshapes and transpositions. An Add of a constant after MatMul is its bias.
+The dots are shape operators with constant shapes. An Add of a constant after a MatMul is its bias.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,13 @@ OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True, slots=True)
 class FloatOperator:
-    """An operator that stays in float, and why."""
+    """An operator that stays in float.
+
+    Args:
+        name: module path.
+        op: operator type.
+        reason: why it is not quantized.
+    """
 
     name: str
     op: str
@@ -37,7 +43,7 @@ class FloatOperator:
 
 
 Refusal = Callable[[QuantizedLayer], str | None]
-"""Says why a target cannot hold a layer, None where it can."""
+"""Returns the reason why a target cannot represent a layer, None if it can."""
 
 
 def read_layers(
@@ -46,13 +52,13 @@ def read_layers(
     """Find the quantized layers of a graph.
 
     Args:
-        graph: the main graph of a QDQ model; those inside it are read too.
-        fold_batch_norm: take a BatchNormalization behind a layer as a part of it.
-        refusal: which layers stay in float for the target's sake.
+        graph: the main graph of a QDQ model; its subgraphs are read too.
+        fold_batch_norm: fold a BatchNormalization after a layer into it.
+        refusal: of the target; layers with a reason stay in float.
     Returns:
-        the layers in topological order, and the operators that could be layers but stay float.
+        the layers in topological order, and the operators of these types that stay in float.
     Raises:
-        ConversionError: the data of a constant does not fit its shape or type.
+        ConversionError: the data of a constant does not fit its shape or data type.
     """
     layers: list[QuantizedLayer] = []
     floats: list[FloatOperator] = []
@@ -69,13 +75,13 @@ def read_layers(
 
 
 def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
-    """Iterate over the operators that can be quantized, subgraphs included, with unique names.
+    """Iterate over the operators that may be quantized, with unique names, including subgraphs.
 
     Args:
         graph: the main graph.
     Returns:
-        (name, node) pairs in topological order; the second use of a name is NAME#2, unless the
-        file says that another layer has the same weight.
+        (name, node) in topological order; the second use of a name is NAME#2, unless the file
+        identifies another module with a tied weight.
     """
     found = [
         (_name(node), node)
@@ -94,16 +100,16 @@ def named_operators(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
 
 def _name(node: ir.Node) -> str:
     weight = node.inputs[1]
-    return layer_name(node, None if weight is None else _behind_pairs(weight), _bias_of(node))
+    return layer_name(node, None if weight is None else _quantized_value(weight), _bias_of(node))
 
 
 def _bias_of(node: ir.Node) -> ir.Value | None:
     return optional_input(node, 2)
 
 
-def _behind_pairs(value: ir.Value) -> ir.Value:
+def _quantized_value(value: ir.Value) -> ir.Value:
     """Follow a value back through its Q/DQ pair and the shape operators around it."""
-    computed = False  # known to be no constant, as are all values back to the next pair
+    computed = False  # known not to be constant, as all values back to the next pair
     while True:
         node = value.producer()
         if node is None or not node.inputs or node.inputs[0] is None:
@@ -147,7 +153,7 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         output=output,
         scale_x=scale_x,
         zero_point_x=zero_point_x,
-        weight_source=_behind_pairs(node.inputs[1]).name or "" if node.inputs[1] else "",
+        weight_source=_quantized_value(node.inputs[1]).name or "" if node.inputs[1] else "",
         weight=np.ascontiguousarray(weight),
         scale_w=scale_w,
         float_bias=bias,
@@ -161,15 +167,15 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
 
 
 def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
-    """Read the pair on a layer's input anew, after a pass has changed it.
+    """Update a layer after a pass has changed the Q/DQ pair on its input.
 
     Args:
-        layer: as read.
-        fold_batch_norm: as read_layers'.
+        layer: as it was read before the pass.
+        fold_batch_norm: as in read_layers.
     Returns:
-        the layer with the input's new scale and zero point, and the bias that follows from them.
+        the layer with the new scale and zero point of its input, and with the bias rounded anew.
     Raises:
-        NotQuantizedError: with these it is no quantized layer.
+        NotQuantizedError: with these the operator cannot be a quantized layer.
     """
     scale_x, zero_point_x, correction = input_scale_per_output(
         layer.node, *read_input(layer.node, 0)[1:], weight=layer.weight, groups=layer.groups
@@ -186,13 +192,13 @@ def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> Quantiz
 
 
 def _completed(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
-    """Fold the BatchNormalization after a layer, if any, and check its sums."""
+    """Fold the BatchNormalization after a layer, if any, and check the accumulator bound."""
     last = layer.node.op_type == "MatMul"
     found = read_batch_norm(layer.output, channels_last=last) if fold_batch_norm else None
     if found is not None:
         folded = replace(layer, norm=found[0], output=found[1])
         with np.errstate(over="ignore"):
-            # Else the BatchNormalization stays float.
+            # Otherwise the BatchNormalization stays in float.
             layer = folded if np.isfinite(folded.rescale).all() else layer
     limit = accumulator_limit(wide=layer.wide)
     if layer.accumulator_bound > limit:
@@ -204,21 +210,23 @@ def _completed(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLaye
 
 
 def _check_groups(weight: Array, op: str, groups: int) -> None:
-    """Raise unless a convolution's weight has the rank and the channels of its groups."""
+    """Raise unless the rank and the channels of a convolution's weight fit its groups."""
     if op == "MatMul":
         return
     if weight.ndim < 3 or groups < 1 or weight.shape[0] % groups:
-        raise NotQuantizedError(f"a weight of shape {weight.shape} is no {op}'s in {groups} groups")
+        raise NotQuantizedError(
+            f"a weight of shape {weight.shape} does not fit {op} with group = {groups}"
+        )
 
 
 def check_product(scale_x: Array | np.float32, scale_w: Array) -> None:
-    """Raise unless one step of the sums is a float32 above zero.
+    """Raise unless the accumulator's scale, scale_x * scale_w, is a positive float32.
 
     Args:
-        scale_x: of the input.
-        scale_w: of the weight, or of the other input.
+        scale_x: float32, of the input.
+        scale_w: float32, of the weight or the other input; broadcasts to scale_x.
     Raises:
-        NotQuantizedError: a product of the two is 0 or infinite.
+        NotQuantizedError: a product is 0 or infinite in float32.
     """
     with np.errstate(over="ignore", under="ignore"):
         product = scale_x * scale_w

@@ -1,6 +1,7 @@
-"""Products of two quantized activations: reading them, and their forms.
+"""Products of two quantized activations.
 
-Both operands of the MatMul come out of a Q/DQ pair: y = MatMul(DQ(Q(a)), DQ(Q(b))).
+a -> QuantizeLinear -> DequantizeLinear -+-> MatMul -> y
+b -> QuantizeLinear -> DequantizeLinear -+
 """
 
 from collections.abc import Iterable
@@ -25,12 +26,12 @@ from qatfunc.limits import EXACT_FLOAT32
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A quantized activation.
+    """A quantized activation that is an operand.
 
     Args:
-        pair: the DequantizeLinear that it comes out of.
+        pair: its DequantizeLinear.
         scale: float32 scalar.
-        zero_point: scalar of the dtype of its codes: int8, uint8, int16 or uint16.
+        zero_point: scalar of the dtype of x_q: int8, uint8, int16 or uint16.
     """
 
     pair: ir.Node
@@ -39,23 +40,23 @@ class Operand:
 
     @property
     def x_q(self) -> ir.Value:
-        """The quantized value."""
+        """The quantized activation, before its DequantizeLinear."""
         codes = self.pair.inputs[0]
         if codes is None:
             raise ValueError(f"node {self.pair.name!r} has no input")
         return codes
 
     def on(self, copy: Counterparts) -> "Operand":
-        """Return the activation as it stands in a copy of its model.
+        """Return the same operand in a copy of its model.
 
         Args:
-            copy: where the nodes of the model are.
+            copy: maps nodes of the model to those of the copy.
         """
         return replace(self, pair=copy.nodes[self.pair])
 
     @property
     def wide(self) -> bool:
-        """Whether it has 16 bits."""
+        """Whether it is quantized to 16 bits."""
         return self.zero_point.dtype.itemsize > 1
 
     @property
@@ -67,16 +68,16 @@ class Operand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedProduct:
-    """What a product of two quantized activations computes.
+    """A product of two quantized activations.
 
         y = float32((a - zero_point_a) @ (b - zero_point_b)) * (scale_a * scale_b)
 
     Args:
         name: module path.
         node: the float MatMul.
-        output: the value it produces.
+        output: its output.
         operands: a and b.
-        depth: elements in one sum, None where the file does not say.
+        depth: number of products in one sum, None if the file does not state it.
     """
 
     name: str
@@ -86,10 +87,10 @@ class QuantizedProduct:
     depth: int | None
 
     def on(self, copy: Counterparts) -> "QuantizedProduct":
-        """Return the product as it stands in a copy of its model.
+        """Return the same product in a copy of its model.
 
         Args:
-            copy: where the nodes and values of the model are.
+            copy: maps nodes and values of the model to those of the copy.
         """
         a, b = (operand.on(copy) for operand in self.operands)
         node, output = copy.nodes[self.node], copy.values[self.output]
@@ -97,24 +98,24 @@ class QuantizedProduct:
 
     @property
     def wide(self) -> bool:
-        """Whether an operand has 16 bits; the sums meet in int64 then."""
+        """Whether an operand has 16 bits, so that the accumulator is int64."""
         return any(operand.wide for operand in self.operands)
 
     @property
     def rescale(self) -> np.float32:
-        """Product of the scales, float32."""
+        """float32: scale_a * scale_b."""
         return np.float32(self.operands[0].scale * self.operands[1].scale)
 
     @property
     def accumulator_bound(self) -> int | None:
-        """Largest |sum| any input can cause, None where the depth is not known."""
+        """Largest |acc| for any input, None if the depth is not known."""
         if self.depth is None:
             return None
         return self.depth * self.operands[0].max_abs * self.operands[1].max_abs
 
     @property
     def proven(self) -> bool:
-        """Whether float32 sums are exact for every input."""
+        """Whether every float32 sum is exact for any input."""
         bound = self.accumulator_bound
         return bound is not None and bound < EXACT_FLOAT32
 
@@ -125,10 +126,12 @@ def read_products(
     """Find the products of two quantized activations in a graph.
 
     Args:
-        graph: the main graph of a QDQ model; those inside it are read too.
-        layers: operators that are layers; a weight of one scale looks like an activation.
+        graph: the main graph of a QDQ model; its subgraphs are read too.
+        layers: operators that are already read as layers; a per-tensor weight looks like an
+            activation.
     Returns:
-        the products, in topological order; and by name why others of two activations are none.
+        the products in topological order; and for other MatMul of two activations, by name, the
+        reason why they are not read.
     """
     products, reasons = [], {}
     taken = set(layers)
@@ -148,11 +151,12 @@ def read_product(node: ir.Node, name: str) -> QuantizedProduct:
 
     Args:
         node: a MatMul.
-        name: what to call it.
+        name: its module path.
     Returns:
         the product.
     Raises:
-        NotQuantizedError: an operand is not quantized, or sums can leave the accumulator.
+        NotQuantizedError: an operand is not quantized per tensor to 8 or 16 bits, or sums can
+            exceed the accumulator.
     """
     operands = (_operand(node, 0), _operand(node, 1))
     check_product(operands[0].scale, operands[1].scale.reshape(1))
@@ -161,7 +165,7 @@ def read_product(node: ir.Node, name: str) -> QuantizedProduct:
     )
     if (product.accumulator_bound or 0) > accumulator_limit(wide=product.wide):
         kind = "2^53" if product.wide else "int32"
-        raise NotQuantizedError(f"its sums of {product.depth} products can leave {kind}")
+        raise NotQuantizedError(f"its sums of {product.depth} products can exceed {kind}")
     return product
 
 
@@ -173,12 +177,12 @@ def _operand(node: ir.Node, index: int) -> Operand:
         raise NotQuantizedError(str(reason).replace("its input", which, 1)) from reason
     dequantize = dequantizer_of(node.inputs[index])[0]
     if dequantize is not None and not is_activation(node.inputs[index]):
-        read_quantized_constant(dequantize)  # raises where the integers of a constant are not known
+        read_quantized_constant(dequantize)  # raises if the integers of a constant are not known
     return Operand(pair, scale, zero_point)
 
 
 def _depth(node: ir.Node) -> int | None:
-    """Return how many products make one sum: the last axis of the left input."""
+    """Return the number of products in one sum: the last axis of the left operand."""
     left, right = (None if value is None else value.shape for value in node.inputs)
     sizes = [] if left is None else [left[-1]]
     if right is not None:

@@ -1,4 +1,4 @@
-"""Reading QuantizeLinear and DequantizeLinear: of activations, and of constants."""
+"""Reading QuantizeLinear and DequantizeLinear, of activations and of constants."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,19 +14,20 @@ _ACTIVATIONS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
 
 
 class NotQuantizedError(Exception):
-    """Control flow between the readers: the operator stays float, with the reason."""
+    """Control flow between the readers: the operator stays in float; carries the reason."""
 
 
 def read_per_tensor_input(node: ir.Node, index: int) -> tuple[ir.Node, np.float32, Array]:
-    """Read the pair on an operator's input.
+    """Read the DequantizeLinear of an activation that is quantized per tensor.
 
     Args:
-        node: the operator.
-        index: which input.
+        node: the operator that the activation is an input of.
+        index: of the input.
     Returns:
-        its DequantizeLinear, the scale and the zero point.
+        the DequantizeLinear; the scale; the zero point, a scalar.
     Raises:
-        NotQuantizedError: the input is not quantized in a form that can be converted.
+        NotQuantizedError: the input is not an activation, or not quantized per tensor to 8 or 16
+            bits.
     """
     pair, scale, zero_point = read_input(node, index)
     if scale.size != 1:
@@ -35,15 +36,17 @@ def read_per_tensor_input(node: ir.Node, index: int) -> tuple[ir.Node, np.float3
 
 
 def read_input(node: ir.Node, index: int) -> tuple[ir.Node, Array, Array]:
-    """Read the pair on an operator's input, which may have one scale a channel.
+    """Read the DequantizeLinear of an activation that is quantized per tensor or per channel.
 
     Args:
-        node: the operator.
-        index: which input.
+        node: the operator that the activation is an input of.
+        index: of the input.
     Returns:
-        its DequantizeLinear, scales and zero points, one of each where all channels have the same.
+        the DequantizeLinear; scale and zero point, (channels,), or (1,) if they are equal for all
+        channels.
     Raises:
-        NotQuantizedError: the input is not quantized in a form that can be converted.
+        NotQuantizedError: the input is not an activation, or not quantized to 8 or 16 bits per
+            tensor or per channel.
     """
     value = node.inputs[index]
     producer = None if value is None else value.producer()
@@ -69,15 +72,15 @@ def _is_matrix(scale: Array) -> bool:
 
 
 def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
-    """Read an operator's weight.
+    """Read the quantized weight of an operator.
 
     Args:
-        value: the operator's input.
+        value: input of the operator.
     Returns:
-        the weight, counted from its zero point, and its scales, broadcast to the weight's shape:
-        int8, or int16 where that is beyond int8, within -255 to 255.
+        q_w - zero_point_w, int8, or int16 in [-255, 255] if that exceeds int8; and the scales,
+        broadcast to its shape.
     Raises:
-        NotQuantizedError: it is not quantized in a form that can be converted.
+        NotQuantizedError: the value is not a constant that is quantized to 8 bits.
     """
     producer, moves = dequantizer_of(value)
     if producer is None:
@@ -98,13 +101,13 @@ def read_weight(value: ir.Value | None) -> tuple[Array, Array]:
 def dequantizer_of(
     value: ir.Value | None,
 ) -> tuple[ir.Node | None, list[Callable[[Array], Array]]]:
-    """Follow a value back through shape operators to the DequantizeLinear it comes from.
+    """Follow a value back through shape operators to a DequantizeLinear.
 
     Args:
         value: any value.
     Returns:
-        the DequantizeLinear, None if there is none, and what the operators after it do to arrays,
-        in their order.
+        the DequantizeLinear, None if there is none; and the shape operators after it as functions
+        on arrays, in their order.
     """
     moves: list[Callable[[Array], Array]] = []
     producer = None if value is None else value.producer()
@@ -118,12 +121,12 @@ def dequantizer_of(
 
 
 def is_activation(value: ir.Value | None) -> bool:
-    """Whether a value is dequantized, through shape operators if need be, and no constant.
+    """Whether a value is dequantized, perhaps before shape operators, and not a constant.
 
     Args:
         value: any value.
     Returns:
-        False for a weight too, however badly stored.
+        False for every constant, also one whose quantization cannot be read.
     """
     producer, _ = dequantizer_of(value)
     codes = None if producer is None else producer.inputs[0]
@@ -140,13 +143,13 @@ def read_quantized_constant(node: ir.Node, *, what: str = "weight") -> tuple[Arr
 
     Args:
         node: the DequantizeLinear.
-        what: what to call the constant in a message.
+        what: name of the constant in messages, such as "weight".
     Returns:
-        integers, and the scales and zero points in shapes that broadcast to theirs. The scales
-        may be any float32 numbers (check_scale).
+        integers; scale and zero point, which broadcast to them. The scale may have any float32
+        values: see check_scale.
     Raises:
-        NotQuantizedError: what it dequantizes is not constant, or quantized in blocks, or its
-            parameters do not fit.
+        NotQuantizedError: its input is not constant or is quantized in blocks, or scale and zero
+            point do not fit it.
     """
     scale, zero_point = read_qparams(node)
     if int_attribute(node, "block_size", 0):
@@ -203,12 +206,12 @@ def _integers(value: ir.Value | None, what: str) -> Array:
 
 
 def why_not_constant(value: ir.Value | None) -> str:
-    """Say why a value is not constant.
+    """Return the reason why a value is not constant, for a message.
 
     Args:
         value: one that `constant` returns None for.
     Returns:
-        the end of a sentence about it.
+        a predicate that follows the value's name, such as "is not constant".
     """
     if value is not None and value.is_graph_input() and value.const_value is not None:
         return f"is not constant: {value.name!r} is an input of the model, which callers may set"
@@ -216,15 +219,16 @@ def why_not_constant(value: ir.Value | None) -> str:
 
 
 def read_qparams(node: ir.Node) -> tuple[Array, Array]:
-    """Read a quantizer's constants.
+    """Read the scale and zero point of a quantizer.
 
     Args:
         node: a QuantizeLinear or DequantizeLinear.
     Returns:
-        scale and zero point, of one size; without a zero point, zeros of the integers' type.
+        scale, float32, and zero point, of the same size; a zero point that is left out is zeros of
+        the codes' dtype.
     Raises:
-        NotQuantizedError: one is not constant, its type is none a layer can have, or the zero
-            point does not match the scale or the integers.
+        NotQuantizedError: one is not constant, the node does not quantize float32, or the zero
+            point does not fit the scale or the codes.
     """
     scale = constant(node.inputs[1])
     if scale is None:
@@ -257,15 +261,15 @@ def read_qparams(node: ir.Node) -> tuple[Array, Array]:
 
 
 def read_uint8_qparams(node: ir.Node) -> tuple[np.float32, int]:
-    """Read the scale and zero point of a quantizer of a whole tensor to uint8.
+    """Read the scale and zero point of a per-tensor quantizer to uint8.
 
     Args:
         node: a QuantizeLinear or DequantizeLinear.
     Returns:
-        both.
+        scale and zero point.
     Raises:
-        NotQuantizedError: one is not a single constant, the scale is no positive float32, or the
-            zero point is not given as uint8.
+        NotQuantizedError: one is not a single constant, the scale is not a positive float32, or the
+            zero point is not uint8 or is left out.
     """
     scale, zero_point = constant(node.inputs[1]), constant(zero_point_input(node))
     if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1:
@@ -278,12 +282,13 @@ def read_uint8_qparams(node: ir.Node) -> tuple[np.float32, int]:
 
 
 def find_uint8_qparams(node: ir.Node) -> tuple[np.float32, int] | None:
-    """Read a quantizer as read_uint8_qparams does, unless it has attributes other than an axis.
+    """Return what read_uint8_qparams does, or None.
 
     Args:
         node: a QuantizeLinear or DequantizeLinear.
     Returns:
-        scale and zero point, None for a quantizer of another kind.
+        scale and zero point; None for other quantizers, and for those with an attribute other than
+        axis.
     """
     if not set(node.attributes) <= {"axis"}:
         return None
@@ -294,7 +299,7 @@ def find_uint8_qparams(node: ir.Node) -> tuple[np.float32, int] | None:
 
 
 def _dtype_of_codes(node: ir.Node) -> np.dtype[Any] | None:
-    """The type of a pair's integers as far as its node says without its zero point."""
+    """Return the dtype of a quantizer's codes, as far as it is known without its zero point."""
     if node.op_type == "QuantizeLinear":
         output = int_attribute(node, "output_dtype", 0)
         if output:
@@ -315,14 +320,14 @@ def _dtype_of_codes(node: ir.Node) -> np.dtype[Any] | None:
 def _numpy_dtype(data_type: int) -> np.dtype[Any] | None:
     try:
         return np.dtype(ir.DataType(data_type).numpy())
-    except (ValueError, TypeError):  # no number, or none that ONNX knows
+    except (ValueError, TypeError):  # not a number, or not a data type of ONNX
         return None
 
 
 def _on_axis(
     node: ir.Node, parameters: tuple[Array, Array], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Shape a quantizer's scale and zero point so that they broadcast to what it quantizes."""
+    """Reshape a quantizer's scale and zero point so that they broadcast to its input."""
     axis = int_attribute(node, "axis", 1)
     size = parameters[0].size
     if size == 1:

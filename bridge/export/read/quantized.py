@@ -1,4 +1,4 @@
-"""Everything quantized in a graph, read once: layers, products, and what stays in float."""
+"""All layers, products and float operators of a graph, read once."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from bridge.export.read.qdq import NotQuantizedError
 
 
 class Quantized(NamedTuple):
-    """What a conversion reads from a model.
+    """The quantized operators of a model.
 
     Args:
-        layers: operators with weights, in topological order.
-        products: products of two activations.
-        floats: operators that could be either, and why they stay float.
+        layers: operators with a quantized weight, in topological order.
+        products: products of two quantized activations, in topological order.
+        floats: operators of the same types that stay in float, with the reasons.
     """
 
     layers: list[QuantizedLayer]
@@ -26,22 +26,22 @@ class Quantized(NamedTuple):
     floats: list[FloatOperator]
 
     def on(self, copy: Counterparts) -> "Quantized":
-        """Return what was read as it stands in a copy of its model.
+        """Return the same operators in a copy of the model.
 
         Args:
-            copy: where the nodes and values of the model are.
+            copy: maps nodes and values of the model to those of the copy.
         """
         layers = [layer.on(copy) for layer in self.layers]
         return Quantized(layers, [product.on(copy) for product in self.products], self.floats)
 
 
 def without_batch_norm(found: Quantized) -> Quantized:
-    """Return what was read, with no BatchNormalization folded into a layer.
+    """Undo the folding of BatchNormalization.
 
     Args:
-        found: as read.
+        found: the quantized operators of a model.
     Returns:
-        the same layers, up to the input of their BatchNormalization.
+        the same, each layer ending before its BatchNormalization.
     """
     return found._replace(layers=[layer.unfolded for layer in found.layers])
 
@@ -49,16 +49,16 @@ def without_batch_norm(found: Quantized) -> Quantized:
 def read_quantized(
     graph: ir.Graph, *, fold_batch_norm: bool = False, refusal: Refusal = lambda _: None
 ) -> Quantized:
-    """Find everything quantized in a graph.
+    """Read the layers and products of a graph.
 
     Args:
-        graph: the main graph of a QDQ model; those inside it are read too.
-        fold_batch_norm: as read_layers'.
-        refusal: as read_layers'.
+        graph: the main graph of a QDQ model; its subgraphs are read too.
+        fold_batch_norm: as in read_layers.
+        refusal: as in read_layers.
     Returns:
-        what was found.
+        layers, products, and the operators that stay in float.
     Raises:
-        ConversionError: the data of a constant does not fit its shape or type.
+        ConversionError: the data of a constant does not fit its shape or data type.
     """
     layers, floats = read_layers(graph, fold_batch_norm=fold_batch_norm, refusal=refusal)
     products, reasons = read_products(graph, [layer.node for layer in layers])
@@ -72,13 +72,14 @@ def read_quantized(
 
 
 def read_inputs_again(found: Quantized, *, fold_batch_norm: bool) -> Quantized:
-    """Read the scales of all inputs anew, after a pass has changed them.
+    """Update layers and products after a pass has changed the Q/DQ pairs on their inputs.
 
     Args:
-        found: as read before; weights and biases are as they were.
-        fold_batch_norm: as read_layers'.
+        found: as read before the pass, which has not changed weights and biases.
+        fold_batch_norm: as in read_layers.
     Returns:
-        the layers and products with the new scales; what these make unfit is left in float.
+        the layers and products with the new scales and zero points; those that these make
+        impossible are among the float operators.
     """
     layers, products, floats = [], [], list(found.floats)
     for layer in found.layers:

@@ -1,4 +1,4 @@
-"""read.channel_scales: inputs with one scale a channel, in front of a depthwise layer."""
+"""read.channel_scales: inputs with a scale per channel, of depthwise layers."""
 
 import numpy as np
 import onnx
@@ -106,7 +106,7 @@ def test_a_depthwise_layer_is_a_chain(tmp_path):
 REASONS = {
     "one group": (
         layer(groups=1),
-        "its input has one scale a channel, and its sums go over channels of several scales",
+        "its input is quantized per channel, and its sums go over channels of different scales",
     ),
     "zero points that differ, and padding by the size of the input": (
         layer(DEPTHWISE.replace("pads = [1, 1, 1, 1]", 'auto_pad = "SAME_UPPER"'), **APART),

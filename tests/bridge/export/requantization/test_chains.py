@@ -244,7 +244,7 @@ UNCHAINED = {
     ),
     "crossed limits": (
         chained("[limit] c = Clip (f, hi, lo)"),
-        "the limits of Clip 'limit' are crossed",
+        "the minimum of Clip 'limit' is above its maximum",
     ),
     "16 bits": (
         chained("c = Relu (f)", zx=np.int16(-7), opset=21),

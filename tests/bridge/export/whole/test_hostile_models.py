@@ -565,11 +565,11 @@ SHAPES = {
             outputs="float[N, 2, 4] y",
             w=np.ones((3, 1, 1), np.int8),
         ),
-        ONLY + r"a weight of shape \(3, 1, 1\) is no ConvTranspose's in 2 groups\)$",
+        ONLY + r"a weight of shape \(3, 1, 1\) does not fit ConvTranspose with group = 2\)$",
     ),
     "a matrix as the weight of a convolution": Refused(
         lambda: whole(X + W + "[fc] y = Conv (xd, wd)"),
-        ONLY + r"a weight of shape \(3, 2\) is no Conv's in 1 groups\)$",
+        ONLY + r"a weight of shape \(3, 2\) does not fit Conv with group = 1\)$",
     ),
     "a shape that does not fit": Refused(
         lambda: whole(
