@@ -1,4 +1,4 @@
-"""Bringing what a conversion moved back to the torch model."""
+"""Using the rescales that a conversion adjusted in the torch model."""
 
 import warnings
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 def adopt(model: nn.Module, conversion: "Conversion") -> nn.Module:
-    """Let a model's layers multiply by the rescales that its conversion moved.
+    """Use the rescales (scale_x * scale_w of a channel) that a conversion adjusted, in eval mode.
 
-    Its forward in eval mode then has the bits of fake-quant and deploy up to the first operator
-    that torch and ONNX Runtime round differently. Training goes on as if nothing had been moved:
-    a channel whose scales change uses them, and the next conversion moves what it needs to.
-    Quantized layers that the file has not are named in a warning.
+    The model's forward in eval mode then has the bits of the fake-quant and deploy models, up to
+    the first operator that torch and ONNX Runtime round differently. Training is not affected: a
+    channel whose scales change uses these, and the next conversion adjusts them again as needed.
+    A warning names quantized layers that are not in the file.
 
     Args:
-        model: the model that was exported.
-        conversion: of its file.
+        model: the model that was exported; modified in place.
+        conversion: what convert_qat_model returned for its file.
     Returns:
         model.
     Raises:
-        TypeError: an argument is of a wrong kind.
-        ValueError: the model has no such layer, the layer's number of channels is another, or the
-            conversion is of mode "fast".
+        TypeError: an argument has a wrong type.
+        ValueError: the model lacks a layer of the conversion, a layer has another number of
+            channels, or the conversion is of mode "fast".
     """
     check_model(model, "adopt")
     if not hasattr(conversion, "layers"):
@@ -40,8 +40,8 @@ def adopt(model: nn.Module, conversion: "Conversion") -> nn.Module:
         )
     if conversion.mode != "exact":
         raise ValueError(
-            f"a conversion of mode {conversion.mode!r} computes something else than the model, "
-            "whatever it adopts; convert with mode='exact'"
+            f"a conversion of mode {conversion.mode!r} rounds differently from the model, and no "
+            "rescales change that; convert with mode='exact'"
         )
     layers = dict(model.named_modules())
     changes = [_change(layers, summary) for summary in conversion.layers if summary.moved]
@@ -50,19 +50,19 @@ def adopt(model: nn.Module, conversion: "Conversion") -> nn.Module:
     lacking = lacking_layers(model, conversion)
     if lacking:
         warnings.warn(
-            f"adopt: quantized layers that the file has not: {', '.join(lacking)}; the model did "
-            "not call them when it was exported",
+            f"adopt: quantized layers that are not in the file: {', '.join(lacking)}; the model "
+            "did not call them when it was exported",
             stacklevel=2,
         )
     return model
 
 
 def lacking_layers(model: nn.Module, conversion: "Conversion") -> list[str]:
-    """Return the quantized layers of a model that a conversion knows nothing of.
+    """Return the quantized layers of a model that are not in its exported file.
 
     Args:
         model: the model that was exported.
-        conversion: of its file.
+        conversion: what convert_qat_model returned for its file.
     Returns:
         their paths, in definition order.
     """
@@ -75,7 +75,7 @@ def lacking_layers(model: nn.Module, conversion: "Conversion") -> list[str]:
 def _change(
     layers: Mapping[str, nn.Module], summary: "LayerSummary"
 ) -> tuple[QATLayer, Tensor, Tensor]:
-    """Return a layer, the rescale it has by its scales, and what it became."""
+    """Return a layer, its rescale scale_x * scale_w, and the adjusted one."""
     layer, moved = layers.get(summary.name), summary.moved
     if not isinstance(layer, QATLayer) or moved is None:
         raise ValueError(f"the model has no quantized layer {summary.name!r} to adopt for")

@@ -30,25 +30,27 @@ _SHOWN = 8
 def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) -> None:
     """Find the ranges of a model's activations in eval mode, without training.
 
-    BatchNorm and dropout are quiet; every module's mode is put back afterwards. Batches are
-    taken until every quantized layer that the model calls has seen its batch_num. Layers that it
-    does not call, because it reads their weight or uses them in training alone, are named in a
-    warning and stay without a range. A progress bar is drawn where standard error is a terminal.
+    The model runs in eval mode, so BatchNorm keeps its statistics and dropout is off; afterwards
+    every module has its own mode again. Batches are read until every quantized layer that the
+    model calls has seen batch_num of them. Layers that are not called, since the model reads their
+    weight or uses them only in training, get no range; a warning names them. A progress bar is
+    shown if standard error is a terminal.
 
-    Where torch.distributed is initialized, every process of the group calls this with batches of
-    its own, and all find the ranges of one process that saw all of them. A process whose
-    batches end before batch_num, after one at least, waits for the others.
+    Where torch.distributed is initialized, every process of the group must call this, each with
+    its own batches; all get the ranges of one process that has seen all batches. A process may
+    have fewer batches than batch_num, but at least one.
 
     Args:
-        model: any module with QAT layers, in a data-parallel wrapper or not.
-        batches: what the model is called with: a tensor, a tuple or list of arguments, or a dict
-            of keyword arguments; a finite iterable, such as a list of inputs.
-        group: the processes that hold this model; all of them by default.
+        model: any module with QAT layers; a data-parallel wrapper is accepted.
+        batches: a finite iterable of batches, such as a list or a DataLoader. A batch is a tensor,
+            a tuple or list of arguments, or a dict of keyword arguments of forward.
+        group: the processes that calibrate this model together, None for all processes.
     Raises:
-        TypeError: batches is no iterable of batches, or a batch is not what forward takes.
-        ValueError: a layer has seen fewer than batch_num batches when the iterable ends, or its
-            input is not finite; names the layers. What was seen is kept: another call goes on.
-            No layer is called, the float layer is called in its stead, or none is quantized.
+        TypeError: batches is not an iterable of batches, or forward does not take a batch.
+        ValueError: the batches end before a layer has seen batch_num of them, or an input is not
+            finite (the message names the layers; the statistics are kept, so another call
+            continues); no quantized layer is called; the model calls a float layer instead of the
+            quantized one that replaces it; or the model has no quantized layer.
         RuntimeError: another process of the group failed, or calibrates another layer.
     """
     layers = _checked(model)
@@ -65,7 +67,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) 
         try:
             for batch in _rounds(batches, layers, group, start=start):
                 check_batch(model, batch, f"calibrate: batch {number}")
-                with _first_of_a_stack(batches, number):
+                with _explaining_stacks(batches, number):
                     call(model, batch)
                 number += 1
                 bar.advance(task)
@@ -77,8 +79,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, group: Group = None) 
 
 
 @contextmanager
-def _first_of_a_stack(batches: Any, number: int) -> Iterator[None]:
-    """Say what a tensor was taken for where its first row is no batch."""
+def _explaining_stacks(batches: Any, number: int) -> Iterator[None]:
+    """Explain the error of a single batch that was passed instead of an iterable of batches."""
     try:
         yield
     except (RuntimeError, TypeError, IndexError) as error:
@@ -88,7 +90,7 @@ def _first_of_a_stack(batches: Any, number: int) -> Iterator[None]:
 
 
 def _checked(model: nn.Module) -> Layers:
-    """Return a model's quantized layers; it must have some if it has any to quantize."""
+    """Return a model's quantized layers by path; raise if prepare_qat was not called."""
     check_model(model, "calibrate")
     if not any(isinstance(module, RangedModule) for module in model.modules()):
         left = [path or type(module).__name__ for path, module in candidates(model)]
@@ -101,7 +103,7 @@ def _checked(model: nn.Module) -> Layers:
 
 
 def _report(model: nn.Module, layers: Layers, start: Mapping[str, int], batches: int) -> None:
-    """Raise or warn where layers are left without a range."""
+    """Raise or warn if layers have no range."""
     missing = _missing(layers)
     short = [path for path in missing if int(layers[path].cur_batch) > start[path]]
     if missing and not batches:
@@ -134,7 +136,7 @@ def _report(model: nn.Module, layers: Layers, start: Mapping[str, int], batches:
 
 
 def _float_layers(model: nn.Module) -> str:
-    """Say where a model holds float layers that are no part of it, as functions do in a copy."""
+    """Return a hint that names float layers outside the model, as a copied closure holds them."""
     registered = {id(module) for module in model.modules()}
     places = [
         f"{reference.where} ({reference.kind})"
@@ -149,10 +151,11 @@ def _float_layers(model: nn.Module) -> str:
 def _rounds(
     batches: Iterable[Any], layers: Layers, group: Group, *, start: Mapping[str, int]
 ) -> Iterator[Any]:
-    """Iterate over batches until no called layer waits or no process has one left.
+    """Iterate over batches until all called layers are calibrated or no rank has another batch.
 
-    Layers meet their peers when they have seen enough. A process that runs out therefore goes
-    through its last batch again, to meet them in the same order, and does not look at it.
+    Ranks synchronise when a layer has seen batch_num batches. A rank without another batch runs
+    its last one again without updating statistics, so that it reaches the same collectives in the
+    same order.
     """
     iterator, last = check_batches(batches), _END
     waiting = bool(_missing(layers))
@@ -173,7 +176,7 @@ def _rounds(
 
 
 def _few(names: Sequence[str]) -> str:
-    """Return names in one line, the first of them where there are many."""
+    """Return names in one line, at most the first few and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 

@@ -1,4 +1,4 @@
-"""The parameters of quantization beside those of the network: to optimize, to keep whole."""
+"""Optimizing ranges and weight scales: parameter groups, and exclusion from sharding."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from qatfunc.operators.arguments import check_keys
 
 _MEANT = {"learning_rate": "lr", "wd": "weight_decay", "decay": "weight_decay"}
 _OF_GROUPS = frozenset({"name", "param_names", "initial_lr", "lr_scale"})
-"""What schedulers and tools put into groups."""
+"""Keys that learning rate schedulers and other tools add to groups."""
 
 
 def parameter_groups(
@@ -25,20 +25,20 @@ def parameter_groups(
     ranges: Mapping[str, Any] | None = None,
     scales: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a model's trained parameters as groups for an optimizer of torch.optim.
+    """Return a model's trainable parameters as parameter groups for a torch.optim optimizer.
 
-    Ranges and weight scales decay only if told to: it would pull them to 0, which nobody wants.
+    weight_decay is 0 for ranges and weight scales unless given, as decay would shrink them to 0.
 
     Args:
         model: any module.
         ranges: options of the group of input ranges (clips), such as {"lr": 1e-4}.
         scales: options of the group of trained weight scales.
     Returns:
-        groups without empty ones, each parameter once: what the float model has, with the
-        optimizer's own options; ranges; scales.
+        the non-empty groups, each parameter once: the float model's parameters, with the
+        optimizer's default options; the ranges; the weight scales.
     Raises:
-        TypeError: an argument is of a wrong kind.
-        ValueError: an option is one of no optimizer that is loaded, or a negative number.
+        TypeError: an argument has a wrong type.
+        ValueError: no loaded optimizer has such an option, or lr or weight_decay is negative.
 
     >>> from bridge import LinearQAT
     >>> net = nn.Sequential(LinearQAT(2, 2))
@@ -62,15 +62,15 @@ def parameter_groups(
 
 
 def whole_parameters(model: nn.Module) -> set[nn.Parameter]:
-    """Return the parameters of quantization, which cannot be divided among processes.
+    """Return the parameters of quantization, which FSDP must not shard.
 
-    For torch.distributed.fsdp.fully_shard(model, ignored_params=whole_parameters(model)); their
-    gradients are then the user's to average, see average_whole_gradients.
+    For torch.distributed.fsdp.fully_shard(model, ignored_params=whole_parameters(model)). FSDP
+    does not average the gradients of ignored parameters: see average_whole_gradients.
 
     Args:
         model: any module.
     Returns:
-        ranges, and scales and offsets of weights.
+        the input ranges, weight scales and weight offsets.
     """
     check_model(model, "whole_parameters")
     return {*_ranges(model), *_scales(model)}
@@ -78,13 +78,13 @@ def whole_parameters(model: nn.Module) -> set[nn.Parameter]:
 
 @torch.no_grad()
 def average_whole_gradients(model: nn.Module, group: Group = None) -> None:
-    """Average the gradients of whole_parameters over processes, in one collective.
+    """Average the gradients of whole_parameters over ranks, in one all-reduce.
 
-    To be called between backward() and the optimizer's step, by every process of the group.
+    Every process of the group must call it, between backward() and the optimizer's step.
 
     Args:
-        model: the model, on one device.
-        group: the processes that hold it; all of them by default.
+        model: the model; its quantization parameters are on one device.
+        group: the processes that train it, None for all processes.
     """
     parameters = [*_ranges(model), *_scales(model)]
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -99,7 +99,7 @@ def average_whole_gradients(model: nn.Module, group: Group = None) -> None:
 
 
 def _check_options(name: str, options: Any) -> None:
-    """Raise for options that an optimizer would ignore: it looks at none that it does not know."""
+    """Raise for unknown options, which torch's optimizers ignore silently, and for wrong values."""
     if options is None:
         return
     if not isinstance(options, Mapping):
@@ -120,7 +120,7 @@ def _check_options(name: str, options: Any) -> None:
 
 
 def _known_options(kind: type[Optimizer]) -> set[str]:
-    """Return the options of every optimizer that is loaded, other packages' too."""
+    """Return the options of all loaded optimizer classes, also of other packages."""
     known = set(inspect.signature(kind.__init__).parameters) | _OF_GROUPS
     for one in kind.__subclasses__():
         known |= _known_options(one)

@@ -1,4 +1,4 @@
-"""Replacing a model's layers by QAT operators in one call, and back."""
+"""Replacing a model's float layers by QAT layers, and back."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -30,13 +30,13 @@ def prepare_qat(
     layers: Mapping[str, Config] | None = None,
     example: Any = None,
 ) -> nn.Module:
-    """Replace the supported layers of a model by QAT operators.
+    """Replace the supported layers of a model by QAT layers.
 
-    Parameters stay the very same objects when inplace, and so do modes, devices, hooks and what
-    else a layer carries. A warning says so where less than half of the multiply-accumulates
-    (without example: of the weights) that no rule skips will be in integers. Where a model calls
-    a replaced layer through a plain list, dict or the like, the call raises: the float layer
-    would run.
+    The QAT layers keep the mode, device, hooks and added members of the float layers; with inplace
+    they have the same Parameter objects. A warning is given if less than half of the
+    multiply-accumulates (without example: of the weights), not counting skipped layers, will be in
+    integers. If the model's code calls a replaced layer through a plain list, dict or the like,
+    where the float layer remains, the call raises.
 
     Args:
         model: any module.
@@ -45,13 +45,14 @@ def prepare_qat(
             configuration) and skip (patterns), see bridge/config.schema.json.
         inplace: change model itself instead of a copy.
         include: patterns of paths ("layer1.*"), paths, or classes; only these are replaced.
-        skip: patterns, paths or classes that stay as they are.
-        layers: configurations by pattern, the first match wins over config.
+        skip: patterns, paths or classes that stay in float.
+        layers: configurations by pattern; the first matching one overrides config.
         example: a batch as calibrate takes it, to count multiply-accumulates in one run.
     Returns:
         the prepared model; model itself if inplace, unless it is one layer that is replaced.
     Raises:
-        TypeError, ValueError: a configuration or a value is wrong, or a pattern matches nothing.
+        TypeError: an argument has a wrong type.
+        ValueError: a configuration is wrong, or a pattern or class matches no module.
     """
     check_model(model, "prepare_qat")
     check_flags("prepare_qat", inplace=inplace)
@@ -76,13 +77,13 @@ def prepare_qat(
 
 
 def float_model(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """Put float layers back in the place of QAT operators.
+    """Replace the QAT layers of a model by float layers.
 
     Args:
         model: any module.
         inplace: change model itself instead of a copy.
     Returns:
-        the float model, with the weights as they are now.
+        the float model, with the current weights.
     """
     check_model(model, "float_model")
     check_flags("float_model", inplace=inplace)
@@ -103,16 +104,16 @@ def _to_qat(layer: nn.Module, config: Config) -> nn.Module:
 
 
 def _swap(model: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
-    """Put replacements, by id of the original, in every place where the originals stand."""
+    """Replace modules, given by their ids, under every name that they are registered with."""
     if id(model) in replaced:
         return replaced[id(model)]
-    for parent, name, child in _places(model):
+    for parent, name, child in _registrations(model):
         if id(child) in replaced:
             setattr(parent, name, replaced[id(child)])
     return model
 
 
-def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _registrations(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is not None:

@@ -1,4 +1,4 @@
-"""The names of AMCT for scripts that were written for it, resolved to this library."""
+"""Running scripts written for AMCT: its import names resolve to this library."""
 
 from bridge.amct.aliases import install, uninstall
 from bridge.amct.scripts import run

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--prelude", help="a script that runs first; its names are defined in the script"
     )
     parser.add_argument(
-        "--force", action="store_true", help="go before an AMCT that is installed beside"
+        "--force", action="store_true", help="take precedence over an installed AMCT"
     )
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER)

@@ -1,7 +1,7 @@
-"""The import paths of AMCT as modules that hold this library's classes and functions.
+"""AMCT's import paths as modules that contain this library's classes and functions.
 
-No package of those names exists on disk: a finder on sys.meta_path makes the modules when they
-are first imported.
+No package of those names exists on disk: a finder on sys.meta_path creates each module when it is
+first imported.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from typing import Any
 import bridge
 
 TARGETS = ("ort", "qdq", "ascend")
-"""What install's target can be, the default first."""
+"""The targets of install, the default first."""
 
 ROOTS = ("amct_pytorch", "amct_onnx")
 """The packages that are aliased."""
@@ -33,17 +33,17 @@ _QUANTIZATION = {
 """The module of each class, below .nn.module.quantization."""
 
 _TORCH_PACKAGES = ("amct_pytorch", "amct_pytorch.classic.graph_based.amct_pytorch")
-"""Where the torch side has its modules: in releases, and in the public repository."""
+"""AMCT's torch package: its name in releases, and in the public repository."""
 
 
 def install(*, target: str = TARGETS[0], force: bool = False) -> None:
     """Make `import amct_pytorch` and `import amct_onnx` resolve to this library.
 
-    A second call changes the target and nothing else.
+    A second call only changes the target.
 
     Args:
-        target: what convert_qat_model writes deploy models for, "ort", "qdq" or "ascend".
-        force: go before an installed amct_pytorch or amct_onnx.
+        target: target of convert_qat_model's deploy models, "ort", "qdq" or "ascend".
+        force: take precedence over an installed amct_pytorch or amct_onnx.
     Raises:
         ValueError: the target is unknown.
         ImportError: one of the packages is installed, and force is False.
@@ -64,7 +64,7 @@ def install(*, target: str = TARGETS[0], force: bool = False) -> None:
 
 
 def uninstall() -> None:
-    """Undo install: the names resolve as they did before; without install, do nothing."""
+    """Undo install: the names resolve as before; without install nothing happens."""
     if _finder not in sys.meta_path:
         return
     sys.meta_path.remove(_finder)
@@ -74,14 +74,14 @@ def uninstall() -> None:
 
 
 class _AliasFinder(MetaPathFinder, Loader):
-    """Finds and makes every module below ROOTS; what it does not know is an error, not a miss."""
+    """Creates the modules below ROOTS; raises for unknown names, so that no finder is tried."""
 
     def __init__(self) -> None:
         self.contents: Mapping[str, Mapping[str, Any]] = {}
         self.displaced: dict[str, ModuleType] = {}
 
     def point_at(self, contents: Mapping[str, Mapping[str, Any]]) -> None:
-        """Let modules, those in use among them, hold other values."""
+        """Set the contents of the modules, also of those that are imported already."""
         self.contents = contents
         for name, values in contents.items():
             module = sys.modules.get(name)
@@ -94,13 +94,13 @@ class _AliasFinder(MetaPathFinder, Loader):
         path: Sequence[str] | None,  # noqa: ARG002
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
-        """Return the spec of an alias, None for a name of someone else's."""
+        """Return the spec of an alias, None for a name that is not below ROOTS."""
         if fullname.partition(".")[0] not in ROOTS:
             return None
         if fullname not in self.contents:
-            # Without a name attribute, or `from package import name` would hide the message.
+            # Without the name attribute: with it `from package import name` hides the message.
             raise ModuleNotFoundError(_missing(fullname))
-        # Each one is a package: `from module import name` asks the finder only about packages.
+        # Each one is a package: `from module import name` calls the finder only for packages.
         return ModuleSpec(fullname, self, origin="bridge.amct", is_package=True)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -132,7 +132,7 @@ def _missing(name: str) -> str:
 
 
 def _contents(target: str) -> dict[str, dict[str, Any]]:
-    """Return the values of every module, by full name."""
+    """Return the contents of every module, by its full name."""
     convert: Any = bridge.convert_qat_model
     if target != TARGETS[0]:
         convert = partial(convert, target=target)
@@ -152,7 +152,7 @@ def _contents(target: str) -> dict[str, dict[str, Any]]:
 
 
 def _is_installed(root: str) -> bool:
-    """Whether a package is there; a mere folder of that name, which imports empty, is not one."""
+    """Whether a package is installed; a folder of that name without __init__.py is not one."""
     if root in sys.modules:
         return True
     spec = importlib.util.find_spec(root)

@@ -24,13 +24,13 @@ def run(
 ) -> dict[str, Any]:
     """Run a script as `python script args...` would, with AMCT's names resolved to bridge.
 
-    The aliases stay in place afterwards.
+    The aliases remain installed afterwards.
 
     Args:
         script: path of the script.
-        args: what sys.argv holds behind the script's path.
-        namespace: names that are defined before the script starts.
-        prelude: a script whose names are defined as well; it runs first, in the same way.
+        args: sys.argv[1:] of the script.
+        namespace: global names that are defined before the script starts.
+        prelude: a script that runs first, in the same way; its global names are defined as well.
         target: as install's.
         force: as install's.
     Returns:
@@ -54,7 +54,7 @@ def run(
 
 @contextmanager
 def _command_line(script: Path, args: Sequence[str]) -> Iterator[None]:
-    """Let sys.argv and sys.path be what python gives a script."""
+    """Set sys.argv and sys.path as `python script args...` does."""
     argv, path = sys.argv, list(sys.path)
     sys.argv = [str(script), *args]
     sys.path[0] = str(script.resolve().parent)

@@ -17,7 +17,7 @@ from qatfunc.linear_maps.channels import to_full_rank
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _SHOWN = 6
-"""BatchNorms named in a warning."""
+"""Largest number of BatchNorms that a warning names."""
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -31,29 +31,29 @@ def fold_batch_norm(
     inplace: bool = False,
     example: Any = None,
 ) -> nn.Module:
-    """Fold each BatchNorm into the layer whose output only it reads.
+    """Fold each BatchNorm into the preceding layer, if nothing else uses that layer's output.
 
         f = gamma / sqrt(var + eps);   weight' = weight * f;   bias' = (bias - mean) * f + beta
 
-    What is frozen stays frozen; a bias that a layer gets is trained if the BatchNorm's was. A
-    warning counts the BatchNorms that are left and says why.
+    Parameters keep their requires_grad; a bias added to a layer has that of the BatchNorm's bias.
+    A warning gives the reasons why BatchNorms are left.
 
     Args:
-        model: any module; QAT layers or the float layers they will replace.
-        trainable: keep weight, gamma and beta as parameters of the folded weight, which is what
-            then trains and is quantized (statistics stay as they are); bake before the export.
-            Otherwise the folded weight is the parameter.
-        pairs: paths (layer, BatchNorm); found if left out, see plan_batch_norm.
+        model: any module; with QAT layers, or float layers to prepare later.
+        trainable: keep weight, gamma and beta as parameters, from which each forward computes the
+            folded weight that is quantized (the statistics stay fixed); call bake_batch_norm
+            before the export. False: the folded weight becomes the parameter.
+        pairs: paths (layer, BatchNorm); by default those of plan_batch_norm.
         inplace: change model itself instead of a copy.
         example: a batch as calibrate takes it, to find the pairs in one run where the model
             cannot be traced.
     Returns:
-        the folded model, with Identity where a BatchNorm was, or with what a class of another
-        package does after it (an activation).
+        the folded model; each folded BatchNorm is replaced by Identity, or by the activation that
+        its class contains (timm's BatchNormAct2d).
     Raises:
-        TypeError: an argument is of a wrong kind.
-        ValueError: a pair is not a layer and a BatchNorm with statistics of its size, or does
-            more than these; the model cannot be traced and pairs and example are left out.
+        TypeError: an argument has a wrong type.
+        ValueError: a pair cannot be folded; or the model cannot be traced, and pairs and example
+            are not given.
     """
     check_model(model, "fold_batch_norm")
     check_flags("fold_batch_norm", trainable=trainable, inplace=inplace)
@@ -80,12 +80,12 @@ def fold_batch_norm(
 
 @makes_state
 def bake_batch_norm(model: nn.Module) -> nn.Module:
-    """Turn the folded weights of a trainable fold into ordinary parameters, in place.
+    """Replace the parametrizations of a trainable fold by ordinary parameters, in place.
 
     Args:
         model: from fold_batch_norm(trainable=True).
     Returns:
-        model; its forward has the same bits as before.
+        model; its output has the same bits as before.
     """
     check_model(model, "bake_batch_norm")
     for layer in list(model.modules()):
@@ -99,7 +99,7 @@ def bake_batch_norm(model: nn.Module) -> nn.Module:
 
 
 class _Folded(nn.Module):
-    """A parametrization by a BatchNorm's affine map with its statistics held."""
+    """A parametrization by a BatchNorm's affine map with fixed statistics."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _FoldedBias(_Folded):
 
 
 def _checked(model: nn.Module, pairs: Any) -> list[tuple[str, str]]:
-    """Return the pairs of a caller, who knows what reads what."""
+    """Return the caller's pairs, after a check that each can be folded."""
     chosen = [] if isinstance(pairs, str) else list(pairs)
     flat = [path for pair in chosen for path in pair]
     two = all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in chosen)
@@ -167,7 +167,7 @@ def _fold(layer: Any, norm: Any, *, trainable: bool) -> None:
 
 
 def _replace(model: nn.Module, norm: nn.Module, following: nn.Module) -> None:
-    """Put what follows a BatchNorm, often an Identity, under every name of it."""
+    """Replace a BatchNorm, under every name that it is registered with."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is norm:

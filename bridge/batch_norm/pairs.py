@@ -1,4 +1,4 @@
-"""Which layer's output each BatchNorm reads, from a trace or from one run."""
+"""Which layer each BatchNorm follows, by a symbolic trace or by one run."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -25,17 +25,17 @@ FOLDABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What was seen of a model's layers and BatchNorms, by their paths."""
+    """The calls of a model's layers and BatchNorms, by their paths."""
 
     inputs: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """For each call of a BatchNorm the layer whose output it reads, "" for something else."""
+    """For each call of a BatchNorm the layer whose output is its input, "" if there is none."""
     readers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """For each call of a layer how many operations read its output."""
+    """For each call of a layer how many operations use its output."""
     ranks: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    """The ranks of a layer's outputs, as far as they are known."""
+    """The ranks (numbers of axes) of a layer's outputs; empty in a trace."""
 
     def layer_before(self, norm: str) -> tuple[str, str]:
-        """Return the layer that a BatchNorm alone reads, or why there is none.
+        """Return the layer whose output only this BatchNorm uses, or why there is none.
 
         Args:
             norm: path of the BatchNorm.
@@ -49,21 +49,21 @@ class Calls:
             return "", "it is called for several layers"
         layer = layers[0]
         if not layer:
-            return "", "what it reads is no output of a convolution or linear layer"
+            return "", "its input is not the output of a convolution or linear layer"
         if len(self.readers[layer]) != len(layers):
             return "", f"{layer} is also called without it"
         if any(count != 1 for count in self.readers[layer]):
-            return "", f"the output of {layer} has other readers too"
+            return "", f"the output of {layer} has other users too"
         return layer, ""
 
 
 def traced_calls(model: nn.Module) -> Calls:
-    """Read the calls off a symbolic trace.
+    """Find the calls in a symbolic trace.
 
     Args:
         model: any module that torch.fx can trace with its layers as leaves.
     Returns:
-        what the graph says.
+        the calls in the graph.
     Raises:
         ValueError: the model cannot be traced.
     """
@@ -86,13 +86,13 @@ def traced_calls(model: nn.Module) -> Calls:
 
 
 def observed_calls(model: nn.Module, example: Any) -> Calls:
-    """Watch the calls of one run in eval mode, in which nothing is changed.
+    """Record the calls of one run in eval mode, which changes no state.
 
     Args:
         model: any module.
         example: a batch as calibrate takes it.
     Returns:
-        what the run did.
+        the calls of the run.
     """
     check_batch(model, example, "fold_batch_norm: example")
     watch = _Watch(model)
@@ -103,8 +103,8 @@ def observed_calls(model: nn.Module, example: Any) -> Calls:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # Subclasses too: what they do beside is theirs, and no part of the graph. What computes
-        # itself may do something else in the other mode.
+        # Leaves: subclasses of layers, which may call functions of their own, and custom modules
+        # without children, which may compute something else in training mode.
         leaf = isinstance(m, (RangedModule, BatchNorm, *FOLDABLE)) or _computes_itself(m)
         return leaf or super().is_leaf_module(m, module_qualified_name)
 
@@ -116,12 +116,13 @@ def _layer_of(source: Any, modules: Mapping[str, nn.Module]) -> str:
 
 
 class _Watch(TorchDispatchMode):
-    """Counts the operations that read each output of a layer."""
+    """Counts the operations that use each output of a layer."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.outputs: dict[int, tuple[str, Tensor]] = {}  # held, so that no id is used twice
+        # The tensors are kept alive, so that no id is reused.
+        self.outputs: dict[int, tuple[str, Tensor]] = {}
         self.counts: dict[int, int] = {}
         self.calls = Calls()
 
@@ -136,7 +137,7 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def read(self, values: Any) -> None:
-        """Take a pytree for something that reads the tensors in it."""
+        """Count one use of every tensor in a pytree."""
         for value in tree_leaves(values):
             if id(value) in self.counts:
                 self.counts[id(value)] += 1
@@ -151,7 +152,7 @@ class _Watch(TorchDispatchMode):
                 hook = self._noting_input(path)
                 handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             elif isinstance(module, Dropout) or _computes_itself(module):
-                # In eval mode these may return what they get, which no operation shows.
+                # In eval mode these may return their input, which dispatches no operation.
                 handles.append(module.register_forward_pre_hook(lambda _, given: self.read(given)))
         try:
             yield
@@ -181,6 +182,6 @@ class _Watch(TorchDispatchMode):
 
 
 def _computes_itself(module: nn.Module) -> bool:
-    """Whether a module is the author's own and has no children, such as a DropPath."""
+    """Whether a module is of a custom class and has no children, such as a DropPath."""
     leaf = not any(True for _ in module.children())
     return leaf and not type(module).__module__.startswith("torch.nn.")

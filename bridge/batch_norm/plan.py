@@ -1,4 +1,4 @@
-"""What fold_batch_norm does to each BatchNorm of a model, and why."""
+"""Which BatchNorms of a model fold_batch_norm folds, and why it leaves the others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ _CHANGING_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormPlan:
-    """What fold_batch_norm does to one BatchNorm.
+    """Whether fold_batch_norm folds one BatchNorm, and why not.
 
     Args:
         path: of the BatchNorm.
-        kind: its class.
+        kind: name of its class.
         layer: path of the layer that it is folded into, "" if there is none.
         action: "folded" or "left".
         reason: why it is left, "" if it is folded.
@@ -44,14 +44,14 @@ class NormPlan:
 
 
 class BatchNormPlan(PrintedRows[NormPlan]):
-    """What fold_batch_norm does to each BatchNorm, a tuple that prints itself."""
+    """The plan of fold_batch_norm: a tuple of one NormPlan for each BatchNorm."""
 
     __slots__ = ()
 
     rows_name: ClassVar[str] = "norms"
 
     def __rich__(self) -> Listing:
-        """Lay out one line a BatchNorm."""
+        """Return a table with a row for each BatchNorm."""
         folded = sum(norm.action == FOLD for norm in self)
         return Listing(
             title=f"{folded} of {len(self)} BatchNorms to be folded",
@@ -61,12 +61,12 @@ class BatchNormPlan(PrintedRows[NormPlan]):
 
 
 def plan_batch_norm(model: nn.Module, *, example: Any = None) -> BatchNormPlan:
-    """Say what fold_batch_norm would do to each BatchNorm, and why, without doing it.
+    """Return which BatchNorms fold_batch_norm would fold, and why not the others.
 
     Args:
-        model: any module; it is left as it is.
-        example: a batch as calibrate takes it; pairs are found in one run on it in eval mode.
-            Without it they are read off a symbolic trace.
+        model: any module; not modified.
+        example: a batch as calibrate takes it: pairs are found in one run on it in eval mode.
+            Without it they are found in a symbolic trace.
     Returns:
         a plan for every BatchNorm; print shows them as a table.
     Raises:
@@ -94,13 +94,13 @@ def plan_batch_norm(model: nn.Module, *, example: Any = None) -> BatchNormPlan:
 def refusal(
     model: nn.Module, layer_path: str, norm_path: str, *, held: Mapping[int, Reference]
 ) -> str:
-    """Return why a BatchNorm cannot be folded into a layer, whatever calls them.
+    """Return the reason why a BatchNorm cannot be folded into a layer that it follows.
 
     Args:
-        model: that has both.
-        layer_path: of the layer.
-        norm_path: of the BatchNorm.
-        held: what the model holds beside its registered children.
+        model: the model that contains both.
+        layer_path: path of the layer.
+        norm_path: path of the BatchNorm.
+        held: modules that the model holds outside of its registered children (held_elsewhere).
     Returns:
         the reason, "" for a pair that can be folded.
     """
@@ -141,11 +141,11 @@ def _layer_refusal(model: nn.Module, layer: nn.Module) -> str:
     if isinstance(layer, QATLayer) and (
         layer._scales_started or "frozen_wts_scales" in layer._buffers
     ):
-        return "its trained weight scale is that of the weight as it is: fold before calibration"
+        return "its trained weight scale is that of the unfolded weight: fold before calibration"
     for name in ("weight", "bias"):
         shared = _sharer(model, layer, name)
         if shared is not None:
-            return f"its {name} is also that of {shared}"
+            return f"its {name} is shared with {shared}"
     return ""
 
 
@@ -154,7 +154,7 @@ def _other_weight(layer: nn.Module) -> str:
         return ""
     rule = layer._rule if isinstance(layer, QATLayer) else layer_rule(layer)
     if rule is None or isinstance(rule, str):
-        return f"{type(layer).__name__} is a class of its own, which may use its weight otherwise"
+        return f"{type(layer).__name__} is a custom class, which may use its weight otherwise"
     if rule.computes_parameters:
         return f"{type(layer).__name__} computes its weight from this parameter"
     return ""
@@ -173,7 +173,7 @@ def _sharer(model: nn.Module, layer: nn.Module, name: str) -> str | None:
 
 def _hooks(module: nn.Module, *names: str) -> str:
     held: list[Mapping[int, Any]] = [getattr(module, name) for name in names]
-    return "it has hooks, which would see another value" if any(held) else ""
+    return "it has hooks, which would get another value" if any(held) else ""
 
 
 def _sizes(layer: Any, norm: Any, layer_path: str, norm_path: str) -> str:
@@ -190,7 +190,9 @@ def _sizes(layer: Any, norm: Any, layer_path: str, norm_path: str) -> str:
 
 
 def _rank(layer: nn.Module, path: str, calls: Calls) -> str:
-    """Return why the axis that is normalized is not the layer's output axis."""
+    """Return the reason if axis 1, which BatchNorm normalizes, is not the layer's output axis."""
     weight: Any = layer.weight
     others = calls.ranks.get(path, set()) - {weight.ndim}
-    return f"{path} gives rank {min(others)}, whose axis 1 is not its outputs" if others else ""
+    if not others:
+        return ""
+    return f"the output of {path} has rank {min(others)}, whose axis 1 is not its output channels"

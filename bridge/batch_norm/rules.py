@@ -1,4 +1,4 @@
-"""Which classes of BatchNorm are one and nothing more, and what others do after it."""
+"""Which BatchNorm classes only normalize, and which then call an activation of their own."""
 
 from torch import nn
 
@@ -6,8 +6,8 @@ from bridge.selection.eligibility import as_torch
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-# Classes of other packages by their names, since these may be absent, with the children that they
-# call in this order after they have normalized.
+# Classes of other packages, by name since the packages may not be installed: the children that
+# they call, in this order, after normalizing.
 _FOLLOWED = {
     ("timm.layers.norm_act", "BatchNormAct2d"): ("drop", "act"),
     ("timm.layers.norm_act", "SyncBatchNormAct"): ("drop", "act"),
@@ -15,28 +15,28 @@ _FOLLOWED = {
 
 
 def refusal_of_class(norm: nn.Module) -> str:
-    """Return why a BatchNorm's class may compute something else.
+    """Return the reason why a BatchNorm of this class cannot be folded.
 
     Args:
         norm: a BatchNorm of any class.
     Returns:
-        the reason, "" for a class that is known to normalize and then call its children.
+        the reason, "" for a class that only normalizes, or normalizes and then calls children.
     """
     if type(norm) in NORMS or _children(norm) is not None:
         return ""
     plain = isinstance(norm, NORMS) and not isinstance(norm, nn.modules.lazy.LazyModuleMixin)
     if plain and as_torch(norm, "forward", "_check_input_dim"):
         return ""
-    return f"{type(norm).__name__} is a class of its own, which may do more than normalize"
+    return f"{type(norm).__name__} is a custom class, which may do more than normalize"
 
 
 def take_following(norm: nn.Module) -> nn.Module:
-    """Return what runs where a BatchNorm was, and take it out of the BatchNorm.
+    """Remove the children that a BatchNorm calls after normalizing, and return them.
 
     Args:
-        norm: of a class that is not refused.
+        norm: of a class that refusal_of_class accepts; its children become Identity.
     Returns:
-        its children in the order of their calls, Identity if it has none.
+        a module to replace the BatchNorm: its children in the order of their calls, or Identity.
     """
     following = []
     for name in _children(norm) or ():
@@ -46,9 +46,9 @@ def take_following(norm: nn.Module) -> nn.Module:
             setattr(norm, name, nn.Identity())
     if len(following) == 1:
         return following[0]
-    place = nn.Sequential(*following) if following else nn.Identity()
-    place.training = norm.training
-    return place
+    replacement = nn.Sequential(*following) if following else nn.Identity()
+    replacement.training = norm.training
+    return replacement
 
 
 def _children(norm: nn.Module) -> tuple[str, ...] | None:

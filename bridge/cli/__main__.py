@@ -1,4 +1,4 @@
-"""`python -m bridge.cli`: the command line where nothing is installed."""
+"""`python -m bridge.cli`: the command `qatfunc` without an installation."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What `qatfunc` does with its arguments."""
+"""The argument parser of the command `qatfunc`."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: those after the program's name, of this process by default.
+        arguments: the command line without the program's name, sys.argv[1:] by default.
     Returns:
         the exit status.
     Raises:
-        SystemExit: with 0 after --help and --version, with 2 where arguments are wrong.
+        SystemExit: with 0 after --help and --version, with 2 for wrong arguments.
     """
     parser = argparse.ArgumentParser(
         prog="qatfunc",

@@ -1,7 +1,7 @@
-"""What results have in common: they print themselves, and they turn into data for JSON.
+"""Results that print as tables and convert to JSON data.
 
 Index, each importing only what is above it:
-    layout   laying out tables for the terminal
+    layout   layout of tables for the terminal
     plain    dataclasses as dicts, lists, strings and numbers
-    printed  the base class of results
+    printed  base classes of results
 """

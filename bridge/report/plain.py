@@ -1,4 +1,4 @@
-"""Results as dicts, lists, strings and numbers, which every JSON library takes."""
+"""Conversion of results to dicts, lists, strings and numbers, which JSON can represent."""
 
 import dataclasses
 import math
@@ -10,19 +10,19 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it.
+    """Convert a value to types that JSON can represent.
 
-    Dataclasses become dicts of their fields and properties by name; mappings become dicts with
-    text as keys; sequences and arrays become lists, paths text. A float that is not finite
-    becomes "inf", "-inf" or "nan", which float() reads again.
+    Dataclasses become dicts of their fields and properties by name; keys of mappings become str;
+    sequences and arrays become lists, paths str. A float that is not finite becomes "inf", "-inf"
+    or "nan", which float() parses.
 
     Args:
-        value: None, a bool, a number, text, a path, an array, a dataclass, or a mapping or sequence
-            of these.
+        value: None, a bool, a number, a str, a path, an array, a dataclass, or a mapping or
+            sequence of these.
     Returns:
-        the same as None, bool, int, finite float, str, list and dict.
+        None, bool, int, finite float, str, or a list or dict of these.
     Raises:
-        TypeError: it holds something else.
+        TypeError: the value contains another type.
 
     >>> plain({"ulps": np.array([1, 2]), 8: (0.5, math.inf)})
     {'ulps': [1, 2], '8': [0.5, 'inf']}

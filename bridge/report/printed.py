@@ -1,4 +1,4 @@
-"""Results that print themselves."""
+"""Base classes of results that print as tables and convert to JSON data."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar
@@ -10,13 +10,13 @@ Row = TypeVar("Row")
 
 
 class Printed(ABC):
-    """What a call returns: print and rich.print show it as a table, to_dict gives it as data."""
+    """A result: print and rich.print show it as a table, to_dict returns it as data."""
 
     __slots__ = ()
 
     @abstractmethod
     def __rich__(self) -> Listing:
-        """Lay it out, for rich.print."""
+        """Return the table, for rich.print."""
 
     def __str__(self) -> str:
         """Return the table as text."""
@@ -26,14 +26,14 @@ class Printed(ABC):
         """Return the fields and properties by their names, for json.dumps.
 
         Returns:
-            a dict of dicts, lists, text and finite numbers, as bridge.report.plain.plain makes it.
+            a dict of dicts, lists, str and finite numbers, as bridge.report.plain.plain returns it.
         """
         found: dict[str, Any] = plain(self)
         return found
 
 
 class PrintedRows(Printed, tuple[Row, ...]):
-    """A tuple of rows that prints itself.
+    """A tuple of rows that prints as a table.
 
     Class attributes:
         rows_name: the key of the rows in to_dict.

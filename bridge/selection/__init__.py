@@ -1,12 +1,12 @@
-"""Which layers of a model are quantized, by whose configuration, and why another stays in float.
+"""Selecting the layers of a model to quantize, with the reason for each that stays in float.
 
 Index, each importing only what is above it:
-    batches        calling a model on data
-    references     layers that a model holds beside its registered children
-    carried        hooks, attributes and buffers that a layer has beside its class's
+    batches        calling a model on a batch
+    references     layers that a model holds outside of its registered children
+    carried        hooks, attributes and buffers that were added to a layer instance
     eligibility    which layers a QAT operator can replace
     products       matrix products in a module's own code
-    plan           what prepare_qat does to each layer
-    integer_share  how much of the work will be in integers
-    superseded     float layers that were replaced and can still be reached
+    plan           plan_qat: whether each layer is quantized, by which configuration, and why
+    integer_share  the share of multiply-accumulates that will be in integers
+    superseded     replaced float layers that a model still holds
 """

@@ -1,4 +1,4 @@
-"""Calling a model on what it is calibrated with, and what is no batch of it."""
+"""Calling a model on a batch, with errors that explain what a batch is."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +27,7 @@ def call(model: nn.Module, batch: Any) -> Any:
 
 @contextmanager
 def observing(model: nn.Module) -> Iterator[None]:
-    """Let a model run in eval mode without gradients, and leave it as it was.
+    """Run a model in eval mode without gradients or warnings, and restore its modes.
 
     Args:
         model: any module.
@@ -48,21 +48,21 @@ def observing(model: nn.Module) -> Iterator[None]:
 
 
 def check_batches(batches: Any) -> Iterator[Any]:
-    """Return an iterator over batches, after a look at what they come in.
+    """Return an iterator over batches, after a check that it is not a single batch.
 
     Args:
-        batches: an iterable that is not itself a batch; a tensor is a stack of batches.
+        batches: an iterable of batches; the rows of a tensor are batches.
     Returns:
         its iterator.
     Raises:
-        TypeError: one batch, or something else, was given.
+        TypeError: batches is a single batch, or not iterable.
     """
     wanted = "calibrate: batches must be an iterable of batches, such as a list or a DataLoader"
     if isinstance(batches, np.ndarray):
         raise TypeError(f"{wanted}, got a numpy array: [torch.from_numpy(array)] is a list of one")
     if isinstance(batches, Mapping):
         raise TypeError(f"{wanted}, got a {type(batches).__name__}: put it in a list, [batch]")
-    # An object that is iterated by __getitem__ alone, as data sets are, is no Iterable.
+    # A map-style dataset, which has __getitem__ but not __iter__, is not an Iterable.
     iterable = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
     if isinstance(batches, str | bytes | nn.Module) or not iterable:
         raise TypeError(f"{wanted}, got a {type(batches).__name__}")
@@ -70,29 +70,29 @@ def check_batches(batches: Any) -> Iterator[Any]:
 
 
 def stack_error(batches: Tensor, error: Exception) -> TypeError:
-    """Return what to raise where the first of a tensor's rows is no batch for the model.
+    """Return the error for a tensor whose first row is not a batch of the model.
 
     Args:
-        batches: what was given.
-        error: what the model raised.
+        batches: the tensor that was passed as batches.
+        error: the exception that the model raised for its first row.
     Returns:
         the error to raise instead.
     """
     return TypeError(
-        f"calibrate: a tensor of shape {tuple(batches.shape)} was taken for a stack of batches, "
-        f"and its first row is none: {error}. Put one batch in a list, [batch]"
+        f"calibrate: the rows of a tensor, here of shape {tuple(batches.shape)}, are batches, and "
+        f"its first row is not one: {error}. To pass a single batch, put it in a list, [batch]"
     )
 
 
 def check_batch(model: nn.Module, batch: Any, where: str) -> None:
-    """Raise unless a batch is what a model's forward takes.
+    """Raise unless a model's forward can be called with a batch.
 
     Args:
         model: any module.
-        batch: from the iterable.
-        where: what to call the batch in a message.
+        batch: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
+        where: name of the batch, for the message.
     Raises:
-        TypeError: it holds no tensors, or other arguments than forward has.
+        TypeError: it contains numpy arrays, or forward does not take these arguments.
     """
     arguments, keywords = _arguments(batch)
     for value in (*arguments, *keywords.values()):

@@ -1,4 +1,4 @@
-"""What a layer carries beside what its class defines: hooks, attributes, buffers, children."""
+"""Hooks, attributes, buffers and children that were added to a layer instance."""
 
 from collections.abc import Iterator, Mapping
 from types import MethodType
@@ -27,7 +27,7 @@ _STATE_HOOKS = (
     "_load_state_dict_post_hooks",
 )
 _TABLES = ("_parameters", "_buffers", "_modules")
-# Set when they are needed, not by the constructor.
+# A QAT layer's own attributes and buffers that its constructor does not create.
 _OPTIONAL = frozenset(
     {
         "frozen_wts_scales",
@@ -44,14 +44,14 @@ _NAMES: dict[type[nn.Module], frozenset[str]] = {}
 
 
 def take_over(new: nn.Module, old: nn.Module) -> nn.Module:
-    """Give a replacement what the layer that it replaces carries.
+    """Give a replacement the hooks and added members of the layer that it replaces.
 
-    Hooks go over as the very dicts, so that handles work. Attributes, buffers, parameters and
-    children that the class of the layer does not define go over under their names.
+    The layers share the same hook dicts, so that removal handles still work. Attributes, buffers,
+    parameters and children that the old layer's class does not define keep their names.
 
     Args:
-        new: a float layer or a QAT layer.
-        old: the QAT layer or float layer that it stands for.
+        new: the replacement, a float layer or a QAT layer; modified in place.
+        old: the layer that it replaces.
     Returns:
         new.
     """
@@ -69,11 +69,11 @@ def take_over(new: nn.Module, old: nn.Module) -> nn.Module:
 
 
 def conflicts(layer: nn.Module, qat_class: type[QATLayer]) -> list[str]:
-    """Return the names that a float layer carries and a QAT layer needs for itself.
+    """Return the names of a float layer's added members that a QAT layer defines itself.
 
     Args:
         layer: of a class that qat_class replaces.
-        qat_class: the replacement.
+        qat_class: the class of the replacement.
     Returns:
         names of attributes, buffers, parameters and children.
     """
@@ -102,7 +102,7 @@ def _plain_class(layer: nn.Module) -> type[nn.Module]:
 
 
 def _own(kind: type[nn.Module]) -> frozenset[str]:
-    """Return the names of everything that a layer of a class has when it is new."""
+    """Return the names of all members that the constructor of a class creates."""
     if kind not in _NAMES:
         _NAMES[kind] = _names(kind)
     return _NAMES[kind]
@@ -117,7 +117,7 @@ def _names(kind: type[nn.Module]) -> frozenset[str]:
 
 
 def _rebind_state_hooks(layer: nn.Module) -> None:
-    """Let hooks that are called with their module be called with the replacement."""
+    """Bind load_state_dict pre-hooks that take their module to the replacement."""
     hooks: dict[Any, Any] = layer._load_state_dict_pre_hooks
     for key, hook in list(hooks.items()):
         if getattr(hook, "with_module", False):

@@ -1,4 +1,4 @@
-"""Which layers an operator can replace, and why another cannot be."""
+"""Which layers a QAT operator can replace, with the reason for each that it cannot."""
 
 import inspect
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from bridge.modules.weighted import QATLayer
 from bridge.selection.carried import conflicts
 from qatfunc.numerics.torch_internals import is_traceable_wrapper_subclass
 
-# Classes with weights that could be quantized but that no operator here replaces.
+# Classes with weights for which this library has no quantized operator.
 _WITHOUT_OPERATOR = (
     nn.ConvTranspose3d,
     nn.RNNBase,
@@ -27,7 +27,7 @@ _WITHOUT_OPERATOR = (
 
 _QUANTIZED_BY_TORCH = ("torch.ao.nn.quantized", "torch.ao.nn.qat", "torch.ao.nn.intrinsic.q")
 
-# What old-style reparametrizations name the parameters that they compute a weight from.
+# Reparametrizations by hooks: suffix of the parameter that they compute the weight from.
 _COMPUTED = (
     ("_g", "weight_norm computes it in a hook: call torch.nn.utils.remove_weight_norm first"),
     ("_mask", "pruning computes it in a hook: call torch.nn.utils.prune.remove first"),
@@ -36,13 +36,13 @@ _COMPUTED = (
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Iterate over the layers that a plan says something of.
+    """Iterate over the layers that a plan lists.
 
     Args:
         model: any module.
     Returns:
-        (path, layer) pairs of layers that an operator replaces, or that have weights and no
-        operator; shared layers under each of their paths.
+        (path, layer) pairs: layers that an operator can replace, and layers with weights for
+        which there is no operator; a shared layer with each of its paths.
     """
     closed = ""
     for path, module in model.named_modules(remove_duplicate=False):
@@ -55,10 +55,10 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def refusal(model: nn.Module, path: str, module: nn.Module) -> str:
-    """Return why a layer cannot be replaced.
+    """Return the reason why a layer cannot be replaced.
 
     Args:
-        model: what holds the layer.
+        model: the model that contains the layer.
         path: of the layer in the model.
         module: the layer.
     Returns:
@@ -87,12 +87,12 @@ def refusal(model: nn.Module, path: str, module: nn.Module) -> str:
 
 
 def patched(module: nn.Module) -> str:
-    """Return which method of a layer is not its class's, or its class's is not torch's.
+    """Return which method of a layer is monkey-patched, on the instance or on torch's class.
 
     Args:
         module: any module.
     Returns:
-        the reason not to replace it, "" if there is none.
+        the reason not to replace the layer, "" if there is none.
     """
     for name in vars(module):
         if inspect.isroutine(inspect.getattr_static(type(module), name, None)):
@@ -108,13 +108,13 @@ def patched(module: nn.Module) -> str:
 
 
 def as_torch(module: nn.Module, *methods: str) -> bool:
-    """Return whether a module's class computes what torch's own class does.
+    """Return whether a subclass of a torch module computes what torch's class does.
 
     Args:
         module: of a class of torch or of a subclass.
-        methods: that compute it.
+        methods: names of the methods that determine the computation.
     Returns:
-        False where a subclass has methods of its own among these, __call__, weight and bias.
+        False if the class overrides one of the methods, or defines weight or bias.
     """
     found = (inspect.getattr_static(type(module), name, None) for name in methods)
     own = any(hasattr(type(module), name) for name in ("weight", "bias"))
@@ -122,29 +122,29 @@ def as_torch(module: nn.Module, *methods: str) -> bool:
 
 
 def computed(module: nn.Module) -> str:
-    """Return what computes a layer's weight or bias, where these are no parameters.
+    """Return what computes a layer's weight or bias where it is not a parameter.
 
     Args:
         module: of a class with a weight and a bias.
     Returns:
-        the reason not to replace it, "" if both are parameters.
+        the reason not to replace the layer, "" if both are parameters.
     """
     for name in ("weight", "bias"):
         if name in module._parameters or not hasattr(module, name):
             continue
         own = {*module._parameters, *module._buffers}
         hook = next((how for end, how in _COMPUTED if f"{name}{end}" in own), "")
-        return f"its {name} is no parameter of its own" + (f": {hook}" if hook else "")
+        return f"its {name} is not a parameter" + (f": {hook}" if hook else "")
     return ""
 
 
 def has_operator(module: nn.Module) -> bool:
-    """Return whether a module is of a class that an operator replaces, or of a subclass.
+    """Return whether a module's class has an operator.
 
     Args:
         module: any module.
     Returns:
-        True for convolutions and linear layers, and for classes that are registered as such.
+        True for convolutions, linear layers, their subclasses and registered classes.
     """
     return isinstance(module, tuple(LAYER_CLASSES)) or is_registered(type(module))
 
@@ -183,7 +183,7 @@ def _sizes(module: Any) -> str:
     got, wanted = tuple(module.weight.shape), _shape(module)
     if got == wanted:
         return ""
-    return f"its weight has shape {got} where its hyperparameters say {wanted}"
+    return f"its weight has shape {got}, its hyperparameters imply {wanted}"
 
 
 def _shape(module: Any) -> tuple[int, ...]:
@@ -192,7 +192,7 @@ def _shape(module: Any) -> tuple[int, ...]:
     channels = (module.out_channels, module.in_channels // module.groups)
     if module.transposed:
         channels = (module.in_channels, module.out_channels // module.groups)
-    kernel = module.kernel_size  # an int where somebody set it after the construction
+    kernel = module.kernel_size  # an int if it was assigned after construction
     return *channels, *(
         kernel if isinstance(kernel, tuple) else (kernel,) * (module.weight.ndim - 2)
     )
@@ -202,7 +202,7 @@ def _names(module: nn.Module) -> str:
     taken = conflicts(module, LAYER_CLASSES[type(module)])
     if not taken:
         return ""
-    return f"a quantized layer needs the names of its own attributes {', '.join(sorted(taken))}"
+    return f"it has attributes that a quantized layer defines itself: {', '.join(sorted(taken))}"
 
 
 def _is_distributed(weight: Any) -> bool:
@@ -210,14 +210,14 @@ def _is_distributed(weight: Any) -> bool:
 
 
 def qat_class_of(layer: nn.Module) -> type[QATLayer]:
-    """Return the class that replaces a layer.
+    """Return the QAT class that replaces a layer.
 
     Args:
-        layer: one that `refusal` has nothing against.
+        layer: a layer for which `refusal` returns "".
     Returns:
         a class of bridge.modules.
     Raises:
-        TypeError: nothing replaces it.
+        TypeError: no class replaces it.
     """
     rule = layer_rule(layer)
     if isinstance(rule, str):
@@ -226,16 +226,16 @@ def qat_class_of(layer: nn.Module) -> type[QATLayer]:
 
 
 def subclass_note(layer: nn.Module) -> str:
-    """Return what a plan adds to its reason for a layer of another class than torch's.
+    """Return a note for a plan about a layer of another class than torch's own.
 
     Args:
-        layer: one that `refusal` has nothing against.
+        layer: a layer for which `refusal` returns "".
     Returns:
-        "" for torch's own classes.
+        the note, "" for torch's own classes.
     """
     rule = layer_rule(layer)
     if isinstance(rule, str) or type(layer) is rule.base:
         return ""
     if rule.registered:
         return f", a {rule.base.__name__} by registration"
-    return f", subclass of {rule.base.__name__} that changes nothing it computes"
+    return f", a subclass of {rule.base.__name__} with the same computation"

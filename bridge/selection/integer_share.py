@@ -1,4 +1,4 @@
-"""How much of a model's work prepare_qat brings into integers."""
+"""The share of a model's multiply-accumulates that prepare_qat brings into integers."""
 
 from collections.abc import Sequence
 from math import prod
@@ -18,18 +18,18 @@ _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
 
 
 def integer_share(model: nn.Module, plans: Sequence[LayerPlan], example: Any = None) -> str | None:
-    """Return a line to warn with where less than half of the work will be in integers.
+    """Return a warning if less than half of the work will be computed in integers.
 
     Args:
         model: the float model.
-        plans: of its layers; those that a rule skips do not count.
-        example: a batch to count multiply-accumulates with; weights are counted without it.
+        plans: plans of its layers; layers that a rule skips are left out of the share.
+        example: a batch to count multiply-accumulates in a run; without it weights are counted.
     Returns:
-        the line, None where at least half will be.
+        the message, None if the share is at least half.
     """
     if not plans:
         if any(isinstance(module, RangedModule) for module in model.modules()):
-            return None  # products that were built as such
+            return None  # the model was built with QAT layers
         return f"prepare_qat: {type(model).__name__} has no layer that could be quantized"
     if example is None:
         unit = "weights (give example= to count multiply-accumulates)"
@@ -41,12 +41,12 @@ def integer_share(model: nn.Module, plans: Sequence[LayerPlan], example: Any = N
         return None
     return (
         f"prepare_qat: only {integer / total:.0%} of the {unit} will be in integers; "
-        "bridge.plan_qat(model) says why the others stay in float"
+        "bridge.plan_qat(model) gives the reasons why others stay in float"
     )
 
 
 def _weights(model: nn.Module, plans: Sequence[LayerPlan]) -> tuple[int, int]:
-    """Return the elements of weights that will be integers, and of all that no rule skips."""
+    """Return the numbers of weight elements: of quantized layers, and of all not skipped."""
     work = {QUANTIZE: 0, UNSUPPORTED: 0}
     seen: set[int] = set()
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -61,7 +61,7 @@ def _weights(model: nn.Module, plans: Sequence[LayerPlan]) -> tuple[int, int]:
 
 
 def _elements(module: Any) -> int:
-    """Count the elements of a layer's own weights, whatever computes them."""
+    """Return the number of elements of a layer's weights, or of what parametrizes them."""
     own = list(module._parameters.values())
     if isinstance(module, torch.jit.ScriptModule):
         own = list(module.parameters())
@@ -71,7 +71,7 @@ def _elements(module: Any) -> int:
 
 
 def _multiplications(model: nn.Module, plans: Sequence[LayerPlan], example: Any) -> tuple[int, int]:
-    """Return the multiply-accumulates that will be in integers, and all that no rule skips."""
+    """Return the multiply-accumulates of quantized layers, and of all not skipped."""
     check_batch(model, example, "prepare_qat: example")
     with observing(model), FlopCounterMode(display=False, custom_mapping=_uncounted()) as counter:
         call(model, example)
@@ -84,10 +84,10 @@ def _multiplications(model: nn.Module, plans: Sequence[LayerPlan], example: Any)
 
 
 def _uncounted() -> dict[Any, Any]:
-    """Return how to count operators that torch's counter does not know."""
+    """Return FLOP formulas of operators that FlopCounterMode lacks."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     known: dict[Any, Any] = {attention: _attention_flops}
-    if hasattr(torch.ops.aten, "_grouped_mm"):  # later than the oldest torch that is accepted
+    if hasattr(torch.ops.aten, "_grouped_mm"):  # absent in the oldest supported torch
         known[torch.ops.aten._grouped_mm] = _grouped_flops
     return known
 

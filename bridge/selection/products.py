@@ -1,4 +1,4 @@
-"""Multiplications that a module's own code does, where no layer can be replaced."""
+"""Matrix products in a module's own code, which are not layers and cannot be replaced."""
 
 import dis
 import inspect
@@ -26,19 +26,19 @@ _NAMES = frozenset({*_OF_ACTIVATIONS, *_WITH_A_WEIGHT, *_ATTENTION})
 _METHODS = frozenset({*_OF_ACTIVATIONS, "addmm"})
 _HOMES = (torch, F)
 _DEEPEST = 2
-"""How many functions of the same package are followed."""
+"""Depth to which calls of functions in the same package are followed."""
 
 
 def own_products(module: nn.Module) -> list[str]:
-    """Find the products that a module's forward calls as functions or operators.
+    """Find the matrix products that a module's forward calls as functions or operators.
 
-    Its code and that of the methods it names is read, not run. What functions of other packages
-    do stays unseen, and so does what is decided when it runs.
+    The bytecode of forward and of the methods that it names is read, not run. Functions of other
+    packages are not read, and dynamic dispatch is not resolved.
 
     Args:
         module: any module.
     Returns:
-        names such as "F.linear" or "@", each once; none for layers and for torch's own classes.
+        names such as "F.linear" or "@", each once; empty for layers and for torch's own classes.
     """
     if isinstance(module, (RangedModule, torch.jit.ScriptModule, *LAYER_CLASSES)):
         return []
@@ -57,13 +57,13 @@ def own_products(module: nn.Module) -> list[str]:
 
 
 def advice(module: nn.Module, products: list[str]) -> str:
-    """Return what to do about products that no layer does.
+    """Return how to quantize products in a module's own code.
 
     Args:
-        module: whose code does them.
+        module: the module.
         products: from own_products.
     Returns:
-        why they stay in float, and how they would not.
+        a message that names the products and the layers to use instead.
     """
     functions = {name.rpartition(".")[2] for name in products}
     weights = any(p is not None and p.ndim > 1 for p in module._parameters.values())
@@ -113,7 +113,7 @@ def _in_code(code: CodeType, function: FunctionType, depth: int) -> Iterator[str
 
 
 def _follow(reached: Any, function: FunctionType, depth: int) -> Iterator[str]:
-    """Look at a product, or into a function of the same package."""
+    """Yield a product, or the products in a function of the same package."""
     if _is_product(reached):
         yield _shown(reached)
     elif depth and isinstance(reached, FunctionType) and _package(reached) == _package(function):

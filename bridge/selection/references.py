@@ -1,4 +1,4 @@
-"""Layers that a model holds beside its registered children, where none is replaced."""
+"""Layers that a model holds outside of its registered children, where none is replaced."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from bridge.modules.ranges import RangedModule
 
 _INTERNAL = frozenset(vars(nn.Module()))
 _MOST_OBJECTS = 20_000
-"""An attribute may lead to a whole program; the search ends there."""
+"""Limit of the search: an attribute may lead to all objects of a program."""
 _FOREIGN = ("torch", "builtins", "numpy", "logging")
 _KINDS: tuple[tuple[Any, str], ...] = (
     (dict, "a plain dict"),
@@ -29,14 +29,14 @@ _KINDS: tuple[tuple[Any, str], ...] = (
 
 
 class Reference(NamedTuple):
-    """A module that a model holds in something else than a registered child."""
+    """A module that a model holds outside of its registered children."""
 
     module: nn.Module
-    """What is held."""
+    """The module."""
     where: str
-    """Such as "blocks.all[0]"."""
+    """Expression that reaches it from the model, such as "blocks.all[0]"."""
     kind: str
-    """What holds it, such as "a plain list"."""
+    """Kind of the object that holds it, such as "a plain list"."""
 
 
 def held_elsewhere(model: nn.Module) -> dict[int, Reference]:
@@ -45,8 +45,8 @@ def held_elsewhere(model: nn.Module) -> dict[int, Reference]:
     Args:
         model: any module.
     Returns:
-        the first place where each is held, by the module's id; registered children of modules
-        that are registered are left out.
+        the first reference to each module, by the module's id; references by registered modules
+        to their registered children are left out.
     """
     registered = {id(module) for module in model.modules()}
     found: dict[int, Reference] = {}
@@ -75,7 +75,7 @@ def _attributes_of_modules(model: nn.Module) -> Iterator[tuple[Any, str, str]]:
 
 
 def _contents(value: Any) -> list[tuple[str, Any]]:
-    """Return what an object holds, with how to write the way there."""
+    """Return the objects that an object holds, each with the expression suffix that reaches it."""
     if isinstance(value, dict):
         return [(f"[{key!r}]", inner) for key, inner in list(value.items())]
     if isinstance(value, list | tuple | deque):
@@ -99,7 +99,7 @@ def _contents(value: Any) -> list[tuple[str, Any]]:
 def _cell(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is filled later
+    except ValueError:  # the cell is empty
         return None
 
 

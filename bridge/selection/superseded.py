@@ -1,4 +1,4 @@
-"""Float layers that were replaced and that the model can still reach."""
+"""Replaced float layers that a model still holds, so that its code could call them."""
 
 import warnings
 from collections import OrderedDict
@@ -13,11 +13,11 @@ from bridge.selection.references import Reference, held_elsewhere
 
 
 def guard(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
-    """Let the float layers that a prepared model still holds raise when they are called.
+    """Make the replaced float layers that a prepared model still holds raise when called.
 
     Args:
-        model: with QAT layers in place of the originals.
-        originals: what was replaced, by path.
+        model: with QAT layers instead of the originals.
+        originals: the replaced layers, by path.
     """
     held = held_elsewhere(model)
     for path, layer in originals.items():
@@ -25,10 +25,10 @@ def guard(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
         if reference is None:
             continue
         message = never_called(path, reference)
-        # The replacement has the layer's own dict of hooks.
+        # A new dict: the replacement uses the layer's old one.
         layer._forward_pre_hooks = OrderedDict()
         layer.register_forward_pre_hook(partial(_refuse, message))
-        if reference.kind == "a bound method":  # called so, it runs no hooks
+        if reference.kind == "a bound method":  # layer.forward(x) does not run hooks
             warnings.warn(message, stacklevel=3)
 
 
@@ -44,12 +44,12 @@ def float_originals(model: nn.Module) -> dict[int, nn.Module]:
 
 
 def held_originals(model: nn.Module) -> dict[int, Reference]:
-    """Find where a model holds float layers that QAT layers replaced.
+    """Find the references to float layers that QAT layers replaced.
 
     Args:
         model: any module.
     Returns:
-        the places by the id of the weight that a float layer shares with a QAT layer.
+        the references by the id of the weight that a float layer shares with a QAT layer.
     """
     weights = {id(m._parameters.get("weight")) for m in model.modules() if isinstance(m, QATLayer)}
     registered = {id(module) for module in model.modules()}
@@ -62,18 +62,18 @@ def held_originals(model: nn.Module) -> dict[int, Reference]:
 
 
 def never_called(path: str, reference: Reference) -> str:
-    """Return what to say of a QAT layer in whose stead the float layer runs.
+    """Return the message for a QAT layer whose float original the model calls instead.
 
     Args:
         path: of the QAT layer.
-        reference: where the model holds the float layer.
+        reference: the model's reference to the float layer.
     Returns:
         the message.
     """
     return (
         f"layer {path!r}: its quantized layer is never called where the model calls the float "
-        f"layer through {reference.where} ({reference.kind}); call it under its own name or hold "
-        f"it in an nn.ModuleList or nn.ModuleDict, or leave it in float: skip=[{path!r}]"
+        f"layer through {reference.where} ({reference.kind}); call it by its own name or hold it "
+        f"in an nn.ModuleList or nn.ModuleDict, or leave it in float: skip=[{path!r}]"
     )
 
 

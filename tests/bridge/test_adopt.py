@@ -125,7 +125,9 @@ def test_a_conversion_of_another_model(converted, conversion, message):
 def test_layers_that_the_file_has_not_are_named(converted):
     model, _, _, done = converted
     more = nn.Sequential(*copy.deepcopy(model), LinearQAT(2, 2))
-    with pytest.warns(UserWarning, match="layers that the file has not: 5; the model did not call"):
+    with pytest.warns(
+        UserWarning, match="layers that are not in the file: 5; the model did not call"
+    ):
         adopt(more, done)
     assert "adopted_rescale" in more[0]._buffers
 

@@ -194,7 +194,10 @@ def test_a_list_that_only_keeps_the_books_changes_nothing():
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.randn(4, 3), r"a tensor of shape \(4, 3\) was taken for a stack .*\[batch\]$"),
+        (
+            torch.randn(4, 3),
+            r"the rows of a tensor, here of shape \(4, 3\), are batches, .*\[batch\]$",
+        ),
         (np.ones((4, 3)), r"iterable of batches.*got a numpy array: \[torch.from_numpy"),
         ({"input": torch.ones(4, 3)}, r"iterable of batches.*put it in a list, \[batch\]$"),
     ],

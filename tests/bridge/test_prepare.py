@@ -73,7 +73,7 @@ def test_the_plan_says_what_happens_to_each_layer_and_why():
         "subclass": (
             "Subclass",
             "quantized",
-            "default, subclass of Conv2d that changes nothing it computes",
+            "default, a subclass of Conv2d with the same computation",
         ),
         "doubled": (
             "Doubled",

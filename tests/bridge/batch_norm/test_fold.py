@@ -118,12 +118,12 @@ def left(model, **options):
 @pytest.mark.parametrize("example", [None, torch.randn(2, 3, 4, 4)])
 def test_every_norm_that_is_left_has_a_reason(example):
     assert left(Paths(), example=example) == {
-        "after": "the output of used_twice has other readers too",
+        "after": "the output of used_twice has other users too",
         "one": "called_twice is also called without it",
         "two": "called_twice is also called without it",
         "both": "it is called for several layers",
-        "activated": "what it reads is no output of a convolution or linear layer",
-        "first": "what it reads is no output of a convolution or linear layer",
+        "activated": "its input is not the output of a convolution or linear layer",
+        "first": "its input is not the output of a convolution or linear layer",
     }
 
 
@@ -390,24 +390,24 @@ def started():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: pair(norm=WithActivation(4)), "1: WithActivation is a class of its own"),
-        (lambda: pair(Standardized(3, 4, 1)), "0: Standardized is a class of its own"),
-        (lambda: pair(nn.LazyConv2d(4, 1)), "0: LazyConv2d is a class of its own"),
-        (lambda: pair(norm=nn.LazyBatchNorm2d()), "1: LazyBatchNorm2d is a class of its own"),
+        (lambda: pair(norm=WithActivation(4)), "1: WithActivation is a custom class"),
+        (lambda: pair(Standardized(3, 4, 1)), "0: Standardized is a custom class"),
+        (lambda: pair(nn.LazyConv2d(4, 1)), "0: LazyConv2d is a custom class"),
+        (lambda: pair(norm=nn.LazyBatchNorm2d()), "1: LazyBatchNorm2d is a custom class"),
         (lambda: hooked(0), "0: it has hooks"),
         (lambda: hooked(1), "1: it has hooks"),
         (lambda: hooked(1, pre=True), "1: it has hooks"),
         (lambda: patched(0), "0: forward is patched"),
         (lambda: patched(1), "1: forward is patched"),
-        (lambda: pair(nn.utils.weight_norm(nn.Conv2d(3, 4, 1))), "0: its weight is no parameter"),
+        (lambda: pair(nn.utils.weight_norm(nn.Conv2d(3, 4, 1))), "0: its weight is not a parameter"),
         (
             lambda: pair(nn.Conv2d(3, 4, 1).double()),
             "0 is torch.float64 on cpu, 1 is torch.float32",
         ),
         (lambda: pair(nn.Conv2d(3, 4, 1, device="meta")), "0 is torch.float32 on meta"),
         (listed, "1: it is also held in norms[0] (a plain list), where it would stay"),
-        (tied, "0: its weight is also that of 2"),
-        (started, "0: its trained weight scale is that of the weight as it is"),
+        (tied, "0: its weight is shared with 2"),
+        (started, "0: its trained weight scale is that of the unfolded weight"),
     ],
 )
 def test_what_does_more_is_refused(make, message):
@@ -420,7 +420,9 @@ def test_what_does_more_is_refused(make, message):
 def test_axis_one_that_is_no_output():
     model = randomized(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     x = torch.randn(2, 4, 3)
-    assert left(model, example=x) == {"1": "0 gives rank 3, whose axis 1 is not its outputs"}
+    assert left(model, example=x) == {
+        "1": "the output of 0 has rank 3, whose axis 1 is not its output channels"
+    }
 
 
 @pytest.mark.parametrize("given", ["0", ["01"], [("0",)], [(0, 1)]])
@@ -504,7 +506,7 @@ NAME = {"__module__": "timm.layers.norm_act", "__qualname__": "BatchNormAct2d"}
 
 @pytest.mark.parametrize("trainable", [True, False])
 def test_what_a_known_class_does_after_it_stays(trainable):
-    assert "class of its own" in left(pair(norm=Activated(4)))["1"]
+    assert "custom class" in left(pair(norm=Activated(4)))["1"]
     known = type("BatchNormAct2d", (Activated,), NAME)
     model, x = randomized(pair(norm=known(4))), torch.randn(2, 3, 4, 4)
     folded = fold_batch_norm(model, trainable=trainable)

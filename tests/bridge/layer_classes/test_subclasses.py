@@ -122,7 +122,7 @@ def test_a_subclass_that_changes_nothing_keeps_what_it_adds():
     layer.note, layer.act = "kept", nn.ReLU()
     assert only(layer) == (
         "quantized",
-        "default, subclass of Conv3d that changes nothing it computes",
+        "default, a subclass of Conv3d with the same computation",
     )
     qat = bridge.Conv3dQAT.from_float(layer)
     assert type(qat).__name__ == "Conv3DSimpleQAT"
