@@ -1,4 +1,4 @@
-"""The clip search over ten million values, against one pass over them for each candidate."""
+"""Time of the clip search over ten million values, and of one pass over them per candidate."""
 
 import time
 from collections.abc import Callable
@@ -11,21 +11,21 @@ from qatfunc import ActivationSpec, SearchSpec, calibration
 
 
 class SearchOutcome(NamedTuple):
-    """What a comparison found."""
+    """Times of both searches, and whether their results agree."""
 
     one_pass_each: list[float]
-    """CPU seconds of a pass for each candidate, by round."""
+    """CPU seconds of one pass for each candidate, for every round."""
     ours: list[float]
-    """CPU seconds of calibration and search, by round."""
+    """CPU seconds of calibration and search, for every round."""
     state_bytes: int
     same_winner: bool
     certified: bool
 
 
 def one_pass_each(x: Tensor, spec: ActivationSpec, how: SearchSpec) -> Tensor:
-    """Return the best step: quantize all values to each candidate's grid and keep the least error.
+    """Return the scale with the least squared error, quantizing all values by each candidate.
 
-    Finding the largest values is left to topk, which takes much less than sorting.
+    The percentiles come from topk, which is much faster than sorting.
     """
     rank = max(1, x.numel() - int(x.numel() * how.max_percentile))
     high = torch.topk(x, rank).values[-1].clamp(min=0.0)
@@ -42,7 +42,7 @@ def one_pass_each(x: Tensor, spec: ActivationSpec, how: SearchSpec) -> Tensor:
 
 
 def search(count: int = 10_000_000, rounds: int = 3) -> SearchOutcome:
-    """Search both ways in turns."""
+    """Run both searches alternately, and compare their results."""
     spec, how = ActivationSpec(), SearchSpec()
     torch.manual_seed(0)
     x = torch.relu(torch.randn(count) + 0.5)

@@ -1,4 +1,4 @@
-"""Ways to train a network that are compared with each other, and the networks."""
+"""The training methods that benchmarks/training.py compares, and the networks that they train."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from examples.networks import lenet, resnet18
 
 
 class Workload(NamedTuple):
-    """A quantized network, its input, and whether somebody wants the input's gradient."""
+    """A quantized network, its input shape, and whether the input requires a gradient."""
 
     title: str
     make: Callable[[], nn.Module]
@@ -24,7 +24,7 @@ class Workload(NamedTuple):
 
 
 def linear_stack() -> nn.Module:
-    """Four times two linear layers, as in a transformer's feed-forward blocks."""
+    """Four pairs of linear layers, as in a transformer's feed-forward blocks."""
     blocks = [[LinearQAT(512, 2048), nn.ReLU(), LinearQAT(2048, 512)] for _ in range(4)]
     return nn.Sequential(*(layer for block in blocks for layer in block))
 
@@ -43,7 +43,7 @@ WORKLOADS = {
 
 
 class LearnableFakeQuant(nn.Module):
-    """A float layer behind torch's own learnable fake quantization of input and weight."""
+    """A float layer after torch's own learnable fake quantization of its input and weight."""
 
     def __init__(self, layer: QATLayer) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class LearnableFakeQuant(nn.Module):
 
 
 def brevitas_layer(layer: QATLayer) -> nn.Module:
-    """Return Brevitas's layer with INT8 weights and inputs on a layer's parameters."""
+    """Return Brevitas's layer with INT8 weights and inputs, with a layer's parameters."""
     import brevitas.nn as qnn
     from brevitas.quant import (
         Int8ActPerTensorFloat,
@@ -97,7 +97,7 @@ def brevitas_layer(layer: QATLayer) -> nn.Module:
 
 
 class Contestant(NamedTuple):
-    """A way to train: what becomes of a quantized layer."""
+    """A training method: the module that replaces each quantized layer."""
 
     title: str
     convert: Callable[[QATLayer], nn.Module] | None = None
@@ -114,7 +114,7 @@ if find_spec("brevitas"):
 
 
 class Trainer:
-    """One contestant's network, optimizer and step on one workload."""
+    """One method's network, optimizer and training step on one workload."""
 
     def __init__(self, contestant: Contestant, workload: Workload, *, fresh: bool = False) -> None:
         torch.manual_seed(0)
@@ -127,7 +127,7 @@ class Trainer:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4)
 
     def step(self) -> float:
-        """Train once; return CPU seconds."""
+        """Take one training step; return its CPU seconds."""
         started = time.process_time()
         self.optimizer.zero_grad()
         self.x.grad = None
@@ -136,7 +136,7 @@ class Trainer:
         return time.process_time() - started
 
     def bytes_kept(self) -> int:
-        """Return the bytes that a forward keeps for backward."""
+        """Return the bytes that a forward saves for backward."""
         kept: dict[int, int] = {}
 
         def pack(t: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class Trainer:
             y = self.model(self.x)
         parameters = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
         size = sum(size for address, size in kept.items() if address not in parameters)
-        del y  # until here its graph holds the storages, so that no address is used twice
+        del y  # kept until here: its graph holds the storages, so that no address is reused
         return size
 
 
@@ -156,7 +156,7 @@ def converted(model: nn.Module, convert: Callable[[QATLayer], nn.Module] | None)
     """Replace every quantized layer of a model."""
     if convert is None:
         return model
-    model.eval()  # brings scales and zero points up to date
+    model.eval()  # recomputes scales and zero points
     if isinstance(model, QATLayer):
         return convert(model)
     for name, child in model.named_children():
@@ -165,6 +165,6 @@ def converted(model: nn.Module, convert: Callable[[QATLayer], nn.Module] | None)
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
-    """Return the least, the median and the largest."""
+    """Return the least, the median and the largest value."""
     ordered: list[Any] = sorted(values)
     return ordered[0], ordered[len(ordered) // 2], ordered[-1]

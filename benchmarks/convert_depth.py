@@ -2,9 +2,9 @@
 
     python benchmarks/convert_depth.py
 
-A block is a quantized 1 x 1 convolution with its bias and a Relu: 5 nodes. Weights are small, so
-that what is measured is the work a node, not the bytes of its weight. Seconds are the process's
-own, the least of three, so that what else the machine does is not counted.
+A block is a quantized 1 x 1 convolution with bias and a Relu: 5 nodes. Weights are small, so that
+the time per node is measured, not the time per byte of weights. Seconds are CPU time of the
+process, the least of three runs.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ REPEATS = 3
 
 
 def main() -> None:
-    """Print seconds, and microseconds a node, for each depth and target."""
+    """Print seconds, and microseconds per node, for each depth and target."""
     print(f"{'target':8}{'depth':>6}{'nodes':>8}{'seconds':>9}{'us a node':>11}")
     with tempfile.TemporaryDirectory() as folder:
         for target in ("ort", "ascend"):
@@ -39,14 +39,14 @@ def main() -> None:
 
 
 def convert(path: Path, target: str) -> float:
-    """Convert once and return the processor's seconds."""
+    """Convert once and return the CPU seconds."""
     started = time.process_time()
     convert_qat_model(path, path.with_name(f"{path.stem}_{target}"), target=target)
     return time.process_time() - started
 
 
 def chain(blocks: int) -> onnx.ModelProto:
-    """Build a chain of quantized convolutions; no two weights are equal."""
+    """Build a chain of quantized convolutions with different weights."""
     rng = np.random.default_rng(0)
     arrays = {"scale_x": np.float32(0.05), "scale_w": np.float32(0.01), "zero": np.int8(0)}
     nodes = []

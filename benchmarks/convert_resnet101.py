@@ -1,9 +1,9 @@
-"""How long, and in how much memory, a ResNet-101 for 224 x 224 images is converted.
+"""Time and memory of the conversion of a ResNet-101 for 224 x 224 images.
 
     python benchmarks/convert_resnet101.py
 
-Export and conversion run in processes of their own: the peak printed is the conversion's alone,
-imports and all.
+Export and conversion run in separate processes: the peak memory is that of the conversion, with
+its imports.
 """
 
 import resource
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Export once, convert in a fresh process, print the figures."""
+    """Export and convert, each in a process of its own, and print time and memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "inter_model.onnx")
         started = time.perf_counter()
@@ -43,7 +43,7 @@ def export(path: Path) -> None:
 
 
 def convert(path: Path) -> None:
-    """Convert, and print seconds and the process's peak."""
+    """Convert, and print seconds and the process's peak memory."""
     from bridge import convert_qat_model
 
     started = time.perf_counter()

@@ -1,12 +1,12 @@
-"""How fast deploy models are, as ratios to the float32 ONNX model, one thread.
+"""Speed of deploy models relative to the float32 ONNX model, in one thread.
 
     python benchmarks/deploy.py [--rounds N] [--processes N] [NETWORK ...]
 
-BatchNorm is folded on both sides. "fast" rounds more than training did, so its outputs are others:
-"error" is the relative difference from the float model of "exact" and of "fast" on random inputs,
-"same" the share of them with one largest output in both. In each of several processes all models
-of a network take turns; printed are the medians over processes of the ratios of median CPU times,
-and their range.
+BatchNorm is folded in all models. Mode "fast" rounds at more points than training did, so its
+outputs differ: "error" is the relative error of "exact" and of "fast" against the float model on
+random inputs, "same" the share of inputs for which both have the same argmax. Each of several
+processes runs all models of a network alternately; printed are the median and the range, over
+processes, of the ratios of median CPU times.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = {"exact": {}, "nothing moved": {"max_ulps": 0}, "fast": {"mode": "fast"}}
-"""Names of what is compared, and convert_qat_model's arguments for it."""
+"""convert_qat_model's arguments for each deploy model, by its name in the table."""
 
 
 def _networks() -> dict[str, tuple[Callable[[], Any], tuple[int, ...], tuple[int, ...]]]:
@@ -57,7 +57,7 @@ def _networks() -> dict[str, tuple[Callable[[], Any], tuple[int, ...], tuple[int
 
 
 def prepare(name: str, folder: Path) -> dict[str, Any]:
-    """Write the float model and the deploy models of a network; return what was converted."""
+    """Write the float model and the deploy models of a network; return facts about them."""
     import torch
     from torch import nn
 
@@ -76,7 +76,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
             nn.init.normal_(module.bias, 0.0, 0.2)
     model = bridge.fold_batch_norm(settle(model, torch.randn(4, *shape)).eval())
     if moves(model, torch.randn(2, *shape), torch.randn(2, *shape)) < LEAST_MOVE:
-        raise RuntimeError(f"{name}: its output hardly depends on its input: nothing is compared")
+        raise RuntimeError(f"{name}: the output hardly depends on the input: nothing to compare")
     net = bridge.prepare_qat(model)
     data, fresh = torch.randn(2, max(batches), *shape)
     bridge.calibrate(net, [data[:2]])
@@ -111,7 +111,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _agreement(stem: Path, data: list[np.ndarray]) -> dict[str, float]:
-    """Compare what the modes compute with what the float model does."""
+    """Compare the outputs of both modes with those of the float model."""
     files = {"float": "float", "exact": "exact_deploy_model", "fast": "fast_deploy_model"}
     y = {}
     for form, file in files.items():
@@ -123,7 +123,7 @@ def _agreement(stem: Path, data: list[np.ndarray]) -> dict[str, float]:
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
-    """Load a model for one thread."""
+    """Load a model into ONNX Runtime with one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -137,7 +137,7 @@ def run(path: Path, x: np.ndarray) -> np.ndarray:
 
 
 def measure(folder: Path, batch: int, shape: tuple[int, ...], rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of each model, in turns."""
+    """Return the median CPU seconds of each model; the models run alternately."""
     sessions = {"float": session(folder / f"{batch}_float.onnx")}
     for form in FORMS:
         sessions[form] = session(folder / f"{batch}_{form}_deploy_model.onnx")
@@ -152,7 +152,7 @@ def measure(folder: Path, batch: int, shape: tuple[int, ...], rounds: int) -> di
 
 
 def main() -> None:
-    """Measure, or do one part of it in this process."""
+    """Measure the networks, or, in a child process, one part of it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--processes", type=int, default=3)

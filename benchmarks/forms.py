@@ -1,11 +1,11 @@
-"""What each form of a convolution costs on this machine: the table of bridge/export/plan/costs.py.
+"""Measure the time of each form of a convolution: the cost table of bridge/export/plan/costs.py.
 
     python benchmarks/forms.py [ROUNDS]
 
-Every shape is built in every form by the converter itself, all shapes and forms take turns in one
-process, and the medians are fitted by costs that grow with the multiplications, the columns and
-the outputs. Printed are the times as ratios to float32, a star at the form that the converter's
-table chooses; the shapes for which no form is as fast as float32; and the table fitted anew.
+The converter writes every shape in every form; all of them run alternately in one process, and
+their median times are fitted by costs proportional to multiplications, im2col columns and outputs.
+Printed are the times relative to float32, with a star at the form that the current cost table
+chooses; the shapes for which no form is as fast as float32; and the newly fitted table.
 """
 
 import sys
@@ -32,7 +32,7 @@ from bridge.export.requantization.chains import Chain
 
 
 class Shape(NamedTuple):
-    """A convolution of square or cubic kernels and inputs."""
+    """A convolution with square or cubic kernel and input."""
 
     first: int
     last: int
@@ -45,7 +45,7 @@ class Shape(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What to call it in a table."""
+        """Its name in the table."""
         more = [f"/{self.stride}"] * (self.stride > 1) + [f"g{self.groups}"] * (self.groups > 1)
         kernel = "x".join([str(self.kernel)] * self.spatial)
         return " ".join([self.op, f"{self.first}-{self.last}", kernel, f"on {self.size}", *more])
@@ -60,7 +60,7 @@ class Shape(NamedTuple):
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The operator's; a transposed convolution has an output of stride times the input."""
+        """ONNX attributes; a transposed convolution's output is stride times its input."""
         given: dict[str, Any] = {"strides": [self.stride] * self.spatial, "group": self.groups}
         pad = self.kernel // 2
         if self.op == "ConvTranspose":
@@ -78,19 +78,19 @@ class Shape(NamedTuple):
 
     @property
     def terms(self) -> float:
-        """Products in one sum."""
+        """Number of products in one output value (accumulator)."""
         products = self.first // self.groups * self.kernel**self.spatial
         return products / self.stride**self.spatial if self.op == "ConvTranspose" else products
 
     @property
     def positions(self) -> int:
-        """What costs are counted by: of the output, or of a transposed convolution's input."""
+        """Number of spatial positions: of the output, or of a transposed convolution's input."""
         size = self.size if self.op == "ConvTranspose" else self.size // self.stride
         return size**self.spatial
 
 
 class Measured(NamedTuple):
-    """Median seconds of the float model and of every form, the forms chosen, and the layer."""
+    """Median seconds of the float model and of every form, the chosen forms, and the layer."""
 
     seconds: dict[str, float]
     chosen: tuple[str, ...]
@@ -158,10 +158,10 @@ SHAPES = (
 
 
 def source(shape: Shape, *, chained: bool) -> onnx.ModelProto:
-    """Build Q -> DQ -> operator -> Relu, and the next layer's quantizer behind it if chained."""
+    """Build Q -> DQ -> operator -> Relu, followed by the next layer's Q -> DQ if chained."""
     rng = np.random.default_rng(0)
     weight = rng.integers(-127, 128, shape.weight)
-    # No axis of a transposed convolution's weight in groups is its output channels.
+    # With groups, no axis of a transposed convolution's weight indexes its output channels.
     scales = () if shape.op == _UP and shape.groups > 1 else (shape.last,)
     arrays = {
         "s": np.float32(0.02),
@@ -205,7 +205,7 @@ def float_model(shape: Shape) -> onnx.ModelProto:
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Load a model for one thread."""
+    """Load a model into ONNX Runtime with one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -215,7 +215,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def chosen(
     form: str, seen: dict[str, QuantizedLayer]
 ) -> Callable[[QuantizedLayer, Chain | None], Form]:
-    """Choose a form, and note the layer under the name of the form that the table chooses."""
+    """Return a chooser of one form that stores the layer by the form that the table chooses."""
 
     def choose(layer: QuantizedLayer, chain: Chain | None) -> Form:
         seen[choose_ort_form(layer, chain).form.name + (_CODES if chain else "")] = layer
@@ -225,7 +225,7 @@ def chosen(
 
 
 def load(shape: Shape) -> tuple[dict[str, Callable[[], Any]], dict[str, QuantizedLayer]]:
-    """Load the float model and every form; return what runs them, and the layer of the chosen."""
+    """Load the float model and every form; return their run functions, and the chosen layers."""
     sessions, seen = {FLOAT32: session(float_model(shape))}, {}
     for chained in (False, True):
         made = source(shape, chained=chained)
@@ -241,7 +241,7 @@ def load(shape: Shape) -> tuple[dict[str, Callable[[], Any]], dict[str, Quantize
 
 
 def measure(rounds: int) -> dict[Shape, Measured]:
-    """Measure every form of every shape, and the float models, all in turns."""
+    """Measure every form of every shape, and the float models, running all alternately."""
     loaded = {shape: load(shape) for shape in SHAPES}
     runs = {
         f"{name} of {shape.title}": run
@@ -262,7 +262,7 @@ def measure(rounds: int) -> dict[Shape, Measured]:
 
 
 def fit(measured: dict[Shape, Measured], name: str, group: str) -> str | None:
-    """Return the line of the table for a form and a kind of layer, None if no shape has both."""
+    """Return the table's line for a form and a kind of layer, None if no shape has both."""
     rows = [
         np.array(features(one.layer, FLOAT if name == FLOAT32 else name.removesuffix(_CODES)))
         * shape.positions
@@ -277,7 +277,7 @@ def fit(measured: dict[Shape, Measured], name: str, group: str) -> str | None:
 
 
 def main(rounds: int) -> None:
-    """Measure all shapes, print the ratios, what is slower than float32 and the fitted table."""
+    """Measure all shapes; print ratios, shapes slower than float32, and the fitted table."""
     console = Console(width=150)
     measured = measure(rounds)
     names = [

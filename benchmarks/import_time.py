@@ -1,9 +1,9 @@
-"""How long the packages take to import, beside torch alone.
+"""Import time of the packages, compared with torch's.
 
     python benchmarks/import_time.py [ROUNDS]
 
-Each import has a process of its own, one after the other and round by round, so that what else the
-machine does meets all of them. Seconds are medians of the wall clock.
+Each import runs in a process of its own, one at a time; every round runs all of them, so that other
+load on the machine affects all alike. Seconds are medians of wall-clock time.
 """
 
 import subprocess
@@ -29,9 +29,9 @@ ROUNDS = 9
 
 
 def main(rounds: int = ROUNDS) -> None:
-    """Print seconds, and what each import takes beyond torch's."""
+    """Print the seconds of each import, absolute and compared with torch's."""
     for statement in STATEMENTS.values():
-        seconds(statement)  # files are compiled and in memory
+        seconds(statement)  # compiles the files and fills the page cache
     times: Mapping[str, list[float]] = {name: [] for name in STATEMENTS}
     for _ in range(rounds):
         for name, statement in STATEMENTS.items():
@@ -40,14 +40,14 @@ def main(rounds: int = ROUNDS) -> None:
 
 
 def seconds(statement: str) -> float:
-    """Time a statement in a fresh process."""
+    """Return the seconds that a statement takes in a new process."""
     command = [sys.executable, "-c", PROGRAM.format(statement)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def print_table(times: Mapping[str, Sequence[float]]) -> None:
-    """Print a row an import; differences and ratios are medians of those of each round."""
+    """Print a row for each import; differences and ratios are medians over the rounds."""
     print(f"{'import':20}{'seconds':>9}{'above torch':>13}{'ratio':>7}")
     for name, taken in times.items():
         pairs = list(zip(taken, times["torch"], strict=True))

@@ -1,9 +1,10 @@
-"""How many channels have an integer form that equals the float one, and what finding it costs.
+"""Share of channels with an integer requantization equal to the float one, and time to find it.
 
     python benchmarks/multipliers.py
 
-Channels as networks have them: scales log-uniform, every bound, uint8 and int8, with and without
-an activation; the largest accumulators reach from the end of the quantizer's range to 32 times it.
+Random channels with the distributions of real networks: log-uniform scales and accumulator bounds,
+uint8 and int8, with and without an activation; the largest accumulators are 1 to 32 times as large
+as the end of the quantizer's range.
 """
 
 import itertools
@@ -24,7 +25,7 @@ GRIDS = (Grid(zero_point=0, qmin=0, qmax=255), Grid(zero_point=3, qmin=-128, qma
 
 
 def main() -> None:
-    """Print a line for each kind of layer, and one for each size of the accumulators."""
+    """Print a line for each kind of layer, and one for each interval of accumulator bounds."""
     print(f"{HEADER}  s / {CHANNELS}")
     for shifted in (False, True):
         for low, high in ((-np.inf, np.inf), (0.0, 6.0)):
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 def _fit_layers(shifted: bool, low: float, high: float) -> tuple[Array, Array, float]:
-    """Return (ulps, proven) of all channels, their bounds and the seconds a layer took."""
+    """Return (ulps, proven) of all channels, their accumulator bounds, and seconds per layer."""
     rng = np.random.default_rng(0)
     made = [_layer(rng, GRIDS[i % 2], shifted, low, high) for i in range(LAYERS)]
     started = time.perf_counter()
@@ -45,7 +46,7 @@ def _fit_layers(shifted: bool, low: float, high: float) -> tuple[Array, Array, f
     seconds = (time.perf_counter() - started) / LAYERS
     for fitted, (_, bound) in zip(results, made, strict=True):
         if not prove(fitted.steps, fitted.integer, bound)[fitted.proven].all():
-            raise AssertionError("a channel is marked as proven and is not")
+            raise AssertionError("a channel is marked as proven, but its proof fails")
     columns = [np.stack([fitted.ulps, fitted.proven]) for fitted in results]
     return np.concatenate(columns, axis=1), np.concatenate([b for _, b in made]), seconds
 
@@ -60,7 +61,7 @@ def _line(name: str, results: Array) -> str:
 def _layer(
     rng: np.random.Generator, grid: Grid, shifted: bool, low: float, high: float
 ) -> tuple[FloatSteps, Array]:
-    """Draw a layer: a scale, and channels whose sums fill the quantizer's range and more."""
+    """Draw a layer: a scale, and channels whose accumulators reach the end of the range."""
     scale = np.float32(np.exp(rng.uniform(np.log(1e-3), np.log(0.1))))
     bound = np.exp(rng.uniform(np.log(1e4), np.log(EXACT_BOUND), CHANNELS)).astype(np.int64)
     fill = np.exp(rng.uniform(np.log(1), np.log(32), CHANNELS))

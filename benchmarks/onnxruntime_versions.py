@@ -1,15 +1,15 @@
-"""Which versions of ONNX Runtime run what is converted, and with the same bits.
+"""Which versions of ONNX Runtime run the converted models, and whether with the same bits.
 
     python benchmarks/onnxruntime_versions.py [--markdown] [VERSION ...]
 
-Makes a virtual environment a version, side by side in a temporary folder, and runs in it the
-fake-quant and deploy models of every form at the four optimization levels. Printed are, for each
-file and version: "=" for the bits that the installed version computes from the fake-quant model,
-otherwise how many values differ, or how the version refuses the file. With --markdown the page's
-table is printed: a row a network, for all its files.
+Creates a virtual environment for each version, in a temporary folder, and runs in it the fake-quant
+and deploy models of every form at the four optimization levels. For each file and version it prints
+"=" if the outputs equal those of the fake-quant model in the installed version, otherwise how many
+values differ, or the error with which the version refuses the file. --markdown prints the table of
+the docs: a row for each network, for all its files.
 
 Files with `vnni` are compared with the same file in the installed version: on processors without
-VNNI their sums saturate. The environments are installed with pip; old versions want NumPy 1.
+VNNI their accumulators saturate. pip installs the environments; old versions need NumPy 1.
 """
 
 import json
@@ -33,7 +33,7 @@ _REFUSED = "refused: "
 
 
 def main(versions: tuple[str, ...] = VERSIONS, *, markdown: bool = False) -> int:
-    """Write the files, run them everywhere, print the table; 1 if a value differs."""
+    """Write the files, run them in every version, print the table; return 1 if a value differs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = list(write_files(folder))
@@ -52,7 +52,7 @@ def main(versions: tuple[str, ...] = VERSIONS, *, markdown: bool = False) -> int
 
 
 def _print_page(files: list[str], words: dict[str, list[str]]) -> None:
-    """Print a row a network: "=", "refused", or how many of its files differ."""
+    """Print a row for each network: "=", "refused", or how many of its files differ."""
     print(f"| | {' | '.join(words)} |")
     print("|---" * (len(words) + 1) + "|")
     networks = sorted(_networks(), key=len, reverse=True)  # "linear, rank 3" before "linear"
@@ -84,12 +84,12 @@ def _print_files(files: list[str], words: dict[str, list[str]]) -> None:
 
 
 def write_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Convert a network for every form.
+    """Convert every network in every form.
 
     Args:
-        folder: gets NAME.onnx and NAME.npy, an input.
+        folder: where NAME.onnx and an input, NAME.npy, are written.
     Returns:
-        the names of a file and of the one whose outputs it should have.
+        pairs: the name of a file, and of the file whose outputs it must equal.
     """
     import onnx_ir as ir
     import torch
@@ -122,12 +122,12 @@ def write_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def run_folder(folder: Path) -> dict[str, Any]:
-    """Run every file of a folder in the version that is installed.
+    """Run every file of a folder in the installed version.
 
     Args:
         folder: with NAME.onnx and NAME.npy.
     Returns:
-        by name, for each level the output's bits as hexadecimal text, or why the file is refused.
+        by name, for each optimization level the output's bits as hexadecimal text, or the error.
     """
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("*.onnx")):
@@ -145,24 +145,24 @@ def run_folder(folder: Path) -> dict[str, Any]:
                 y = session.run(None, {session.get_inputs()[0].name: x})[0]
                 bits.append(np.ascontiguousarray(y).view(np.uint32).tobytes().hex())
             except Exception as error:
-                # Before the reason come the file and the place in the runtime's own sources.
+                # Without the file name and the location in ONNX Runtime's source.
                 bits.append(_REFUSED + str(error).strip().rpartition(") ")[2])
         found[path.stem] = bits
     return found
 
 
 def in_version(version: str, folder: Path) -> dict[str, Any]:
-    """Run every file of a folder in a version of its own environment.
+    """Run every file of a folder in another version, in an environment of its own.
 
     Args:
         version: of onnxruntime.
         folder: with NAME.onnx and NAME.npy.
     Returns:
-        as run_folder.
+        as run_folder returns.
     """
-    with tempfile.TemporaryDirectory() as place:
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        python = str(Path(place, "bin", "python"))
+    with tempfile.TemporaryDirectory() as environment:
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        python = str(Path(environment, "bin", "python"))
         old = tuple(map(int, version.split(".")[:2])) <= _LAST_WITH_NUMPY_1
         wanted = [f"onnxruntime=={version}", "numpy<2" if old else "numpy"]
         subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
@@ -173,7 +173,7 @@ def in_version(version: str, folder: Path) -> dict[str, Any]:
 
 
 def _compare(found: dict[str, Any], here: dict[str, Any], file: str, expected: str) -> str:
-    """Say in a word how a file's results are."""
+    """Return a file's result for the table."""
     refused = [one for one in found[file] if one.startswith(_REFUSED)]
     if refused:
         return f"{len(refused)} levels of 4 {refused[0]}"
@@ -184,7 +184,7 @@ def _compare(found: dict[str, Any], here: dict[str, Any], file: str, expected: s
 
 
 def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any]]]]:
-    """Networks by name: the float model, its input's shape, and what to convert it with."""
+    """Networks by name: the float model, its input shape, and options of the conversion by form."""
     from torch import nn
 
     from bridge.export.plan.costs import FLOAT, FORMS, INTEGER, QLINEAR, QLINEAR_2D
@@ -245,7 +245,7 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
 
 
 def _sums() -> Any:
-    """Build a network whose sums, joins and LeakyReLUs mode "fast" computes with codes."""
+    """Build a network with the Add, Concat and LeakyRelu that mode "fast" computes in integers."""
     import torch
     from torch import Tensor, nn
 

@@ -1,14 +1,15 @@
-"""ResNet-18 in the portable QDQ form: what OpenVINO and ONNX Runtime make of it.
+"""ResNet-18 in the portable QDQ form, in OpenVINO and in ONNX Runtime.
 
     python benchmarks/portable_qdq.py [BATCHES]
 
 Counts the layers that OpenVINO runs in 8 bits, and compares outputs with the deploy model of target
-"ort", which has the bits of training's arithmetic. The network's weights are random, so its outputs
-say how far rounding travels, not how good it is: a code that falls on the other side of a tie in
-one layer moves codes in all later ones.
+"ort", which computes what training computed. The network's weights are random, so the differences
+show how far a rounding error propagates, not accuracy: a value that is rounded the other way in one
+layer changes quantized values in all later layers.
 
-On processors without VNNI the integer kernels of both runtimes sum pairs of products in 16 bits,
-which saturates. ONNX Runtime's option session.x64quantprecision avoids that, and is shown beside.
+On processors without VNNI the integer kernels of both runtimes add pairs of products in 16 bits,
+which saturates. ONNX Runtime's option session.x64quantprecision avoids that; results with it are
+printed, too.
 """
 
 import sys
@@ -33,7 +34,7 @@ _QUANTIZED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
 def main(batches: int = 32) -> None:
-    """Convert for both targets, run, print a line a runtime."""
+    """Convert for both targets, run, print a line for each runtime."""
     with tempfile.TemporaryDirectory() as folder:
         portable, exact = convert(Path(folder))
         random = np.random.default_rng(0)
@@ -76,7 +77,7 @@ def convert(folder: Path, width: int = 64, side: int = SIDE) -> tuple[Path, Path
 
 
 def onnx_runtime(path: Path, *, optimize: bool = True, precise: bool = False) -> Infer:
-    """Load a model on one thread."""
+    """Load a model into ONNX Runtime with one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if not optimize:
@@ -95,7 +96,7 @@ def outputs(infer: Infer, data: Iterable[Array]) -> Array:
 
 
 def agreement(y: Array, expected: Array) -> str:
-    """Relative error, largest error relative to the largest output, and equal argmaxes."""
+    """Return the relative error, the largest error over the largest output, and equal argmaxes."""
     error = np.abs(y - expected)
     relative = np.linalg.norm(error) / np.linalg.norm(expected)
     same = int((y.argmax(1) == expected.argmax(1)).sum())
@@ -103,12 +104,12 @@ def agreement(y: Array, expected: Array) -> str:
 
 
 def layer_precisions(compiled: Any) -> Counter[tuple[str, str]]:
-    """Count the layers of an OpenVINO model that multiply, by kind and by their inputs' precision.
+    """Count the matrix products of an OpenVINO model by kind of layer and precision.
 
     Args:
-        compiled: what openvino.Core().compile_model returned for a CPU.
+        compiled: a model compiled by openvino.Core().compile_model for a CPU.
     Returns:
-        counts by (kind, precision): "8 bits" where the kernel and its input are of 8 bits.
+        counts by (kind, precision): "8 bits" if the kernel and its input are of 8 bits.
     """
     found: Counter[tuple[str, str]] = Counter()
     for node in compiled.get_runtime_model().get_ops():

@@ -1,4 +1,4 @@
-"""What a quantized layer takes above torch's own where tensors are so small that calls count."""
+"""Overhead of a quantized layer over torch's own on tensors so small that calls dominate."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ STEPS: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
 
 
 def above_torch(layer: nn.Module, shape: tuple[int, ...], step: str, rounds: int) -> list[float]:
-    """Return CPU microseconds above torch's own layer, by round."""
+    """Return the CPU microseconds beyond torch's own layer, for each round."""
     x = torch.randn(shape, requires_grad=True)
     kind = LinearQAT if isinstance(layer, nn.Linear) else Conv2dQAT
     quantized = kind.from_float(layer)

@@ -1,11 +1,11 @@
-"""Write every table of README and docs between its markers, by the command that makes it.
+"""Write every table of README and docs between its markers, by running its command.
 
     python -m benchmarks.tables [--check] [TABLE ...]
 
-A table stands between <!-- table NAME --> and <!-- end NAME -->. What its command prints on
-standard output takes its place; --check runs nothing and only says whether every marker has a
-command, and every command a marker. docs/models.md is written by benchmarks.zoo, which needs an
-environment of its own.
+A table is between <!-- table NAME --> and <!-- end NAME -->, and is replaced by the standard output
+of its command. --check runs no command, but checks that every marker has a command, and every
+command a marker. docs/models.md is written by benchmarks.zoo, which needs an environment of its
+own.
 """
 
 import argparse
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Command(NamedTuple):
-    """What makes a table: arguments of Python, and whether it prints Markdown or plain text."""
+    """A table's command: arguments of Python, and whether it prints Markdown or plain text."""
 
     arguments: tuple[str, ...]
     markdown: bool = False
@@ -31,11 +31,11 @@ TABLES = {
     "training": Command(("benchmarks/training.py", "--threads", "1", "--markdown", "3"), True),
     "versions": Command(("benchmarks/onnxruntime_versions.py", "--markdown"), True),
 }
-"""Every table, by the name in its markers."""
+"""The command of every table, by the name in its markers."""
 
 
 def main() -> int:
-    """Make the tables that the command line names, or all; 1 if markers and commands disagree."""
+    """Write the tables that the command line names, or all; return 1 if a marker is missing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare markers and commands only")
     parser.add_argument("tables", nargs="*", default=list(TABLES), metavar="TABLE")
@@ -54,12 +54,12 @@ def main() -> int:
 
 
 def disagreements(pages: list[Path]) -> list[str]:
-    """Find markers without a command, without an end, or commands without a marker.
+    """Find markers without a command or without an end, and commands without a marker.
 
     Args:
         pages: Markdown files.
     Returns:
-        one sentence for each.
+        one sentence for each problem.
     """
     found: list[str] = []
     problems = []
@@ -76,7 +76,7 @@ def disagreements(pages: list[Path]) -> list[str]:
 
 
 def made(command: Command) -> str:
-    """Run a command and return what stands between a table's markers."""
+    """Run a command and return the text for a table's markers."""
     arguments = [sys.executable, *command.arguments]
     done = subprocess.run(arguments, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
@@ -84,14 +84,14 @@ def made(command: Command) -> str:
 
 
 def with_table(page: str, name: str, table: str) -> str:
-    """Replace what stands between a table's markers.
+    """Replace the text between a table's markers.
 
     Args:
         page: Markdown.
         name: of the table.
-        table: what to put there.
+        table: the new text.
     Returns:
-        the page, as it was if it has no such markers.
+        the new page; without such markers, the same page.
     """
     start, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)

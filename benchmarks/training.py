@@ -1,14 +1,13 @@
-"""What quantization costs a training step: time and bytes kept, as ratios to float32 training.
+"""Cost of quantization in a training step: time and saved bytes, relative to float32 training.
 
     python benchmarks/training.py [--rounds 15] [--threads 1 2] [--only linear conv search ...]
     python benchmarks/training.py [--rounds 15] [--threads 1] --markdown RUNS
 
-A step is forward, backward and SGD. The contestants take turns, one step each a round, so that
-they share whatever else the machine does. Time is CPU time; a ratio is a contestant's step over
-float's of the same round. With --markdown the workloads are run so many times, and the page's
-table is printed: the least and the largest median of a run. The bytes kept for backward are those
-of distinct storages other than the parameters', which exist anyhow. A first step is one of a model
-that was not calibrated.
+A step is forward, backward and SGD. In every round each method takes one step, so that other load
+on the machine affects all alike. Time is CPU time; a ratio is a method's step over float32's in the
+same round. --markdown runs the workloads RUNS times and prints the table of the docs: the least and
+the largest median of a run. The bytes kept for backward are those of distinct storages, without the
+parameters'. A first step is that of a model that is not calibrated.
 """
 
 import argparse
@@ -31,7 +30,7 @@ FIRST_STEPS = 3
 
 
 def add_steps(table: Table, workload: Workload, rounds: int) -> None:
-    """Add each contestant's time and bytes on a workload, and what our first step takes."""
+    """Add each method's time and bytes on a workload, and the time of our first step."""
     times, kept = compete(workload, rounds)
     what = f"{workload.title}, step over float's"
     for index, contestant in enumerate(CONTESTANTS):
@@ -43,7 +42,7 @@ def add_steps(table: Table, workload: Workload, rounds: int) -> None:
 
 
 def print_page(rounds: int, runs: int) -> None:
-    """Print the table of the page: for each workload, the medians of several runs."""
+    """Print the table of the docs: for each workload, the medians of several runs."""
     titles = [contestant.title for contestant in CONTESTANTS[OURS:]]
     print(f"| {runs} runs of {rounds} rounds | {' | '.join(titles)} |")
     print("|---" * (len(titles) + 1) + "|")
@@ -61,13 +60,13 @@ def print_page(rounds: int, runs: int) -> None:
 
 
 def between(values: list[float]) -> str:
-    """Return the least and the largest of ratios, or the one that they all are."""
+    """Return the least and the largest of ratios as text, once if they are equal."""
     ends = [f"{end:.2f}" for end in (min(values), max(values))]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def compete(workload: Workload, rounds: int) -> tuple[list[list[float]], list[int]]:
-    """Let all contestants train in turns; return the seconds of each round, and the bytes kept."""
+    """Train by all methods alternately; return the seconds of each round, and the bytes kept."""
     trainers = [Trainer(contestant, workload) for contestant in CONTESTANTS]
     kept = [trainer.bytes_kept() for trainer in trainers]
     for _ in range(WARM_UP):
@@ -87,7 +86,7 @@ def add_search(table: Table) -> None:
 
 
 def add_small(table: Table, rounds: int) -> None:
-    """Add what small layers take above torch's."""
+    """Add the overhead of small layers over torch's."""
     for title, (layer, shape) in SMALL.items():
         for step in STEPS:
             above = above_torch(layer, shape, step, rounds)
@@ -103,7 +102,7 @@ def add(
     *,
     digits: int = 2,
 ) -> None:
-    """Add a row, and print it as it comes."""
+    """Add a row to the table, and print it immediately to standard error."""
     least, median, most = (f"{value:.{digits}f}" for value in spread(values))
     row = (what, who, least, median, most, "" if kept is None else f"{kept:.2f}")
     table.add_row(*row)

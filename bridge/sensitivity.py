@@ -1,4 +1,4 @@
-"""How much each layer's output error costs the model: by weight width and by input range."""
+"""Sensitivity of a model's output to each layer's weight bits and input range."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from qatfunc import WeightSpec, arq_qparams, fake_quantize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSensitivity:
-    """Mean squared change of the model's output, candidate by candidate.
+    """Mean squared change of the model's output for each candidate of one layer.
 
     Args:
         path: of the layer.
-        by_bits: weight width to error, against the layer's float weight.
-        by_range: factor on the input's range to error, against the range as it is.
+        by_bits: change for each number of weight bits, relative to the float weight's output.
+        by_range: change for each factor on the input's range, relative to the current range's.
     """
 
     path: str
@@ -33,7 +33,7 @@ class LayerSensitivity:
 
 
 class Sensitivities(PrintedRows[LayerSensitivity]):
-    """What each layer costs, a tuple that prints itself."""
+    """The sensitivities of a model: a tuple of one LayerSensitivity for each layer."""
 
     __slots__ = ()
 
@@ -49,18 +49,20 @@ def sensitivity(
     bits: Sequence[int] = (2, 3, 4, 6, 8),
     ranges: Sequence[float] = (0.25, 0.5, 0.75, 1.25),
 ) -> Sensitivities:
-    """Measure every quantized layer's sensitivity, all candidates of a layer at once (vmap).
+    """Measure the sensitivity to every quantized layer, one layer at a time.
+
+    All candidates of a layer run at once, by torch.vmap.
 
     Args:
-        model: a calibrated model; it is copied and run in eval mode.
-        inputs: what the model is called with.
-        bits: weight widths to try, 2 to 16.
+        model: a calibrated model; a copy of it runs in eval mode.
+        inputs: positional arguments of the model's forward.
+        bits: numbers of weight bits to try, 2 to 16.
         ranges: factors on the input's range to try.
     Returns:
-        the layers in definition order; print shows them as a table.
+        the layers in definition order; print shows a table.
     Raises:
-        TypeError: an argument is of a wrong kind.
-        ValueError: a layer is not calibrated, or there is none.
+        TypeError: an argument has a wrong type.
+        ValueError: the model has no quantized layer, or one that is not calibrated.
     """
     check_model(model, "sensitivity")
     for name, given in (("bits", bits), ("ranges", ranges)):
@@ -87,12 +89,12 @@ def sensitivity(
 
 
 def sensitivity_table(layers: Sequence[LayerSensitivity]) -> Listing:
-    """Lay out sensitivities.
+    """Return sensitivities as a table.
 
     Args:
         layers: from sensitivity.
     Returns:
-        a listing for print or rich.print.
+        the table, for print or rich.print.
     """
     columns = ["layer"]
     if layers:
@@ -140,5 +142,5 @@ def _run_each(model: nn.Module, candidates: dict[str, Tensor], inputs: Any) -> T
 
 
 def _errors(outputs: Tensor) -> list[float]:
-    """Mean squared distance of each candidate's output from the first one's."""
+    """Return the mean squared difference of each candidate's output from the first one's."""
     return (outputs[1:] - outputs[0]).square().flatten(1).mean(1).tolist()

@@ -1,8 +1,8 @@
-"""LeNet on MNIST digits trained by several processes; one of them exports, converts and proves.
+"""LeNet on MNIST digits trained by several processes; rank 0 exports, converts and verifies.
 
     torchrun --standalone --nproc-per-node 2 -m examples.distributed_lenet [OUTPUT_FOLDER]
 
-Runs on CPUs (gloo); each process computes in one thread unless OMP_NUM_THREADS says otherwise.
+Runs on CPUs (gloo); each process uses one thread unless OMP_NUM_THREADS is set.
 """
 
 import argparse
@@ -27,7 +27,7 @@ EPOCHS = 2
 
 
 def train(net: nn.Module, images: Tensor, labels: Tensor, *, epochs: int) -> None:
-    """Calibrate together, then train; every process takes its share of each global batch."""
+    """Calibrate and train; every rank takes its share of each global batch."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     bridge.calibrate(net, images[rank::ranks].split(BATCH // ranks))
     model = DistributedDataParallel(net.train())
@@ -44,9 +44,9 @@ def train(net: nn.Module, images: Tensor, labels: Tensor, *, epochs: int) -> Non
 
 
 def prove(net: nn.Module, images: Tensor, folder: Path, console: Console) -> None:
-    """Export, convert, and show that the files compute what the trained model computes."""
+    """Export, convert, and verify that the files' outputs equal the trained model's."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    # Raised inside torch's own exporter, about its own code.
+    # torch's exporter warns of its own code.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     folder.mkdir(parents=True, exist_ok=True)
     inter = folder / "inter_model.onnx"

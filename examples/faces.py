@@ -1,7 +1,7 @@
 """The three networks of MTCNN (Zhang et al. 2016), with weights trained on faces.
 
-The weights are in the facenet-pytorch package, which is read and never imported: it wants older
-versions of torch than this library.
+The weights are files of the package facenet-pytorch, which is not imported: it requires an older
+torch than this library.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ _PACKAGE = "facenet_pytorch"
 
 
 class Proposals(nn.Module):
-    """P-Net: is there a face in each window of 12 x 12 pixels, and where exactly."""
+    """P-Net: face probability and bounding box for each window of 12 x 12 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Proposals(nn.Module):
 
 
 class Refinement(nn.Module):
-    """R-Net: the same for one window of 24 x 24 pixels."""
+    """R-Net: face probability and bounding box for one window of 24 x 24 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Refinement(nn.Module):
 
 
 class Output(nn.Module):
-    """O-Net: the same for one window of 48 x 48 pixels, and five landmarks."""
+    """O-Net: face probability, bounding box and five landmarks for one window of 48 x 48 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def is_available() -> bool:
 
 
 def pretrained(make: type[nn.Module]) -> nn.Module:
-    """Make one of the networks with its trained weights.
+    """Build one of the networks with its trained weights.
 
     Args:
         make: Proposals, Refinement or Output.
@@ -88,7 +88,7 @@ def pretrained(make: type[nn.Module]) -> nn.Module:
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("the weights are in facenet-pytorch: pip install --no-deps it")
+        raise FileNotFoundError("the weights need: pip install --no-deps facenet-pytorch")
     name = {Proposals: "pnet", Refinement: "rnet", Output: "onet"}[make]
     net = make()
     net.load_state_dict(torch.load(Path(spec.origin).parent / "data" / f"{name}.pt"))
@@ -96,12 +96,12 @@ def pretrained(make: type[nn.Module]) -> nn.Module:
 
 
 def windows(count: int, size: int, *, seed: int = 0) -> Tensor:
-    """Cut windows out of scikit-learn's two photographs, as MTCNN takes them.
+    """Crop windows from scikit-learn's two photographs, normalized as MTCNN's inputs.
 
     Args:
-        count: how many.
-        size: height and width.
-        seed: of the places.
+        count: number of windows.
+        size: height and width of a window, pixels.
+        seed: of the random positions.
     Returns:
         float32 (count, 3, size, size), within -1 to 1.
     """

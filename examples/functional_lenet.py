@@ -24,18 +24,18 @@ STEPS = 80
 
 
 def sgd(params: Any, velocity: Any, gradients: Any) -> tuple[Any, Any]:
-    """Take a step of gradient descent with momentum, as a pure function."""
+    """Return parameters and velocity after a step of gradient descent with momentum."""
     velocity = pytree.tree_map(lambda v, g: MOMENTUM * v + g, velocity, gradients)
     return pytree.tree_map(lambda p, v: p - LEARNING_RATE * v, params, velocity), velocity
 
 
 def prepared() -> nn.Module:
-    """Build a LeNet with ReLUs and prepare it in one call."""
+    """Build a LeNet with ReLUs and replace its layers by QAT layers."""
     return bridge.prepare_qat(lenet(plain=True), CONFIG, inplace=True)
 
 
 def calibrated(seed: int, images: Tensor) -> tuple[Model, Any, Any]:
-    """Build a LeNet from a seed and find its ranges on ten batches."""
+    """Build a LeNet from a seed and calibrate it on ten batches."""
     torch.manual_seed(seed)
     net = prepared()
     model = bridge.functionalize(net.train())
@@ -46,7 +46,7 @@ def calibrated(seed: int, images: Tensor) -> tuple[Model, Any, Any]:
 
 
 def main() -> None:
-    """Train four networks one after the other and all at once, and compare."""
+    """Train four networks one after the other, then all at once by vmap, and compare."""
     console = Console(width=110)
     images, labels, test_images, test_labels = digits()
     members = [calibrated(seed, images) for seed in range(MEMBERS)]
@@ -75,7 +75,7 @@ def main() -> None:
     together, seconds = train(torch.vmap(step, in_dims=(0, 0, None, None)), *stacked)
 
     def apart(i: int) -> float:
-        """Return the largest difference relative to the parameter's own largest value."""
+        """Return the largest difference relative to the parameter's largest magnitude."""
         return max(
             float((together[i][name][member] - value).abs().max() / value.abs().max())
             for member, (history, _) in enumerate(alone)
@@ -85,7 +85,8 @@ def main() -> None:
     outputs = torch.vmap(model.apply, in_dims=(0, 0, None))(together[-1], stacked[1], test_images)
     console.print(f"{MEMBERS} networks, {STEPS} steps of {BATCH} digits, seconds:")
     console.print(f"  one by one {sum(s for _, s in alone):.1f}, all at once {seconds:.1f}")
-    # A last bit that moves one code moves a gradient by a step: differences grow with the steps.
+    # A difference in the last bit can change one rounded value by a whole step of the grid:
+    # differences grow with the number of steps.
     differences = ", ".join(f"{apart(i):.0e} after {i + 1}" for i in (0, 4, 19, STEPS - 1))
     console.print(f"  largest relative difference of a parameter: {differences}")
     accuracy = (outputs.mean(0).argmax(1) == test_labels).float().mean()

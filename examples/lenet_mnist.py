@@ -1,8 +1,8 @@
-"""LeNet on MNIST digits: quantization-aware training, export, conversion, proof.
+"""LeNet on MNIST digits: quantization-aware training, export, conversion, verification.
 
-Trains the network with QAT operators from scratch, and a float twin beside it, on 4,000 digits;
-exports it with a bare torch.onnx.export; converts; runs both models in ONNX Runtime on 1,000
-other digits; prints accuracies, differing bits and file sizes.
+Trains a network of QAT layers from scratch, and the same float network, on 4,000 digits; exports
+both with torch.onnx.export; converts; runs the models in ONNX Runtime on 1,000 other digits; prints
+accuracies, differing bits and file sizes.
 
     python examples/lenet_mnist.py [OUTPUT_FOLDER]
 """
@@ -28,7 +28,7 @@ EPOCHS = 15
 BATCH = 50
 LEARNING_RATE = 1e-2
 
-# QAT configuration of every layer, key for key as in the manual this library follows.
+# QAT configuration of every layer, with AMCT's keys.
 CONFIG = {
     "retrain_data_config": {
         "dst_type": "INT8",
@@ -46,7 +46,7 @@ CONFIG = {
 
 
 def lenet(conv: Callable[..., nn.Module], linear: Callable[..., nn.Module]) -> nn.Sequential:
-    """Build LeNet from the given layer classes, with the same initial weights every time."""
+    """Build LeNet from the given layer classes, always with the same initial weights."""
     torch.manual_seed(0)
     net = nn.Sequential(
         conv(1, 6, kernel_size=5, padding=2),
@@ -62,7 +62,7 @@ def lenet(conv: Callable[..., nn.Module], linear: Callable[..., nn.Module]) -> n
         nn.Sigmoid(),
         linear(84, 10),
     )
-    # Sigmoid networks do not leave their plateau from torch's own initialisation.
+    # With torch's default initialization a network of Sigmoids does not start to learn.
     for layer in net:
         if hasattr(layer, "weight"):
             nn.init.xavier_uniform_(layer.weight)
@@ -70,12 +70,12 @@ def lenet(conv: Callable[..., nn.Module], linear: Callable[..., nn.Module]) -> n
 
 
 def quantized(layer: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return the layer class with the demo's configuration filled in."""
+    """Return the constructor of a layer class with the demo's configuration."""
     return lambda *args, **kwargs: layer(*args, **kwargs, config=CONFIG)
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return 4,000 training and 1,000 test digits, 28x28, standardised, and their labels."""
+    """Return 4,000 training and 1,000 test digits, 28 x 28, standardized, with their labels."""
     pixels, labels = mnist_data()
     order = np.random.default_rng(0).permutation(len(pixels))
     images = torch.from_numpy(pixels[order].astype(np.float32)).reshape(-1, 1, 28, 28)
@@ -85,7 +85,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(net: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Train with Adam, a decaying rate, and the same order of batches every time."""
+    """Train with Adam, a cosine schedule, and a fixed order of batches."""
     steps = EPOCHS * (len(images) // BATCH)
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -101,13 +101,13 @@ def train(net: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 
 def run_onnx(path: Path, images: Tensor) -> np.ndarray:
-    """Run a model in ONNX Runtime as anyone would: default options."""
+    """Run a model in ONNX Runtime with default options."""
     session = onnxruntime.InferenceSession(str(path))
     return session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
 
 
 def size(path: Path) -> int:
-    """Return the bytes of a model and of the tensors the exporter put beside it."""
+    """Return the bytes of a model file and of its external data, if it has some."""
     data = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
@@ -118,10 +118,10 @@ def differing(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def main(folder: Path) -> None:
-    """Run the whole job and print what came of it."""
+    """Train, export, convert, verify, and print the results."""
     console = Console(width=110)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    # Raised inside torch's own exporter, about its own code.
+    # torch's exporter warns of its own code.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Float networks: small or well-known shapes, to be prepared, trained, converted, measured.
+"""Float networks, small or well known, for examples, tests and benchmarks.
 
-Some have a plain variant, in which no operator stands that torch and ONNX Runtime compute with
-other last bits: no BatchNorm, no Sigmoid, no global average.
+Some have a plain variant without operators whose last bits differ between torch and ONNX Runtime:
+no BatchNorm, no Sigmoid, no global average pooling.
 """
 
 import torch
@@ -32,16 +32,15 @@ def lenet(*, plain: bool = False) -> nn.Module:
 
 @torch.no_grad()
 def settle(model: nn.Module, x: Tensor, *, rounds: int = 3) -> nn.Module:
-    """Give every BatchNorm the statistics of what it gets, as training would have.
+    """Set every BatchNorm's running statistics to those of its input, as training does.
 
-    With statistics drawn at random, or torch's initial ones, the activations of a deep network
-    shrink from layer to layer until its output is a constant, and comparing constants shows
-    nothing.
+    With random or initial statistics the activations of a deep network shrink from layer to layer
+    until its output is constant, and comparing constants proves nothing.
 
     Args:
-        model: a network with fresh weights; its mode is put back.
-        x: an input of two samples at least.
-        rounds: forwards to average over, each on x with its samples in another order.
+        model: a network with initial weights; its mode is restored.
+        x: an input of at least two samples.
+        rounds: number of forwards to average over, each on x with its samples permuted.
     Returns:
         model itself.
     """
@@ -49,7 +48,7 @@ def settle(model: nn.Module, x: Tensor, *, rounds: int = 3) -> nn.Module:
     training, momenta = model.training, [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # averages over the rounds
+        norm.momentum = None  # a cumulative average over the rounds
     model.train()
     for _ in range(rounds):
         model(x[torch.randperm(len(x))])
@@ -62,12 +61,14 @@ def settle(model: nn.Module, x: Tensor, *, rounds: int = 3) -> nn.Module:
 def moves(model: nn.Module, first: Tensor, second: Tensor) -> float:
     """Return how much a network's first output depends on its input.
 
+        |model(first) - model(second)| / |model(first)|
+
     Args:
         model: any network.
         first: an input.
-        second: another one, of the same shape.
+        second: another input of the same shape.
     Returns:
-        the norm of the difference of the outputs over that of an output.
+        the relative change of the output, in the Euclidean norm.
     """
     with torch.no_grad():
         a, b = (y[0] if isinstance(y, tuple) else y for y in (model(first), model(second)))
@@ -151,7 +152,7 @@ def resnet101(*, classes: int = 10, width: int = 64) -> nn.Module:
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, projection; a sum with the input where shapes allow."""
+    """Expansion, depthwise convolution and projection; plus the input if the shapes match."""
 
     def __init__(self, first: int, last: int, *, stride: int, expansion: int) -> None:
         super().__init__()
@@ -192,7 +193,7 @@ def mobilenet_v2(*, classes: int = 10, width: float = 1.0) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, whose two products of activations are quantized as well."""
+    """Multi-head self-attention whose two products of activations are quantized, too."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -211,7 +212,7 @@ class Attention(nn.Module):
 
 
 class Encoder(nn.Module):
-    """One block of a vision transformer, normalized before each half."""
+    """One block of a vision transformer, with LayerNorm before attention and before the MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -232,18 +233,18 @@ class VisionTransformer(nn.Module):
     def __init__(self, *, width: int = 64, heads: int = 4, depth: int = 2) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, width, 8, 8)
-        self.places = nn.Parameter(torch.randn(1, 16, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 16, width) * 0.02)
         self.blocks = nn.Sequential(*(Encoder(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
 class UNet(nn.Module):
-    """Ronneberger et al. 2015 with two levels; transposed convolutions on the way up."""
+    """Ronneberger et al. 2015 with two levels; the decoder has transposed convolutions."""
 
     def __init__(self, *, plain: bool = False, width: int = 8) -> None:
         super().__init__()
@@ -268,7 +269,7 @@ class UNet(nn.Module):
 
 
 def _double(first: int, last: int, *, plain: bool) -> nn.Module:
-    """Two units with ReLUs; the second one depthwise separable, so that groups occur."""
+    """Return two convolutions with activations; the second one is depthwise separable."""
     return nn.Sequential(
         _unit((first, last, 3, 1), plain=plain),
         nn.ReLU(),
@@ -279,7 +280,7 @@ def _double(first: int, last: int, *, plain: bool) -> nn.Module:
 
 
 def volume_network(*, plain: bool = False) -> nn.Module:
-    """Three 3-D convolutions and a head, for volumes of one channel and 8 x 16 x 16 voxels."""
+    """Three 3-D convolutions and a linear layer, for inputs of 1 x 8 x 16 x 16."""
     return nn.Sequential(
         nn.Conv3d(1, 8, 3, padding=1),
         nn.ReLU(),

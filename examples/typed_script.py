@@ -1,4 +1,4 @@
-"""A user's script that passes `mypy --strict`: from a model to the proof, every result typed.
+"""A script that passes `mypy --strict`: prepare, calibrate, export, convert and verify.
 
 python -m examples.typed_script FOLDER
 """
@@ -28,7 +28,7 @@ def convert(folder: Path) -> bridge.Verification:
 
 
 def quantized_convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """Quantize a convolution as a pure function, within the range of its input."""
+    """Compute a quantized convolution by pure functions, with the range of its input."""
     spec = LayerSpec(weight=WeightSpec(bits=8), activation=ActivationSpec(bits=8))
     state = calibration.update(calibration.init(), x)
     clip = calibration.finish(state, spec.activation)

@@ -1,8 +1,8 @@
-"""Whole networks, BatchNorm folded: prepared, exported, converted, verified; a table of results.
+"""Fold BatchNorm of whole networks, prepare, export, convert, verify, and print a table of results.
 
     python -m examples.whole_networks [--layers] [NETWORK ...]
 
-With --layers the layers of each network are printed as well.
+With --layers the layers of each network are printed, too.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from examples.networks import (
 )
 
 LEAST_MOVE = 0.01
-"""How much of an output another input must change, so that a comparison could fail."""
+"""Least relative change of the output by another input, without which comparisons cannot fail."""
 
 
 class Subject(NamedTuple):
-    """A float network, the data it is calibrated with, and the data it is verified on."""
+    """A float network, calibration data and verification data."""
 
     make: Callable[[], nn.Module]
     calibration: Callable[[], Tensor]
@@ -72,7 +72,7 @@ NETWORKS = {
 
 
 class Outcome(NamedTuple):
-    """What came of one network."""
+    """Results for one network."""
 
     plans: QATPlan
     conversion: bridge.Conversion
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 def run(subject: Subject, folder: Path) -> Outcome:
-    """Take one network all the way."""
+    """Fold, prepare, calibrate, export, convert and verify one network."""
     torch.manual_seed(0)
     model = subject.make()
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
@@ -90,7 +90,7 @@ def run(subject: Subject, folder: Path) -> Outcome:
     model.eval()
     x, other = subject.data(), subject.calibration()
     if moves(model, x, other) < LEAST_MOVE:
-        raise RuntimeError("the network's output hardly depends on its input: nothing is compared")
+        raise RuntimeError("the output hardly depends on the input: comparing it proves nothing")
     model = bridge.fold_batch_norm(model)
     plans = plan_qat(model)
     net = bridge.prepare_qat(model)
@@ -117,7 +117,7 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(width=150)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")  # what the TorchScript exporter says about itself
+    warnings.filterwarnings("ignore")  # the TorchScript exporter warns of its deprecation
     table = Table(
         title="values that differ in any bit: outputs between the two files, outputs between torch "
         "and fake-quant, inputs of all layers",

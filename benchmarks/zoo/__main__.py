@@ -1,10 +1,10 @@
-"""Networks that other people wrote, from prepare_qat to the proof; writes docs/models.md.
+"""Run networks of other packages from prepare_qat to verify; write docs/models.md.
 
     python -m benchmarks.zoo [--limit SECONDS] [--again] [--workers N] [PACKAGE[/NAME] ...]
 
-Each network runs in a process of its own with a time limit. Outcomes are kept in outputs/zoo, one
-file a network, and used again by the next run unless --again is given; the page is written from all
-that are there.
+Each network runs in a process of its own with a time limit. Outcomes are stored in outputs/zoo, a
+file for each network, and reused by the next run unless --again is given. The page is written from
+all stored outcomes.
 """
 
 import argparse
@@ -25,10 +25,10 @@ KEPT = ROOT / "outputs" / "zoo"
 
 
 def main() -> None:
-    """Run what the command line names and has no outcome yet, then write the page."""
+    """Run the networks that the command line names and that have no outcome; write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--limit", type=int, default=300, help="seconds a network may take")
-    parser.add_argument("--again", action="store_true", help="run also what has an outcome")
+    parser.add_argument("--limit", type=int, default=300, help="time limit per network, seconds")
+    parser.add_argument("--again", action="store_true", help="run also networks with an outcome")
     parser.add_argument("--workers", type=int, default=1, help="networks at the same time")
     parser.add_argument("subjects", nargs="*", default=list(SOURCES), metavar="PACKAGE[/NAME]")
     given = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Networks that other people wrote, by name: how each is built, and an input for it.
+"""Networks of other packages, by name: how each is built, and an input for it.
 
-The packages that define them are installed without weights; a network's own random initialization
-is kept. Sizes of inputs and of transformers are small: what counts here is the graph.
+The networks have the random initial weights of their packages. Inputs and transformers are small:
+the graphs matter here, not their sizes.
 """
 
 import importlib
@@ -68,14 +68,14 @@ class Subject(NamedTuple):
 
 
 class First(nn.Module):
-    """The first tensor of what a network returns: an output by name, or the first of several."""
+    """A wrapper that returns one output of a network: the one named, or the first tensor."""
 
     def __init__(self, model: nn.Module, *, name: str = "", argument: str = "") -> None:
         super().__init__()
         self.model, self.name, self.argument = model, name, argument
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Call the network and pick the output."""
+        """Call the network and select the output."""
         given = {self.argument: inputs[0]} if self.argument else {}
         y = self.model(*(() if given else inputs), **given)
         y = y[self.name] if self.name else y

@@ -1,4 +1,4 @@
-"""One network of the zoo, all the way: a process of its own runs this and prints what came of it.
+"""Run one network of the zoo from prepare_qat to verify, and print the outcome.
 
     python -m benchmarks.zoo.one PACKAGE NAME
 
@@ -26,23 +26,24 @@ import bridge
 from benchmarks.zoo.networks import SOURCES, Subject
 
 EXPORTERS = {"default": True, "TorchScript": False}
-"""What torch.onnx.export's argument dynamo is for each exporter."""
+"""The argument `dynamo` of torch.onnx.export, by exporter."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Exported:
-    """What came of one exporter.
+    """The outcome of one exporter.
 
     Args:
-        share: the part of the multiply-accumulates that is in 8 bits; None if not known.
-        layers: layers in the deploy model.
-        fake_deploy: outputs that differ in any bit between the two files.
-        torch_fake: outputs that differ in any bit between torch and fake-quant.
-        codes: quantized inputs of layers that differ between torch and fake-quant, of how many.
-        outputs: outputs compared.
-        left: operators left in float, with their reasons.
-        error: why there is nothing, "" if there is.
-        float_fails: whether this exporter fails on the float network too.
+        share: share of the multiply-accumulates in 8 bits, None if not known.
+        layers: number of quantized layers in the deploy model.
+        fake_deploy: number of output values that differ in any bit between the two files.
+        torch_fake: number of output values that differ in any bit between torch and fake-quant.
+        codes: number of quantized layer inputs that differ between torch and fake-quant, and of
+            all that were compared.
+        outputs: number of output values compared.
+        left: operators left in float, with reasons.
+        error: the error that ended the run, "" if there was none.
+        float_fails: whether this exporter fails on the float network, too.
     """
 
     share: float | None = None
@@ -58,14 +59,14 @@ class Exported:
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What came of one network.
+    """The outcome of one network.
 
     Args:
-        planned: layers that are quantized, of how many that could be.
-        unsupported: reasons of those that are not, with how many have each.
-        exports: one entry an exporter.
-        seconds: of the whole way.
-        error: why the way ended before any export, "" if it did not.
+        planned: number of layers that are quantized, and of all in the plan.
+        unsupported: number of layers left in float, by reason.
+        exports: outcomes by exporter.
+        seconds: duration of the whole run.
+        error: the error that ended the run before any export, "" if there was none.
     """
 
     planned: tuple[int, int] = (0, 0)
@@ -107,7 +108,7 @@ def _train(
     optimizer = torch.optim.SGD(parameters, 1e-4)
     for _ in range(2):
         optimizer.zero_grad()
-        # In eval mode, as BatchNorm may meet one value a channel here.
+        # In eval mode: in training mode BatchNorm refuses a single value per channel.
         first = _tensors(net(*subject.draw()))[0]
         first.square().mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

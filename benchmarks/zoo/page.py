@@ -1,4 +1,4 @@
-"""The page of the zoo: one table a package, generated from outcomes."""
+"""The page of the zoo, docs/models.md: a table for each package, from stored outcomes."""
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +36,7 @@ def write_page(path: Path, outcomes: Mapping[str, Mapping[str, Outcome]]) -> str
         path: of the page.
         outcomes: by package and network, as benchmarks.zoo.one prints them.
     Returns:
-        the page's summary in one line.
+        the page's summary, one line.
     """
     summary = _summary([one for networks in outcomes.values() for one in networks.values()])
     parts = [_HEAD, summary + "\n"]
@@ -100,6 +100,6 @@ def _cells(one: Outcome) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Fit a message into a cell."""
+    """Escape a message for a Markdown cell."""
     plain = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     return plain if len(plain) <= 160 else plain[:157] + "..."

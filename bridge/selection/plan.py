@@ -1,4 +1,4 @@
-"""What prepare_qat does to each layer of a model, and why."""
+"""Which layers of a model prepare_qat quantizes, and why it leaves the others in float."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,14 +27,14 @@ QUANTIZE, SKIP, UNSUPPORTED = "quantized", "skipped", "unsupported"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """What prepare_qat does to one layer.
+    """Whether prepare_qat quantizes one layer, and why.
 
     Args:
-        path: of the layer; shared layers appear under each of their paths.
-        kind: class of the layer.
+        path: of the layer; a shared layer appears once with each of its paths.
+        kind: name of the layer's class.
         action: "quantized", "skipped" or "unsupported".
-        reason: the rule or the limit behind it.
-        config: what a quantized layer is configured with.
+        reason: the rule or the limitation that decides it.
+        config: configuration of the layer, if it is quantized.
     """
 
     path: str
@@ -45,7 +45,7 @@ class LayerPlan:
 
 
 class QATPlan(PrintedRows[LayerPlan]):
-    """What prepare_qat does to each layer, a tuple that prints itself."""
+    """The plan of prepare_qat: a tuple of one LayerPlan for each layer."""
 
     __slots__ = ()
 
@@ -62,18 +62,18 @@ def plan_qat(
     skip: Selectors = (),
     layers: Mapping[str, Config] | None = None,
 ) -> QATPlan:
-    """Say what prepare_qat would do to each layer, and why, without doing it.
+    """Return which layers prepare_qat would quantize, and why not the others.
 
     Args:
-        model: any module; it is left as it is.
+        model: any module; not modified.
         config: as prepare_qat's.
         include: as prepare_qat's.
         skip: as prepare_qat's.
         layers: as prepare_qat's.
     Returns:
-        a plan for every layer that has an operator or could have one, then for the modules whose
-        own code multiplies and for layers that the model holds without registering them; print
-        shows them as a table.
+        a plan for every layer with weights; then for modules whose own code computes matrix
+        products, and for layers that the model holds without registering them. print shows a
+        table.
     Raises:
         TypeError, ValueError: as prepare_qat.
     """
@@ -87,12 +87,12 @@ def plan_qat(
 
 
 def plan_table(plans: Sequence[LayerPlan]) -> Listing:
-    """Lay out a plan.
+    """Return a plan as a table.
 
     Args:
         plans: from plan_qat.
     Returns:
-        a listing for print or rich.print.
+        the table, for print or rich.print.
     """
     quantized = sum(plan.action == QUANTIZE for plan in plans)
     return Listing(
@@ -122,7 +122,7 @@ def _plan(model: nn.Module, path: str, module: nn.Module, rules: Rules) -> Layer
     if read.weight.per_channel and not operator.may_be_channel_wise:
         weight = {**(chosen.get("retrain_weight_config") or {}), "channel_wise": False}
         chosen["retrain_weight_config"] = weight
-        reason += ", one weight scale (channel_wise is not for this class)"
+        reason += ", per-tensor weight scale (this class does not support channel_wise)"
     try:
         operator.check_layer(module, per_channel=False)
     except (ValueError, RuntimeError) as error:
@@ -143,7 +143,7 @@ def _by_rule(path: str, module: nn.Module, rules: Rules) -> LayerPlan | None:
 
 
 def _with_reference(model: nn.Module, plan: LayerPlan, held: Mapping[int, Reference]) -> LayerPlan:
-    """Say of a layer to be quantized where else the model holds it."""
+    """Add to the reason of a quantized layer where else the model holds it."""
     reference = held.get(id(model.get_submodule(plan.path)))
     if reference is None or plan.action != QUANTIZE:
         return plan
@@ -153,7 +153,7 @@ def _with_reference(model: nn.Module, plan: LayerPlan, held: Mapping[int, Refere
 
 
 def _left_out(model: nn.Module, rules: Rules, held: Mapping[int, Reference]) -> list[LayerPlan]:
-    """Say what else multiplies: code of modules, and layers that are not registered."""
+    """Return plans for matrix products in modules' code, and for layers that are not registered."""
     planned = {id(module) for _, module in candidates(model)}
     plans = []
     for path, module in model.named_modules(remove_duplicate=False):
@@ -164,6 +164,6 @@ def _left_out(model: nn.Module, rules: Rules, held: Mapping[int, Reference]) -> 
     registered = {id(module) for module in model.modules()}
     for reference in held.values():
         if id(reference.module) not in registered and has_operator(reference.module):
-            reason = f"held in {reference.kind}, so no part of the model to torch: register it"
+            reason = f"held in {reference.kind}, so it is not a submodule: register it"
             plans.append(_made(reference.where, reference.module, UNSUPPORTED, reason))
     return plans

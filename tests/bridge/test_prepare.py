@@ -52,7 +52,7 @@ def outcome(*arguments, **options):
 def test_the_plan_says_what_happens_to_each_layer_and_why():
     attention = "MultiheadAttention reads this weight without calling the layer"
     eval_mode = "TransformerEncoderLayer reads this weight without calling the layer in eval mode"
-    wide = ", one weight scale (channel_wise is not for this class)"
+    wide = ", per-tensor weight scale (this class does not support channel_wise)"
     chosen = {"channel_wise": True}
     plan = outcome(
         Zoo(),

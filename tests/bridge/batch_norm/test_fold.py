@@ -399,7 +399,10 @@ def started():
         (lambda: hooked(1, pre=True), "1: it has hooks"),
         (lambda: patched(0), "0: forward is patched"),
         (lambda: patched(1), "1: forward is patched"),
-        (lambda: pair(nn.utils.weight_norm(nn.Conv2d(3, 4, 1))), "0: its weight is not a parameter"),
+        (
+            lambda: pair(nn.utils.weight_norm(nn.Conv2d(3, 4, 1))),
+            "0: its weight is not a parameter",
+        ),
         (
             lambda: pair(nn.Conv2d(3, 4, 1).double()),
             "0 is torch.float64 on cpu, 1 is torch.float32",

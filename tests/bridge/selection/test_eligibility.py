@@ -185,8 +185,8 @@ def test_layers_that_are_not_registered_are_in_the_plan():
     model = nn.Sequential(nn.Linear(4, 4))
     model.blocks = [nn.Sequential(nn.Conv2d(1, 1, 1))]
     assert reasons(model) == {
-        "blocks[0].0": "held in a module that is not registered, so no part of the model to "
-        "torch: register it"
+        "blocks[0].0": "held in a module that is not registered, so it is not a submodule: "
+        "register it"
     }
 
 
