@@ -1,8 +1,8 @@
-"""Restating convolutions as others, in numpy.
+"""Equivalent forms of convolutions and pools, in numpy.
 
 Index, each importing only what is above it:
-    windows         pool windows that hold only padding
-    output_padding  output_padding that ONNX Runtime refuses
+    windows         pool windows that contain only padding
+    output_padding  transposed convolutions whose output_padding ONNX Runtime rejects
     conv_transpose  a transposed convolution as an ordinary one
-    conv3d          a convolution in three dimensions as one in two
+    conv3d          a 3-D convolution as a 2-D one
 """

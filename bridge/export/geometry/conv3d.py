@@ -1,13 +1,12 @@
-"""A convolution in three dimensions as one in two, for which ONNX Runtime has faster kernels.
-
-Each place of the output's depth becomes a picture of the batch, and what the kernel's taps along
-the depth see there becomes its channels:
+"""A 3-D convolution as a 2-D one, for which ONNX Runtime has faster integer kernels.
 
     y[n, :, d] = sum over k of conv2d(x[n, :, stride * d + dilation * k - pad], w[:, :, k])
 
-Channels are last while slices are moved about, as in the kernels: the Transposes next to the
-convolution, and those between two such layers, cancel when the model is loaded. Few channels in
-groups fill a kernel better as one group, with zeros between the groups.
+So each depth position d of the output becomes an image of the batch, and the input slices that the
+kernel's taps k read there become its channels. lower.conv3d slices and transposes the input.
+
+A convolution with few channels in several groups fills a kernel better as one group, with zeros
+between the groups.
 """
 
 from math import prod
@@ -21,23 +20,23 @@ from bridge.export.read.layer import QuantizedLayer
 
 _DIMENSIONS = 3
 _FEW_CHANNELS = 16
-"""Up to so many channels, groups are written as one."""
+"""Most input channels with which groups are merged into one."""
 
 _MOST_TAPS = 64
-"""Along the depth, where each is a slice of the input: more are more nodes than they are worth."""
+"""Most taps along the depth; each needs a Slice of the input, and more nodes do not pay off."""
 
 
 class Conv3dAsConv2d(NamedTuple):
-    """A convolution of pictures, and how volumes become these.
+    """The 2-D convolution that computes a 3-D one, and the geometry of the depth axis.
 
     Args:
-        weight: (out, in/groups * taps, height, width), taps first among what a group sees.
-        attributes: the operator's.
-        groups: of the operator.
+        weight: (out, taps * in/groups, height, width); the channels of a group are ordered by tap.
+        attributes: of the 2-D Conv.
+        groups: of the 2-D Conv.
         taps: of the kernel along the depth.
         stride: along the depth.
         dilation: along the depth.
-        pads: places of the depth before and behind.
+        pads: of the depth, before and after.
     """
 
     weight: Array
@@ -50,14 +49,14 @@ class Conv3dAsConv2d(NamedTuple):
 
 
 def can_be_conv2d(layer: QuantizedLayer) -> bool:
-    """Whether a layer is a convolution that can be one of pictures, by a kernel worth having.
+    """Whether a layer is a 3-D convolution that is faster as a 2-D one.
 
     Args:
         layer: any layer.
     Returns:
-        False too for padding that depends on the input's size, for kernels of one tap or of very
-            many along the depth, and for many channels in groups of one, whose kernel wants one
-            tap.
+        False also for padding that depends on the input's size, for kernels of one tap or with
+        very many taps along the depth, and for depthwise convolutions with many channels, whose
+        kernel is fast only for one input channel per group.
     """
     if layer.op != "Conv" or layer.weight.ndim != _DIMENSIONS + 2 or not layer.fixed_padding:
         return False
@@ -69,18 +68,18 @@ def can_be_conv2d(layer: QuantizedLayer) -> bool:
 
 
 def as_conv2d(layer: QuantizedLayer) -> Conv3dAsConv2d:
-    """Restate a layer as a convolution of pictures.
+    """Return the 2-D convolution that computes a 3-D one.
 
     Args:
         layer: one that can_be_conv2d.
     Returns:
-        the convolution.
+        the 2-D convolution.
     Raises:
-        ValueError: the layer is no such convolution.
+        ValueError: an attribute of the layer is invalid.
     """
     axes = conv_axes(layer)
     if axes is None:
-        raise ValueError(f"layer {layer.name!r} has no pictures")
+        raise ValueError(f"layer {layer.name!r} has no equivalent 2-D convolution")
     depth, *plane = axes
     weight, groups = layer.weight, layer.groups
     if weight.shape[1] * groups <= _FEW_CHANNELS:
@@ -100,7 +99,7 @@ def as_conv2d(layer: QuantizedLayer) -> Conv3dAsConv2d:
 
 
 def _one_group(weight: Array, groups: int) -> Array:
-    """(out, in/groups, ...) -> (out, in, ...), zeros where another group's inputs are."""
+    """(out, in/groups, ...) -> (out, in, ...), with zeros for the inputs of other groups."""
     outputs, inputs, *kernel = weight.shape
     whole = np.zeros((groups, outputs // groups, groups, inputs, *kernel), weight.dtype)
     each = np.arange(groups)

@@ -1,13 +1,16 @@
 """A transposed convolution as an ordinary one, for which there are integer operators.
 
-Outputs whose places leave the same rest when divided by the stride s see the same weights: for
-place s * m + r - start of the output, with a kernel index k, dilation d and padding p before,
+    ConvTranspose <strides = s>  =  Conv <strides = 1>, s times the channels per axis -> interleave
+
+Output positions with the same remainder r modulo the stride s, a phase, are sums over the same
+weights: with kernel index k, dilation d and leading padding p,
 
     y[s * m + r - start] = sum over k and c of x[m + c] w[k],   s * c = r - start + p - k * d
 
-Each rest r is a convolution of stride 1. All of them become the output channels of one (Shi et al.
-2016), whose phases are then put in order (lower.depth_to_space). With stride 1 it is the
-kernel turned around. start, which is cut off again, is chosen to leave the fewest taps.
+So each phase is a convolution of stride 1, and all phases together are one convolution, whose
+output channels lower.depth_to_space interleaves (Shi et al. 2016). With stride 1 there is a single
+phase, with the kernel flipped. The first `start` positions are cut off again; start is chosen so
+that the kernel has the fewest taps.
 """
 
 from collections.abc import Sequence
@@ -24,21 +27,21 @@ from bridge.export.read.layer import QuantizedLayer
 
 _MOST_AXES = 2
 _MOST_ZEROS = 16
-"""How many times as many weights the convolution may have, the rest of them zeros."""
+"""Largest ratio of the convolution's weights to the layer's; all additional ones are zeros."""
 _MOST_TAPS = 1 << 18
-"""How many taps the phases of an axis may have together: what is tried for them grows so."""
+"""Largest number of taps over all phases of an axis: the search for `start` takes as many steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """The order of the convolution's output channels, and what its output is more.
+    """How to interleave the convolution's output channels, and what to crop then.
 
     Args:
         channels: output channels of the transposed convolution.
-        strides: one an axis.
-        starts: places to cut off before, one an axis.
-        ends: places to cut off behind.
-        first: channels are (phases, channels), not (channels, phases).
+        strides: one per axis.
+        starts: positions to cut off at the start of each axis.
+        ends: positions to cut off at its end.
+        first: whether the output channels are (phases, channels) and not (channels, phases).
     """
 
     channels: int
@@ -48,24 +51,24 @@ class Phases:
     first: bool
 
     def spread(self, values: Array) -> Array:
-        """Give every phase its channel's value.
+        """Repeat a value per channel for all phases.
 
         Args:
             values: (channels,).
         Returns:
-            one value an output channel of the convolution.
+            (channels * phases,), in the order of the convolution's output channels.
         """
         count = prod(self.strides)
         return np.tile(values, count) if self.first else np.repeat(values, count)
 
 
 class Convolution(NamedTuple):
-    """An ordinary convolution.
+    """An ordinary convolution that computes a layer.
 
     Args:
         weight: (out, in/groups, ...).
-        attributes: the operator's.
-        phases: what its output channels are; None if nothing but channels.
+        attributes: of the Conv.
+        phases: of a transposed convolution, None for an ordinary one.
     """
 
     weight: Array
@@ -74,7 +77,16 @@ class Convolution(NamedTuple):
 
 
 class ConvAxis(NamedTuple):
-    """One axis of a convolution: kernel size, stride, dilation, pads, output_padding."""
+    """Geometry of one spatial axis of a layer.
+
+    Args:
+        size: of the kernel.
+        stride: of the axis.
+        dilation: of the axis.
+        begin: padding before.
+        end: padding after.
+        more: output_padding.
+    """
 
     size: int
     stride: int
@@ -84,12 +96,12 @@ class ConvAxis(NamedTuple):
     more: int
 
 
-_NUMBERS = (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1))
-"""Attributes, their least values, and how many an axis; in the order of ConvAxis."""
+_ATTRIBUTES = (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1))
+"""(name, smallest value, values per axis), in the order of ConvAxis."""
 
 
 class _Axis(NamedTuple):
-    """One axis of the convolution; taps[k] is the phase and the place of a weight."""
+    """One axis of the convolution; taps[k] is (phase, kernel position) of the layer's weight k."""
 
     start: int
     end: int
@@ -100,13 +112,13 @@ class _Axis(NamedTuple):
 
 
 def can_be_convolution(layer: QuantizedLayer) -> bool:
-    """Whether a layer is a transposed convolution that can be an ordinary one.
+    """Whether a layer is a transposed convolution that has an equivalent ordinary one.
 
     Args:
         layer: any layer.
     Returns:
-        False too for three dimensions, for padding that depends on the input's size, for
-        attributes that no operator takes, and where most weights would be zeros.
+        False also for three spatial axes, for padding that depends on the input's size, for
+        invalid attributes, and if too many weights would be zeros.
     """
     if layer.op != "ConvTranspose" or layer.weight.ndim - 2 > _MOST_AXES:
         return False
@@ -123,21 +135,21 @@ def can_be_convolution(layer: QuantizedLayer) -> bool:
 
 
 def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Convolution:
-    """Restate a layer as an ordinary convolution.
+    """Return the ordinary convolution that computes a layer.
 
     Args:
         layer: a convolution, or a transposed one that can_be_convolution.
-        phases_first: which order of channels to choose; only for one group.
+        phases_first: order the output channels as (phases, channels); only for one group.
     Returns:
-        the convolution.
+        the convolution; for a layer that is one already, its own weight and attributes.
     Raises:
-        ValueError: the layer is a transposed convolution of another kind.
+        ValueError: the layer is a transposed convolution with invalid attributes.
     """
     if layer.op != "ConvTranspose":
         return Convolution(layer.weight, layer.attributes, None)
     given = conv_axes(layer)
     if given is None:
-        raise ValueError(f"layer {layer.name!r} has no phases")
+        raise ValueError(f"layer {layer.name!r} has no equivalent convolution")
     strides, axes = tuple(one.stride for one in given), [_best(one) for one in given]
     groups, (inputs, channels) = layer.groups, layer.weight.shape[:2]
     rows = layer.weight.reshape(groups, inputs // groups, channels, *layer.weight.shape[2:])
@@ -147,8 +159,8 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
     )
     for kernel in product(*(range(len(axis.taps)) for axis in axes)):
         taps = [axis.taps[k] for axis, k in zip(axes, kernel, strict=True)]
-        phase, place = zip(*taps, strict=True)
-        at = (slice(None), slice(None), *phase, slice(None), *place)
+        phase, position = zip(*taps, strict=True)
+        at = (slice(None), slice(None), *phase, slice(None), *position)
         weight[at] = rows[(slice(None),) * 3 + kernel].swapaxes(1, 2)
     if phases_first:
         weight = np.moveaxis(weight, 1, 1 + len(axes))
@@ -170,16 +182,16 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
 
 
 def conv_axes(layer: QuantizedLayer) -> list[ConvAxis] | None:
-    """Return what a layer's attributes say of each axis.
+    """Read the geometry of each spatial axis from a layer's attributes.
 
     Args:
         layer: a convolution, transposed or not.
     Returns:
-        one entry an axis; None if no operator takes them.
+        one entry per axis; None if an attribute is invalid.
     """
     kernel = layer.weight.shape[2:]
     columns: list[Sequence[int]] = [kernel]
-    for name, least, count in _NUMBERS:
+    for name, least, count in _ATTRIBUTES:
         numbers = layer.attributes.get(name) or (least,) * count * len(kernel)
         whole = isinstance(numbers, Sequence) and all(isinstance(n, int) for n in numbers)
         if not whole or len(numbers) != count * len(kernel) or min(numbers) < least:
@@ -190,26 +202,26 @@ def conv_axes(layer: QuantizedLayer) -> list[ConvAxis] | None:
 
 @lru_cache(maxsize=1024)
 def _best(given: ConvAxis) -> _Axis:
-    """Lay an axis out with the places more at the front that leave the fewest taps."""
+    """Lay out an axis with the `start` that gives the fewest taps."""
     return min((_axis(given, start) for start in range(given.stride)), key=lambda a: a.size)
 
 
 def _axis(given: ConvAxis, start: int) -> _Axis:
     size, stride, dilation, begin, end, more = given
-    # What the output is longer than stride * (length of the input - 1).
-    rest = dilation * (size - 1) + 1 - begin - end + more
+    # Output length minus stride * (input length - 1).
+    extra = dilation * (size - 1) + 1 - begin - end + more
     reach = [start - begin + k * dilation for k in range(size)]
     phases = [r % stride for r in reach]
     shifts = [(phase - r) // stride for phase, r in zip(phases, reach, strict=True)]
     step = dilation if stride == 1 else 1
     low, high = min(shifts), max(shifts)
-    blocks = -(-(rest + start) // stride)
-    before, behind = -low, blocks - 1 + high
+    blocks = -(-(extra + start) // stride)
+    before, after = -low, blocks - 1 + high
     return _Axis(
-        # No operator takes negative padding: what it would leave out is cut off.
+        # Padding cannot be negative: instead, more positions are cut off.
         start=start + stride * max(0, -before),
-        end=stride * (blocks + max(0, -behind)) - rest - start,
-        pads=(max(0, before), max(0, behind)),
+        end=stride * (blocks + max(0, -after)) - extra - start,
+        pads=(max(0, before), max(0, after)),
         dilation=step,
         size=(high - low) // step + 1,
         taps=tuple((p, (c - low) // step) for p, c in zip(phases, shifts, strict=True)),

@@ -1,11 +1,11 @@
-"""Transposed convolutions as ONNX Runtime takes them.
+"""Transposed convolutions whose output_padding is valid for ONNX Runtime.
 
-It refuses a ConvTranspose whose output_padding is not less than its stride, which torch and ONNX
-allow below the dilation. What output_padding adds, padding cuts off at the same end:
+ONNX Runtime rejects a ConvTranspose whose output_padding is not less than its stride; torch and
+ONNX allow it below the dilation. output_padding adds positions where the end padding removes them:
 
     ConvTranspose(pads_end = p, output_padding = o)  =  ConvTranspose(p - m, o - m),  m = min(o, p)
 
-and what is left, where nothing is cut, taps of 0 at the kernel's end add.
+If o > p, zeros at the end of the kernel add the remaining positions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from bridge.export.read.layer import QuantizedLayer
 
 
 def with_valid_output_padding(layer: QuantizedLayer) -> QuantizedLayer:
-    """Restate a layer so that ONNX Runtime takes its operator in float.
+    """Return an equivalent layer whose float operator ONNX Runtime accepts.
 
     Args:
         layer: any layer.
     Returns:
-        the layer itself, or a transposed convolution with more taps and other attributes.
+        the layer itself, or a transposed convolution with a larger kernel and other attributes.
     """
     if layer.op != "ConvTranspose":
         return layer
@@ -35,14 +35,14 @@ def with_valid_output_padding(layer: QuantizedLayer) -> QuantizedLayer:
 def reduce_output_padding(
     strides: Sequence[int], pads: Sequence[int], output_padding: Sequence[int]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Restate a transposed convolution so that output_padding is less than the stride.
+    """Reduce output_padding below the stride.
 
     Args:
-        strides: one an axis.
-        pads: starts, then ends.
-        output_padding: one an axis.
+        strides: one per axis.
+        pads: of the starts of all axes, then of their ends.
+        output_padding: one per axis.
     Returns:
-        pads, output_padding, and the zeros to add at the end of each axis.
+        pads; output_padding; and the positions still to be added at the end of each axis.
 
     >>> reduce_output_padding([1, 2], [1, 0, 1, 0], [2, 1])
     ([1, 0, 0, 0], [0, 1], [1, 0])
@@ -51,24 +51,24 @@ def reduce_output_padding(
     pads, kept, zeros = list(pads), list(output_padding), [0] * spatial
     for axis, stride in enumerate(strides):
         if kept[axis] >= stride:
-            moved = min(kept[axis], pads[spatial + axis])
-            pads[spatial + axis] -= moved
-            kept[axis], zeros[axis] = 0, kept[axis] - moved
+            cancelled = min(kept[axis], pads[spatial + axis])
+            pads[spatial + axis] -= cancelled
+            kept[axis], zeros[axis] = 0, kept[axis] - cancelled
     return pads, kept, zeros
 
 
 def pad_kernel(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
-    """Restate a transposed convolution so that ONNX Runtime takes it.
+    """Append zeros to the kernel of a transposed convolution, so that ONNX Runtime accepts it.
 
     Zeros at the end of the kernel add the output positions that reduce_output_padding leaves, and
     padding cuts off the surplus. So the bias is added everywhere, and no output is empty before it
     is padded.
 
     Args:
-        weight: in the operator's own layout.
-        attributes: the operator's own.
+        weight: (in, out/groups, ...).
+        attributes: of the ConvTranspose.
     Returns:
-        the weight and the attributes; both as they are for other operators.
+        the weight and the attributes, unchanged if they are valid.
     """
     given = dict(attributes)
     taps, new = kernel_padding(given)
@@ -79,10 +79,18 @@ def pad_kernel(weight: Array, attributes: Mapping[str, Any]) -> tuple[Array, dic
 
 
 FITTED_ATTRIBUTES = {"pads", "output_padding", "kernel_shape"}
+"""Attributes that kernel_padding may change."""
 
 
 def kernel_padding(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
-    """Return how many taps of 0 an operator needs, and its attributes then, the same if none."""
+    """Return the zeros to append to a kernel so that ONNX Runtime accepts the operator.
+
+    Args:
+        given: attributes of a ConvTranspose.
+    Returns:
+        the number of zeros per axis, and the attributes with which they are valid; [] and `given`
+        itself if nothing is to be changed.
+    """
     padding = given.get("output_padding")
     fixed = (given.get("auto_pad") or "NOTSET") == "NOTSET" and not given.get("output_shape")
     if not padding or not fixed:
@@ -90,7 +98,7 @@ def kernel_padding(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
     ones = [1] * len(padding)
     strides, dilations = (given.get(name) or ones for name in ("strides", "dilations"))
     if not _is_geometry(padding, strides, dilations):
-        return [], given  # nothing that an operator takes
+        return [], given  # invalid in ONNX too
     if all(more < stride for more, stride in zip(padding, strides, strict=True)):
         return [], given
     pads, kept, zeros = reduce_output_padding(
@@ -107,7 +115,7 @@ def kernel_padding(given: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
 
 
 def _is_geometry(padding: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> bool:
-    """Whether lists are of one length, and output_padding is less than stride or dilation."""
+    """Whether lists have the same length, and output_padding is less than stride or dilation."""
     if not len(padding) == len(strides) == len(dilations):
         return False
     each = zip(padding, strides, dilations, strict=True)

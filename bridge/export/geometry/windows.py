@@ -1,8 +1,8 @@
-"""Windows of a MaxPool that lie wholly in padding.
+"""Windows of a MaxPool that contain only padding.
 
-What a pool makes of such a window is no value of its input but the lowest number of its type: 0 of
-uint8 codes, -3.4e38 of floats in ONNX Runtime. So a limit commutes with a pool only where no window
-is one; a quantizer does, as it saturates.
+The output for such a window is the lowest number of the data type: 0 for uint8, -3.4e38 for floats
+in ONNX Runtime. So a Clip commutes with a MaxPool only if there is no such window; a QuantizeLinear
+always does, as it saturates.
 """
 
 from typing import NamedTuple
@@ -11,11 +11,20 @@ import numpy as np
 import onnx_ir as ir
 
 LOWEST = float(np.finfo(np.float32).min)
-"""What ONNX Runtime's MaxPool of floats makes of a window without values."""
+"""Output of ONNX Runtime's float MaxPool for a window that contains only padding."""
 
 
 class PoolAxis(NamedTuple):
-    """One spatial axis of a pool."""
+    """One spatial axis of a pool.
+
+    Args:
+        size: of the input.
+        taps: of the kernel.
+        dilation: of the kernel.
+        stride: of the windows.
+        before: padding before the input.
+        after: padding after it.
+    """
 
     size: int
     taps: int
@@ -25,46 +34,46 @@ class PoolAxis(NamedTuple):
     after: int
 
     @property
-    def reach(self) -> int:
-        """Positions from the first to the last tap of a window."""
+    def extent(self) -> int:
+        """Length of a window, from its first to its last tap."""
         return self.dilation * (self.taps - 1) + 1
 
     @property
     def inferred(self) -> int:
-        """Windows that shape inference finds with `ceil_mode`."""
-        span = self.size + self.before + self.after - self.reach
+        """Number of windows by shape inference with ceil_mode."""
+        span = self.size + self.before + self.after - self.extent
         return -(-span // self.stride) + 1
 
     @property
     def computed(self) -> int:
-        """Windows that a runtime computes: none that starts in the padding after the input."""
+        """Number of windows that runtimes compute: without one that starts after the input."""
         start = (self.inferred - 1) * self.stride
         return self.inferred - (start >= self.size + self.before)
 
     @property
     def needed(self) -> int:
-        """Padding after the input that gives as many windows without rounding up."""
-        end = (self.computed - 1) * self.stride + self.reach
+        """Padding after the input with which floor mode has the computed number of windows."""
+        end = (self.computed - 1) * self.stride + self.extent
         return max(end - self.size - self.before, 0)
 
     @property
-    def reaches(self) -> bool:
-        """Whether every window that inference finds holds a value of the input."""
+    def has_values(self) -> bool:
+        """Whether every window contains a value of the input."""
         within = self.dilation == 1 and self.size >= 1 and self.before < self.taps
         return within and self.inferred == self.computed
 
 
 def may_see_only_padding(node: ir.Node) -> bool:
-    """Whether a window of a node may hold no value of its input, whatever its sizes are.
+    """Whether a MaxPool can have a window that contains only padding, for some input size.
 
-    Without dilation a window is one run of positions, and ONNX Runtime takes less padding than the
-    kernel is long, so a run that starts before the input reaches into it. Only `ceil_mode` can
-    start one after its end.
+    Without dilation a window is contiguous, and ONNX Runtime requires the padding to be less than
+    the kernel size, so a window that starts before the input overlaps it. Only ceil_mode allows
+    windows that start after the input.
 
     Args:
         node: any node.
     Returns:
-        False for all but MaxPool nodes.
+        False for other operators.
     """
     if node.op_type != "MaxPool":
         return False
@@ -73,16 +82,15 @@ def may_see_only_padding(node: ir.Node) -> bool:
 
 
 def every_window_has_values(node: ir.Node) -> bool:
-    """Whether every window of a MaxPool with `ceil_mode` is known to hold a value of its input.
+    """Whether every window of a MaxPool with ceil_mode contains a value of its input.
 
     Args:
         node: a MaxPool.
     Returns:
-        False too where the sizes of its input are not known, with dilation, and with padding that
-        depends on these sizes.
+        False also if the size of its input is not known, with dilation, and with auto_pad.
     """
     axes = pool_axes(node)
-    return bool(axes) and all(axis.reaches for axis in axes)
+    return bool(axes) and all(axis.has_values for axis in axes)
 
 
 def pool_axes(node: ir.Node) -> list[PoolAxis]:
@@ -91,8 +99,8 @@ def pool_axes(node: ir.Node) -> list[PoolAxis]:
     Args:
         node: a pool.
     Returns:
-        one entry an axis; [] where sizes are not known, padding depends on them, or attributes do
-        not fit, at which onnx.checker does not look.
+        one entry per axis; [] if the input's size is not known, with auto_pad, and for invalid
+        attributes, which onnx.checker does not check.
     """
     given = {name: attribute.value for name, attribute in node.attributes.items()}
     kernel = given.get("kernel_shape") or []

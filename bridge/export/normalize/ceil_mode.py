@@ -51,7 +51,7 @@ def _restate(node: ir.Node) -> bool:
         return False
     counts_padding = node.op_type != "MaxPool" and "count_include_pad" in node.attributes
     for axis in axes:
-        if axis.needed >= axis.reach or (counts_padding and axis.needed > axis.after):
+        if axis.needed >= axis.extent or (counts_padding and axis.needed > axis.after):
             return False
     pads = [axis.before for axis in axes] + [axis.needed for axis in axes]
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
