@@ -97,7 +97,7 @@ def write_files(folder: Path) -> Iterator[tuple[str, str]]:
     from bridge.export.normalize.model import read_model
     from bridge.export.pipeline import convert_model
     from bridge.export.targets.ascend.twin import twin_of
-    from tests.networks.exporting import export
+    from tests.support.exporting_networks import export
 
     for name, (model, shape, forms) in _networks().items():
         torch.manual_seed(0)

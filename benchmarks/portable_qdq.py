@@ -66,8 +66,8 @@ def convert(folder: Path, width: int = 64, side: int = SIDE) -> tuple[Path, Path
 
     from bridge import convert_qat_model
     from examples.networks import resnet18
-    from tests.networks.exporting import export
-    from tests.networks.models import randomized
+    from tests.support.exporting_networks import export
+    from tests.support.networks import randomized
 
     model, x = randomized(lambda: resnet18(width=width), 1, 3, side, side)
     with torch.no_grad():

@@ -13,9 +13,10 @@ from bridge import calibrate, float_model, functionalize, prepare_qat, to_module
 from bridge.export.pipeline import convert_model
 from bridge.modules import LAYER_CLASSES
 from bridge.modules.weighted import calibrating
-from property_tests.bridge.builders import Graph, add_layer
-from property_tests.bridge.cases import Case, Draw
-from property_tests.bridge.depth import share
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import Draw
+from tests.support.graphs.builders import Graph, add_layer
+from tests.support.modules.case import Case
 
 _SIZE = 3
 _LEAVES = ("linear", "conv", "norm", "relu", "again", "tied")
@@ -138,7 +139,7 @@ _DERIVED = {"acts_scale", "acts_offset_deploy", "wts_offsets_deploy", "s_rec_fla
 """The buffers that are computed from the rest."""
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(models(), configurations(), st.integers(0, 3))
 def test_functional_form_and_back_is_the_model(model: nn.Module, config: Any, seen: int) -> None:
     """m, its functional form and to_module of that compute and hold the same."""
@@ -168,7 +169,7 @@ def test_functional_form_and_back_is_the_model(model: nn.Module, config: Any, se
         assert left <= _DERIVED
 
 
-@share(10)
+@share_of_examples(1 / 10)
 @given(st.lists(st.integers(0, 2), min_size=2, max_size=5), st.integers(0, 999))
 def test_tied_layers_have_one_initializer(owners: list[int], seed: int) -> None:
     """As many weights in fake-quant and deploy as there are Parameters."""

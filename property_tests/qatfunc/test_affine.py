@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from property_tests.strategies import Affine, affines, permutations, powers_of_two
+from property_tests.strategies.grids import Affine, affines
+from property_tests.strategies.tensors import permutations, powers_of_two
 from qatfunc import QParams, dequantize, fake_quantize, quantize, quantize_centered
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 
 @given(affines())

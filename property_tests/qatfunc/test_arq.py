@@ -5,17 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from property_tests.strategies import (
-    EPS,
-    Weight,
-    permutations,
-    powers_of_two,
-    weight_specs,
-    weights,
-)
+from property_tests.strategies.grids import weight_specs
+from property_tests.strategies.tensors import EPS, permutations, powers_of_two
+from property_tests.strategies.weights import Weight, weights
 from qatfunc import WeightSpec, arq_qparams, arq_quantize, fake_quantize, quantize
-from tests.qatfunc.bits import has_negative_zero, same_bits
-from tests.qatfunc.integer_reference import output_channels, weight_codes
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions.integer_reference import output_channels, weight_codes
 
 PER_CHANNEL = weight_specs(per_channel=(True,))
 PLAIN, TRANSPOSED = ((False, 1),), ((True, 1), (True, 2))

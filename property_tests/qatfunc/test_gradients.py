@@ -5,17 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
-from property_tests.qatfunc.float64_layers import LayerDerivatives, exact, product_gradients
-from property_tests.qatfunc.transforms import by_name, directions
-from property_tests.strategies import (
-    LAYERS,
-    SEEDS,
-    Product,
-    QuantizedLayer,
-    products,
-    share_of_examples,
-)
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.operators import LAYERS, products
+from property_tests.strategies.tensors import SEEDS
 from qatfunc import operators
+from tests.support.functions.float64_layers import LayerDerivatives, exact, product_gradients
+from tests.support.functions.operands import Product, QuantizedLayer
+from tests.support.functions.transforms import by_name, directions
 
 
 @pytest.mark.parametrize("name", list(LAYERS))

@@ -4,10 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from property_tests.strategies import Affine, affines, permutations, powers_of_two
+from property_tests.strategies.grids import Affine, affines
+from property_tests.strategies.tensors import permutations, powers_of_two
 from qatfunc import QParams, fake_quantize, lsq_quantize
-from tests.qatfunc import float64_gradients
-from tests.qatfunc.bits import has_negative_zero, same_bits
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions import float64_gradients
 
 
 def quantized(case: Affine) -> tuple[torch.Tensor, QParams]:

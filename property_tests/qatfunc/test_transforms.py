@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from property_tests.qatfunc.float64_layers import LayerDerivatives, Named, exact
-from property_tests.qatfunc.transforms import Case, Operands, by_name, case_of
-from property_tests.strategies import NAMED_LAYERS, SEEDS, NamedLayer, share_of_examples
-from tests.qatfunc.bits import same_bits
-from tests.qatfunc.composed import without_fusing
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.operators import NAMED_LAYERS, NamedLayer
+from property_tests.strategies.tensors import SEEDS
+from tests.support.bits import same_bits
+from tests.support.functions.composed import without_fusing
+from tests.support.functions.float64_layers import LayerDerivatives, Named, exact
+from tests.support.functions.transforms import Case, Operands, by_name, case_of
 
 FACTORS = torch.tensor([1.0, 0.5, -1.0])
 

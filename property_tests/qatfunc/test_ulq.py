@@ -4,14 +4,9 @@ import numpy as np
 import torch
 from hypothesis import given
 
-from property_tests.strategies import (
-    Activation,
-    activation_specs,
-    activations,
-    broken_clips,
-    clips,
-    powers_of_two,
-)
+from property_tests.strategies.activations import Activation, activations, broken_clips, clips
+from property_tests.strategies.grids import activation_specs
+from property_tests.strategies.tensors import powers_of_two
 from qatfunc import (
     ActivationSpec,
     Clip,
@@ -22,9 +17,9 @@ from qatfunc import (
     ulq_quantize,
 )
 from qatfunc.ulq import valid_ends
-from tests.qatfunc import float64_gradients
-from tests.qatfunc.bits import has_negative_zero, same_bits
-from tests.qatfunc.integer_reference import activation_grid, centered_codes
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions import float64_gradients
+from tests.support.functions.integer_reference import activation_grid, centered_codes
 
 
 def used(case: Activation) -> torch.Tensor:

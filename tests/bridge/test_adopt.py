@@ -10,8 +10,8 @@ from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, adopt, calibrate, convert_qat_model, verify
 from bridge.export.result.conversion import MovedRescale
-from tests.bridge.exporting import export
-from tests.bridge.layers import same_state, state
+from tests.support.exporters import export
+from tests.support.modules.layers import same_state, state
 
 
 def network():

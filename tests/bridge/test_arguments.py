@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bridge
-from tests.bridge.layers import config
+from tests.support.modules.layers import config
 
 
 def net():

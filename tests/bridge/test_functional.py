@@ -18,7 +18,7 @@ from bridge import (
     prepare_qat,
     to_module,
 )
-from tests.bridge.layers import config, same_state, state
+from tests.support.modules.layers import config, same_state, state
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 RECIPROCAL = LEARNED | {"s_rec_flag": True}

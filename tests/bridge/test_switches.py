@@ -26,9 +26,9 @@ from bridge import (
 )
 from qatfunc import arq_qparams, resolve_clip, ulq_qparams
 from qatfunc.affine import fake_quantize
-from tests.bridge.exporting import EXPORTERS, export, quiet
-from tests.bridge.layers import KINDS, NAMES, calibrated, config, same_state, state
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
+from tests.support.exporters import EXPORTERS, export, quiet
+from tests.support.modules.layers import KINDS, NAMES, calibrated, config, same_state, state
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain", "s_rec_flag": True}
 

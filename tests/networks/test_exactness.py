@@ -21,8 +21,8 @@ from examples.networks import (
     resnet101,
     volume_network,
 )
-from tests.networks.exporting import export
-from tests.networks.models import randomized
+from tests.support.exporting_networks import export
+from tests.support.networks import randomized
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 ROUND_OTHERWISE = (nn.BatchNorm2d, nn.Sigmoid, nn.AdaptiveAvgPool2d, nn.LayerNorm, nn.GELU)

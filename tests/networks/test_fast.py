@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bridge import Conversion, Verification, convert_qat_model, fold_batch_norm, verify
 from examples.networks import UNet, mobilenet_v2, resnet18
-from tests.networks.exporting import export
-from tests.networks.models import randomized
 from tests.networks.test_exactness import LEVELS, run, same_bits
+from tests.support.exporting_networks import export
+from tests.support.networks import randomized
 
 NETWORKS = {
     "resnet18": (lambda: resnet18(width=16), (1, 3, 32, 32)),

@@ -6,7 +6,7 @@ import torch
 
 from bridge import calibrate, convert_qat_model, prepare_qat, verify
 from examples import faces
-from tests.networks.exporting import export
+from tests.support.exporting_networks import export
 
 pytestmark = pytest.mark.skipif(
     not faces.is_available(), reason="facenet-pytorch, which has the weights, is not installed"

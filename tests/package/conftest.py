@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.source import ROOT
+from tests.support.source import ROOT
 
 _LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", ".*_cache", ".hypothesis", "outputs", "build")
 

@@ -5,7 +5,7 @@ import tarfile
 import zipfile
 
 from qatfunc.version import __version__
-from tests.package.source import ROOT
+from tests.support.source import ROOT
 
 FOLDERS = ("benchmarks", "bridge", "docs", "examples", "property_tests", "qatfunc", "tests")
 KINDS = {".py", ".md", ".json", ".txt", ".onnx", ".typed"}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.package.source import ROOT, imported, trees
+from tests.support.source import ROOT, imported, trees
 
 ONNX = {"onnx", "onnx_ir", "onnxscript", "onnxruntime"}
 COMPILER = {"torch._dynamo", "torch._inductor"}

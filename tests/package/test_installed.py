@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.source import ROOT
+from tests.support.source import ROOT
 
 REVEALED = """
 reveal_type(bridge.__version__)

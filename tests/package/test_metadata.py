@@ -9,7 +9,7 @@ import bridge
 import qatfunc
 from bridge.cli import main
 from qatfunc.version import __version__
-from tests.package.source import ROOT
+from tests.support.source import ROOT
 
 
 def text(name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 import bridge
 from bridge.export import public
-from tests.package.source import ROOT
+from tests.support.source import ROOT
 
 
 def test_every_name_can_be_had():

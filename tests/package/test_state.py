@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 
-from tests.package.source import trees
+from tests.support.source import trees
 
 WRITERS = {
     # In a forward: the ranges at the last batch of calibration, the count of batches, the last

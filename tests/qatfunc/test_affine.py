@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qatfunc import IntSpec, QParams, dequantize, fake_quantize, quantize, quantize_centered
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 INT8 = IntSpec(bits=8)
 

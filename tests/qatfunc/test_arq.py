@@ -4,7 +4,7 @@ import torch
 from qatfunc import WeightSpec, arq_qparams, arq_quantize
 from qatfunc.arq import symmetric_scale
 from qatfunc.spec import IntSpec
-from tests.qatfunc.bits import has_negative_zero, same_bits
+from tests.support.bits import has_negative_zero, same_bits
 
 INT8 = WeightSpec()
 EPS = 2.0**-23

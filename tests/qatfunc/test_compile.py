@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tests.qatfunc.bits import same_bits
-from tests.qatfunc.layers import Layer, layer
+from tests.support.bits import same_bits
+from tests.support.functions.layers import Layer, layer
 
 Params = dict[str, Any]
 NAMES = ["linear", "conv2d", "conv3d", "conv_transpose2d"]

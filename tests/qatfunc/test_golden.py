@@ -26,7 +26,7 @@ from qatfunc import (
     ulq_quantize,
 )
 from qatfunc.linear_maps.channels import per_output, to_full_rank
-from tests.golden import Case, parameters
+from tests.support.golden.recordings import Case, parameters
 
 GRADIENT = {"rtol": 1e-5, "atol": 1e-7}
 

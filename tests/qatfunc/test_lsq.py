@@ -6,8 +6,8 @@ from torch import Tensor
 
 from qatfunc import IntSpec, lsq_quantize, resolve_scale
 from qatfunc.limits import LARGEST_SCALE, SMALLEST_SCALE
-from tests.qatfunc import float64_gradients
-from tests.qatfunc.bits import has_negative_zero, same_bits
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions import float64_gradients
 
 INT2 = IntSpec(bits=2)
 

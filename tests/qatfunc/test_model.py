@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qatfunc import ActivationSpec, Clip, LayerSpec, SearchSpec, WeightSpec, calibration, operators
 from qatfunc.model import LayerState, transform
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 SPEC = LayerSpec()
 

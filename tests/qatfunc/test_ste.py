@@ -2,7 +2,7 @@ import torch
 
 from qatfunc import straight_through
 from qatfunc.ste import replace_value
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 
 def test_numbers_are_the_values():

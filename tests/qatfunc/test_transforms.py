@@ -10,8 +10,8 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 from torch.utils._pytree import tree_leaves, tree_map
 
 from qatfunc import Clip, LayerSpec, operators, quantize_centered, ulq_qparams
-from tests.qatfunc.bits import same_bits
-from tests.qatfunc.layers import NAMES, Layer, layer
+from tests.support.bits import same_bits
+from tests.support.functions.layers import NAMES, Layer, layer
 
 Params = dict[str, Any]
 

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from qatfunc import ActivationSpec, Clip, resolve_clip, ulq_qparams, ulq_quantize
-from tests.qatfunc import float64_gradients
-from tests.qatfunc.bits import has_negative_zero, same_bits
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions import float64_gradients
 
 INT8 = ActivationSpec()
 INT2 = ActivationSpec(bits=2)

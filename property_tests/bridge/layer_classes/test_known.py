@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import bridge
 from bridge.layer_classes.known import same_pads
-from property_tests.bridge.depth import share
+from property_tests.strategies.examples import share_of_examples
 from qatfunc import Clip, operators
 
 _CLIPS = {"retrain_data_config": {"clip_max": 2.0, "clip_min": -1.0}}
@@ -32,7 +32,7 @@ bridge.register_layer(Drawn, padding=lambda layer, _: layer.pads, weight=lambda 
 _AMOUNT = st.integers(0, 3)
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(
     pads=st.tuples(st.tuples(_AMOUNT, _AMOUNT), st.tuples(_AMOUNT, _AMOUNT)),
     padding=st.sampled_from([0, 1, (0, 2), "valid", "same"]),

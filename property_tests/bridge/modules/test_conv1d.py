@@ -2,14 +2,15 @@
 
 from hypothesis import given
 
-from property_tests.bridge.builders import inter_model
-from property_tests.bridge.cases import Case, conv1d_cases
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import (
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import conv1d_cases
+from tests.support.conversions import (
     assert_fake_equals_ascend,
     assert_fake_equals_deploy,
     assert_same_bits,
 )
+from tests.support.graphs.builders import inter_model
+from tests.support.modules.case import Case
 
 
 @given(conv1d_cases())
@@ -19,7 +20,7 @@ def test_torch_equals_fake_quant_equals_deploy(case: Case) -> None:
     assert_same_bits(case.run(), y, "torch")
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(conv1d_cases(bits=16))
 def test_16_bit_inputs_are_exact_too(case: Case) -> None:
     """y_torch = y_fake = y_deploy in every bit, at every optimization level."""
@@ -27,7 +28,7 @@ def test_16_bit_inputs_are_exact_too(case: Case) -> None:
     assert_same_bits(case.run(), y, "torch")
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(conv1d_cases())
 def test_ascend_equals_its_fake_quant_twin(case: Case) -> None:
     """The dialect, evaluated, equals its twin in ONNX Runtime in every bit."""

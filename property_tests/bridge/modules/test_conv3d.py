@@ -5,14 +5,15 @@ import pytest
 from hypothesis import event, given
 
 from bridge.export.plan.costs import FLOAT, INTEGER, QLINEAR, QLINEAR_2D
-from property_tests.bridge.builders import Graph, add_layer, inter_model
-from property_tests.bridge.cases import Case, conv3d_cases
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import (
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import conv3d_cases
+from tests.support.conversions import (
     assert_fake_equals_ascend,
     assert_fake_equals_deploy,
     assert_same_bits,
 )
+from tests.support.graphs.builders import Graph, add_layer, inter_model
+from tests.support.modules.case import Case
 
 
 @given(conv3d_cases())
@@ -22,7 +23,7 @@ def test_torch_equals_fake_quant_equals_deploy(case: Case) -> None:
     assert_same_bits(case.run(), y, "torch")
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(conv3d_cases(bits=16))
 def test_16_bit_inputs_are_exact_too(case: Case) -> None:
     """y_torch = y_fake = y_deploy in every bit, at every optimization level."""
@@ -30,7 +31,7 @@ def test_16_bit_inputs_are_exact_too(case: Case) -> None:
     assert_same_bits(case.run(), y, "torch")
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(conv3d_cases())
 def test_ascend_equals_its_fake_quant_twin(case: Case) -> None:
     """The dialect, evaluated, equals its twin in ONNX Runtime in every bit."""
@@ -38,7 +39,7 @@ def test_ascend_equals_its_fake_quant_twin(case: Case) -> None:
 
 
 @pytest.mark.parametrize("form", [QLINEAR_2D, QLINEAR, INTEGER, FLOAT])
-@share(8)
+@share_of_examples(1 / 8)
 @given(conv3d_cases())
 def test_codes_are_those_of_fake_quant_in_every_form(form: str, case: Case) -> None:
     """y_fake = y_deploy in every bit, at every optimization level, with a quantizer behind."""

@@ -7,16 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from property_tests.bridge.builders import Graph, inter_model
-from property_tests.bridge.cases import Case, linear_cases, randoms
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import (
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import linear_cases, randoms
+from qatfunc import Clip, operators, resolve_clip
+from tests.support.conversions import (
     assert_fake_equals_ascend,
     assert_fake_equals_deploy,
     assert_same_bits,
 )
-from property_tests.bridge.numbers import Random
-from qatfunc import Clip, operators, resolve_clip
+from tests.support.graphs.builders import Graph, inter_model
+from tests.support.modules.case import Case
+from tests.support.modules.numbers import Random
 
 _FORMS = ("Gemm", "Gemm transB", "MatMul", "MatMul Transpose")
 
@@ -28,7 +29,7 @@ def test_torch_equals_fake_quant_equals_deploy(case: Case) -> None:
     assert_same_bits(case.run(), y, "torch")
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(linear_cases(bits=16))
 def test_16_bit_inputs_are_exact_too(case: Case) -> None:
     """y_torch = y_fake = y_deploy in every bit, at every optimization level."""
@@ -36,14 +37,14 @@ def test_16_bit_inputs_are_exact_too(case: Case) -> None:
     assert_same_bits(case.run(), y, "torch")
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(linear_cases())
 def test_ascend_equals_its_fake_quant_twin(case: Case) -> None:
     """The dialect, evaluated, equals its twin in ONNX Runtime in every bit."""
     assert_fake_equals_ascend(inter_model(case), case.x.numpy())
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(linear_cases(), st.sampled_from(_FORMS), randoms())
 def test_one_scale_a_channel_is_exact_too(case: Case, form: str, random: Random) -> None:
     """In every way a file can say it: y_fake = y_deploy = qatfunc's per-channel linear."""

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bridge import MatMulQAT
-from property_tests.bridge.builders import Graph
-from property_tests.bridge.cases import Draw, configs, randoms
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import (
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import Draw, configs, mixtures, randoms
+from tests.support.conversions import (
     assert_fake_equals_ascend,
     assert_fake_equals_deploy,
     assert_same_bits,
 )
-from property_tests.bridge.numbers import inputs, mixtures
+from tests.support.graphs.builders import Graph
+from tests.support.modules.numbers import inputs
 
 Operands = tuple[MatMulQAT, Tensor, Tensor]
 
@@ -66,14 +66,14 @@ def test_torch_equals_fake_quant_equals_deploy(case: Operands) -> None:
     assert layer.zero_point_x == 0
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(operands())
 def test_ascend_equals_its_fake_quant_twin(case: Operands) -> None:
     """The dialect, evaluated, equals its twin in ONNX Runtime in every bit."""
     assert_fake_equals_ascend(_model(*case), _packed(*case[1:]))
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(operands())
 def test_transposing_both_sides_transposes_the_product(case: Operands) -> None:
     """(a b)^T = b^T a^T in every bit, the ranges swapped too."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from bridge import ConversionError, adopt, calibrate, convert_qat_model, verify
 from bridge.modules.weighted import QATLayer
-from property_tests.bridge.depth import share
+from property_tests.strategies.examples import share_of_examples
 from qatfunc.limits import LARGEST_END, LARGEST_SCALE, SMALLEST_SCALE
-from tests.bridge.exporting import export
-from tests.bridge.layers import KINDS
+from tests.support.exporters import export
+from tests.support.modules.layers import KINDS
 
 _SPARSE = {"SparseAdam"}  # takes sparse gradients only
 OPTIMIZERS = {
@@ -120,7 +120,7 @@ def test_no_optimizer_ends_a_scale(how: Training) -> None:
         assert SMALLEST_SCALE <= scale_x <= 2 * LARGEST_END
 
 
-@share(10)
+@share_of_examples(1 / 10)
 @given(trainings(widest=2) | trainings())
 def test_what_was_trained_is_exported_exactly(how: Training) -> None:
     """torch, fake-quant and deploy have the same bits after a training in which scales ended."""

@@ -9,17 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from property_tests.strategies import (
-    activation_specs,
-    permutations,
-    powers_of_two,
-    samples,
-    search_specs,
-    share_of_examples,
-)
+from property_tests.strategies.calibration import samples, search_specs
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.grids import activation_specs
+from property_tests.strategies.tensors import permutations, powers_of_two
 from qatfunc import ActivationSpec, ClipSearch, SearchSpec
 from qatfunc.calibration.clip_search import search_clip, summarize_values
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 NARROW = activation_specs(bits=(8, 2, 4))
 WIDE = activation_specs(bits=(16,))

@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from property_tests.strategies import (
-    activation_specs,
+from property_tests.strategies.calibration import (
     large_batches,
     large_batches_of,
-    permutations,
     samples,
     search_specs,
-    share_of_examples,
     splits,
 )
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.grids import activation_specs
+from property_tests.strategies.tensors import permutations
 from qatfunc import ActivationSpec, CalibrationState, Clip, SearchSpec, calibration
 from qatfunc.calibration import EXACT_VALUES, TAIL_VALUES
 from qatfunc.calibration.clip_search import search_clip, summarize_values
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 NARROW = activation_specs(bits=(8, 2, 4))
 LARGE = share_of_examples(0.05)

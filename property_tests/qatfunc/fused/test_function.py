@@ -8,16 +8,12 @@ from hypothesis import given
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from property_tests.strategies import (
-    QuantizedLayer,
-    conv_layers,
-    conv_transpose_layers,
-    linear_layers,
-    share_of_examples,
-)
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.operators import conv_layers, conv_transpose_layers, linear_layers
 from qatfunc import operators
-from tests.qatfunc.bits import same_bits
-from tests.qatfunc.composed import without_fusing
+from tests.support.bits import same_bits
+from tests.support.functions.composed import without_fusing
+from tests.support.functions.operands import QuantizedLayer
 
 Operator = Callable[..., Tensor]
 HALF = share_of_examples(0.5)

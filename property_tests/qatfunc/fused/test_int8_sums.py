@@ -6,9 +6,9 @@ import time
 
 from hypothesis import given, settings
 
-from property_tests.strategies import NAMED_LAYERS, NamedLayer
+from property_tests.strategies.operators import NAMED_LAYERS, NamedLayer
 from qatfunc import int8_forward, operators
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 
 @given(NAMED_LAYERS)
@@ -29,7 +29,7 @@ def test_odd_shapes_have_the_bits_of_floats():
     command = [
         sys.executable,
         "-m",
-        "property_tests.qatfunc.fused.int8_stress",
+        "tests.support.functions.int8_stress",
         str(count),
         str(seed),
     ]

@@ -3,7 +3,8 @@
 import torch
 from hypothesis import given
 
-from property_tests.strategies import activation_specs, any_clips, clips
+from property_tests.strategies.activations import any_clips, clips
+from property_tests.strategies.grids import activation_specs
 from qatfunc import ActivationSpec, Clip, ulq_qparams
 from qatfunc.arq import symmetric_scale
 from qatfunc.numerics.arithmetic import FLOATS

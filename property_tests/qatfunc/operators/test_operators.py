@@ -7,19 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from property_tests.strategies import (
-    Product,
-    QuantizedLayer,
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.operators import (
     conv_layers,
     conv_transpose_layers,
     linear_layers,
-    permutations,
     products,
-    share_of_examples,
 )
+from property_tests.strategies.tensors import permutations
 from qatfunc import Clip, operators
-from tests.qatfunc import integer_reference
-from tests.qatfunc.bits import has_negative_zero, same_bits
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions import integer_reference
+from tests.support.functions.operands import Product, QuantizedLayer
 
 Operator = Callable[..., Tensor]
 HALF = share_of_examples(0.5)

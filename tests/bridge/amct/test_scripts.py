@@ -10,10 +10,10 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from tests.bridge.exporting import nodes, read
+from tests.support.graphs.reading import nodes, read
+from tests.support.source import ROOT
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
+SUPPORT = ROOT / "tests" / "support" / "amct"
 MANUAL = ROOT.parent / "shared" / "seeds" / "single_operator_qat.zh.txt"
 
 SMALL = "resnet101 = partial(resnet101, blocks=(1, 1, 1, 1), width=8)"
@@ -27,11 +27,12 @@ def run_script(name: str, folder: Path, *options: str, resnet: str = SMALL) -> d
     for parent in (package, package.parent):
         (parent / "__init__.py").touch()
     (package / "resnet.py").write_text(
-        f"from functools import partial\nfrom tests.bridge.amct.resnet import resnet101\n{resnet}\n"
+        "from functools import partial\n"
+        f"from tests.support.amct.resnet import resnet101\n{resnet}\n"
     )
     script = folder / f"{name}.py"
-    script.write_bytes((HERE / "scripts" / f"{name}.txt").read_bytes())
-    prelude = HERE / f"{name}_names.py"
+    script.write_bytes((SUPPORT / "scripts" / f"{name}.txt").read_bytes())
+    prelude = SUPPORT / f"{name}_names.py"
     command = [sys.executable, "-m", "bridge.amct", *options, "--prelude", prelude, script]
     paths = [str(package.parents[1]), str(ROOT), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
@@ -67,7 +68,7 @@ def test_the_scripts_are_the_manuals(name):
         pytest.skip("../shared/seeds/single_operator_qat.zh.txt is absent")
     # The manual's text came with each script on one line.
     scripts = [line for line in MANUAL.read_text().splitlines() if line.startswith("import ")]
-    mine = " ".join((HERE / "scripts" / f"{name}.txt").read_text().split())
+    mine = " ".join((SUPPORT / "scripts" / f"{name}.txt").read_text().split())
     assert mine in scripts
 
 

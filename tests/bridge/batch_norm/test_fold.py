@@ -18,8 +18,8 @@ from bridge import (
     prepare_qat,
     verify,
 )
-from tests.bridge.exporting import EXPORTERS, export
-from tests.bridge.layers import same_state, state
+from tests.support.exporters import EXPORTERS, export
+from tests.support.modules.layers import same_state, state
 
 
 def randomized(model):

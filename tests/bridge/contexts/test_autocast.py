@@ -7,9 +7,9 @@ from torch import nn
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, convert_qat_model, verify
 from bridge.modules.weighted import qat_layers
 from qatfunc import ActivationSpec, Clip, operators
-from tests.bridge.exporting import export
-from tests.bridge.layers import NAMES, calibrated, config, state
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
+from tests.support.exporters import export
+from tests.support.modules.layers import NAMES, calibrated, config, state
 
 NARROW = [torch.bfloat16, torch.float16]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from bridge import MatMulQAT, calibrate, functionalize, prepare_qat
 from bridge.sensitivity import sensitivity
-from tests.bridge.exporting import EXPORTERS, export
-from tests.bridge.layers import KINDS, NAMES, config, same_state, state
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
+from tests.support.exporters import EXPORTERS, export
+from tests.support.modules.layers import KINDS, NAMES, config, same_state, state
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 RECIPROCAL = LEARNED | {"s_rec_flag": True}

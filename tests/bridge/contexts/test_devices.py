@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate
 from qatfunc import ActivationSpec, LayerSpec, calibration
 from qatfunc.calibration import EXACT_VALUES
-from tests.bridge.layers import config, state
-from tests.qatfunc.bits import same_bits
-from tests.qatfunc.layers import NAMES, layer
+from tests.support.bits import same_bits
+from tests.support.functions.layers import NAMES, layer
+from tests.support.modules.layers import config, state
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 SPECS = {"int8": LayerSpec(), "int16": LayerSpec(activation=ActivationSpec(bits=16))}

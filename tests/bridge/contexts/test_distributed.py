@@ -12,9 +12,18 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate
-from tests.bridge.layers import same_state, state
-from tests.bridge.two_processes import ALGORITHMS, RANKS, SECONDS, SIZES, STEPS, Net, batch, train
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
+from tests.support.modules.layers import same_state, state
+from tests.support.modules.two_processes import (
+    ALGORITHMS,
+    RANKS,
+    SECONDS,
+    SIZES,
+    STEPS,
+    Net,
+    batch,
+    train,
+)
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="this torch is built without gloo"
@@ -25,7 +34,7 @@ Results = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("two_processes")
-    command = [sys.executable, "-W", "error", "-m", "tests.bridge.two_processes"]
+    command = [sys.executable, "-W", "error", "-m", "tests.support.modules.two_processes"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from bridge import LinearQAT, MatMulQAT, calibrate, functionalize
-from tests.bridge.exporting import export
-from tests.bridge.layers import KINDS, NAMES, calibrated, config, state
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
+from tests.support.exporters import export
+from tests.support.modules.layers import KINDS, NAMES, calibrated, config, state
 
 ENDS = [torch.nan, torch.inf, -torch.inf, 3e38, -3e38]
 

@@ -18,8 +18,8 @@ from bridge import (
     prepare_qat,
     verify,
 )
-from tests.bridge.exporting import EXPORTERS, export
-from tests.bridge.layers import KINDS, NAMES, config, state
+from tests.support.exporters import EXPORTERS, export
+from tests.support.modules.layers import KINDS, NAMES, config, state
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 

@@ -13,7 +13,7 @@ from bridge.export.pipeline import convert_model
 from bridge.export.read.layers import FloatOperator
 from bridge.export.result.conversion import LayerSummary
 from bridge.export.targets.table import TARGETS
-from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, W, X, model, save
+from tests.support.graphs.text import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, W, X, model, save
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

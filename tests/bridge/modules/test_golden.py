@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
 from qatfunc import ulq_qparams
 from qatfunc.params import Clip
-from tests.golden import Case, parameters
+from tests.support.golden.recordings import Case, parameters
 
 # The recordings do not hold the hyperparameters; these are the ones that fit all their shapes.
 LAYERS: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, Any]]] = {

@@ -15,7 +15,7 @@ from bridge import (
     LinearQAT,
 )
 from bridge.modules.weighted import qat_layers
-from tests.bridge.layers import KINDS, NAMES, config
+from tests.support.modules.layers import KINDS, NAMES, config
 
 REQUIRED = inspect.Parameter.empty
 CONVOLUTION = {

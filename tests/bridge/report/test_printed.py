@@ -18,7 +18,7 @@ from bridge.export.result.verify.differences import Difference
 from bridge.report.plain import plain
 from bridge.selection.plan import QATPlan
 from bridge.sensitivity import Sensitivities
-from tests.bridge.exporting import quiet
+from tests.support.exporters import quiet
 
 SHAPE = (4, 2, 6, 6)
 

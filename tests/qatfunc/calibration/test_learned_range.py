@@ -5,7 +5,7 @@ import torch
 
 from qatfunc import ActivationSpec, Clip, SearchSpec, calibration
 from qatfunc.calibration import LearnedRange, finish_range, resolve_range, start_range, take
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 SPEC, HOW = ActivationSpec(), SearchSpec()
 

@@ -8,7 +8,7 @@ from qatfunc import ActivationSpec, SearchSpec, calibration
 from qatfunc.calibration import EXACT_VALUES, TAIL_VALUES, CalibrationState
 from qatfunc.calibration.clip_search import search_clip, summarize_values
 from qatfunc.calibration.histogram import BINS
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
 
 
 def seen(*batches: Tensor) -> CalibrationState:

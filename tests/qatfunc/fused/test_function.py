@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unfl
 
 from qatfunc import ActivationSpec, Clip, LayerSpec, WeightSpec, operators
 from qatfunc.operators import dispatch
-from tests.qatfunc.bits import same_bits
-from tests.qatfunc.composed import without_fusing
-from tests.qatfunc.layers import NAMES, Layer, layer
+from tests.support.bits import same_bits
+from tests.support.functions.composed import without_fusing
+from tests.support.functions.layers import NAMES, Layer, layer
 
 SPECS = [
     LayerSpec(

@@ -17,8 +17,8 @@ from qatfunc import int8_forward
 from qatfunc.fused import int8_sums, int8_trial
 from qatfunc.fused.grid import Grid
 from qatfunc.linear_maps.bilinear import Linear
-from tests.qatfunc.bits import same_bits
-from tests.qatfunc.layers import NAMES, Layer, layer
+from tests.support.bits import same_bits
+from tests.support.functions.layers import NAMES, Layer, layer
 
 
 def integers(low: int, high: int, *shape: int) -> Tensor:

@@ -13,10 +13,10 @@ from qatfunc import (
     quantize,
     ulq_qparams,
 )
-from tests.qatfunc import float64_gradients
-from tests.qatfunc.bits import has_negative_zero, same_bits
-from tests.qatfunc.integer_reference import activation_grid, centered_codes, weight_codes
-from tests.qatfunc.layers import KINDS, NAMES, Layer, layer
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions import float64_gradients
+from tests.support.functions.integer_reference import activation_grid, centered_codes, weight_codes
+from tests.support.functions.layers import KINDS, NAMES, Layer, layer
 
 SYMMETRIC = LayerSpec(activation=ActivationSpec(symmetric=True))
 SPECS = [

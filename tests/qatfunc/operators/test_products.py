@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from qatfunc import ActivationSpec, Clip, fake_quantize, operators, ulq_qparams
-from tests.qatfunc import float64_gradients, integer_reference
-from tests.qatfunc.bits import has_negative_zero, same_bits
+from tests.support.bits import has_negative_zero, same_bits
+from tests.support.functions import float64_gradients, integer_reference
 
 SPECS = [
     ActivationSpec(bits=bits, symmetric=symmetric)

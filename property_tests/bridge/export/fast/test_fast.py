@@ -6,11 +6,11 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from bridge.export.plan.costs import QLINEAR
-from property_tests.bridge.builders import Graph
-from property_tests.bridge.cases import randoms
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import assert_fake_equals_deploy
-from property_tests.bridge.numbers import Random
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import randoms
+from tests.support.conversions import assert_fake_equals_deploy
+from tests.support.graphs.builders import Graph
+from tests.support.modules.numbers import Random
 
 _POOL = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}
 _STEPS = (
@@ -75,7 +75,7 @@ class Network:
         return graph.op("Conv", x, weight_name, bias, pads=[1, 1, 1, 1])
 
 
-@share(8)
+@share_of_examples(1 / 8)
 @given(
     st.lists(
         st.tuples(st.sampled_from(_STEPS), st.sampled_from([0, 0, 0, 1, 2])),

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.export.requantization.add_factors import fit_factors
-from property_tests.bridge.add_kernels import KERNELS, natural
-from property_tests.bridge.depth import share
+from property_tests.strategies.examples import share_of_examples
+from tests.support.requantization.add_kernels import KERNELS, natural
 
 _RATIOS = st.floats(0.004, 8.0)
 _CODES = st.integers(0, 255)
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(st.tuples(_RATIOS, _RATIOS), st.tuples(_CODES, _CODES), _CODES)
 def test_every_kernel_has_the_same_code_for_every_pair(
     factors: tuple[float, float], zeros: tuple[int, int], zero_y: int

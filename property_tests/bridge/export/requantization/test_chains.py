@@ -18,9 +18,8 @@ from bridge import (
     adopt,
 )
 from bridge.export.plan.costs import FORMS, QLINEAR, QLINEAR_2D
-from property_tests.bridge.builders import Graph, add_layer, inter_model
-from property_tests.bridge.cases import (
-    Case,
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import (
     conv1d_cases,
     conv2d_cases,
     conv3d_cases,
@@ -28,9 +27,10 @@ from property_tests.bridge.cases import (
     conv_transpose2d_cases,
     randoms,
 )
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import assert_fake_equals_deploy, assert_same_bits
-from property_tests.bridge.numbers import Random
+from tests.support.conversions import assert_fake_equals_deploy, assert_same_bits
+from tests.support.graphs.builders import Graph, add_layer, inter_model
+from tests.support.modules.case import Case
+from tests.support.modules.numbers import Random
 
 _CONVS = {1: Conv1dQAT, 2: Conv2dQAT, 3: Conv3dQAT}
 _TRANSPOSED = {1: ConvTranspose1dQAT, 2: ConvTranspose2dQAT}
@@ -118,7 +118,7 @@ _CONFIGS = st.builds(
 )
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(st.integers(1, 3), st.integers(1, 6), _BETWEEN, _CONFIGS, st.sampled_from(_FORMS), randoms())
 def test_codes_are_handed_on_and_adopted(
     spatial: int, channels: int, operators: list[str], config: Any, form: str, random: Random
@@ -142,7 +142,7 @@ def _transposed(draw: Any) -> dict[str, int]:
     }
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(st.integers(1, 2), _transposed(), _BETWEEN, _CONFIGS, st.sampled_from(_FORMS), randoms())
 def test_codes_of_a_transposed_convolution_are_handed_on_and_adopted(
     spatial: int,
@@ -184,7 +184,7 @@ class Joined(torch.nn.Module):
         return graph.model(add_layer(graph, Case(layer=self.last, x=x), joined, "last"), x.ndim)
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(
     st.tuples(st.integers(1, 4), st.integers(1, 4)), _CONFIGS, st.sampled_from(_FORMS), randoms()
 )
@@ -229,7 +229,7 @@ def _assert_exact_and_adopted(net: Through, size: int, form: str, random: Random
         assert_same_bits(net(x).numpy(), y, "torch")
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(
     st.one_of(
         conv1d_cases(),

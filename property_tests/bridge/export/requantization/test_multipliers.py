@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from bridge.export.requantization.multipliers import fit_multipliers
 from bridge.export.requantization.step_functions import EXACT_BOUND, prove
-from property_tests.bridge.step_cases import every, step_functions
+from property_tests.strategies.step_functions import step_functions
+from tests.support.requantization.steps import every
 
 BOUNDS = st.sampled_from((0, 1, 7, 300, 5000, 5000, 20_000, 1 << 17))
 SHIFTS = ("none", "none", "any", "multiple")

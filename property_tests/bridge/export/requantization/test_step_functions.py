@@ -12,13 +12,8 @@ from bridge.export.requantization.step_functions import (
     prove,
     thresholds,
 )
-from property_tests.bridge.step_cases import (
-    SLOPES,
-    every,
-    perturbed,
-    random_steps,
-    step_functions,
-)
+from property_tests.strategies.step_functions import SLOPES, step_functions
+from tests.support.requantization.steps import every, perturbed, random_steps
 
 BOUNDS = st.sampled_from((0, 1, 7, 300, 5000, 5000, 20_000, 1 << 17))
 SHIFTS = ("none", "any", "multiple")

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from bridge.export.pipeline import convert_model
 from bridge.export.read.layer import QuantizedLayer, output_rows
 from bridge.export.read.quantized import read_quantized
-from property_tests.bridge.builders import inter_model
-from property_tests.bridge.cases import (
-    Case,
+from property_tests.strategies.modules import (
     conv1d_cases,
     conv2d_cases,
     conv3d_cases,
@@ -18,7 +16,10 @@ from property_tests.bridge.cases import (
     conv_transpose2d_cases,
     linear_cases,
 )
-from property_tests.bridge.equality import assert_same_bits, run_at
+from tests.support.conversions import assert_same_bits
+from tests.support.graphs.builders import inter_model
+from tests.support.modules.case import Case
+from tests.support.runtime import run_at
 
 _CASES = st.one_of(
     conv1d_cases(),

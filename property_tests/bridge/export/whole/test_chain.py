@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bridge import Conv2dQAT
-from property_tests.bridge.builders import Graph, add_layer
-from property_tests.bridge.cases import Case, randoms
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import assert_fake_equals_deploy, assert_same_bits
-from property_tests.bridge.numbers import Random
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import randoms
+from tests.support.conversions import assert_fake_equals_deploy, assert_same_bits
+from tests.support.graphs.builders import Graph, add_layer
+from tests.support.modules.case import Case
+from tests.support.modules.numbers import Random
 
 _POOL = {"kernel_shape": [2, 2], "strides": [1, 1]}
 
@@ -84,7 +85,7 @@ _CONFIGS = st.builds(
 )
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(st.sampled_from(_SAME_EVERYWHERE), _CHANNELS, _CONFIGS, randoms())
 def test_chains_are_exact_from_torch_to_deploy(
     between: Between, channels: tuple[int, int], config: Any, random: Random
@@ -96,7 +97,7 @@ def test_chains_are_exact_from_torch_to_deploy(
         assert_same_bits(chain(x).numpy(), y, "torch")
 
 
-@share(4)
+@share_of_examples(1 / 4)
 @given(st.sampled_from(_DIFFERENT_IN_TORCH), _CHANNELS, _CONFIGS, randoms())
 def test_fake_quant_equals_deploy_through_any_operator(
     between: Between, channels: tuple[int, int], config: Any, random: Random

@@ -12,17 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bridge import Conv2dQAT, Conversion, convert_qat_model
-from property_tests.bridge.cases import (
-    Case,
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import (
     conv2d_cases,
     conv3d_cases,
     conv_transpose2d_cases,
     linear_cases,
 )
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import LEVELS, assert_same_bits, run_at
-from tests.bridge.exporting import EXPORTERS, dynamic
-from tests.networks.exporting import export
+from tests.support.conversions import assert_same_bits
+from tests.support.exporters import EXPORTERS, dynamic
+from tests.support.exporting_networks import export
+from tests.support.modules.case import Case
+from tests.support.runtime import LEVELS, run_at
 
 _CASES = {
     "conv2d": conv2d_cases,
@@ -45,7 +46,11 @@ class Block(nn.Module):
 
 
 @pytest.mark.parametrize("operator", _CASES)
-@settings(share(50), phases=(Phase.generate,), suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    share_of_examples(1 / 50),
+    phases=(Phase.generate,),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(data=st.data(), bits=st.sampled_from([8, 8, 16]))
 def test_exported_layers_are_exact_and_named(operator: str, data: Any, bits: int) -> None:
     """Through both exporters: y_torch = y_fake = y_deploy for any batch; the same layers, named."""

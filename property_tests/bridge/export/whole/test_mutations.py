@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from bridge import ConversionError, convert_qat_model
-from property_tests.bridge.mutations import mutated
+from tests.support.graphs.mutations import mutated
 
 BLOCKS = 4
 SECONDS = 20

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bridge import adopt, calibrate, convert_qat_model, prepare_qat
-from property_tests.bridge.cases import Draw
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import LEVELS, assert_same_bits, outputs_at
-from tests.bridge.exporting import EXPORTERS
-from tests.networks.exporting import export
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import Draw
+from tests.support.conversions import assert_same_bits
+from tests.support.exporters import EXPORTERS
+from tests.support.exporting_networks import export
+from tests.support.runtime import LEVELS, outputs_at
 
 _CHANNELS = 4
 _ROUND_OTHERWISE = (nn.Sigmoid, nn.Hardswish, nn.GELU, nn.AvgPool2d, nn.BatchNorm2d)
@@ -87,7 +88,11 @@ def torch_models(draw: Draw) -> nn.Module:
     return nn.Sequential(ends[0], tree(2), ends[1]).eval()
 
 
-@settings(share(25), phases=(Phase.generate,), suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    share_of_examples(1 / 25),
+    phases=(Phase.generate,),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(model=torch_models(), exporter=st.sampled_from(list(EXPORTERS)))
 def test_random_models_have_the_same_bits(model: nn.Module, exporter: str) -> None:
     """fake-quant = deploy at every level; torch too, without operators that round otherwise."""

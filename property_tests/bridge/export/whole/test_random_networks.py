@@ -11,15 +11,16 @@ from bridge.export.graph.errors import ConversionError
 from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FORMS, QLINEAR_2D
 from bridge.export.targets.ascend.twin import twin_of
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import LEVELS, assert_same_bits, forced, outputs_at
-from property_tests.bridge.random_networks import Network, networks
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.networks import Network, networks
+from tests.support.conversions import assert_same_bits, forced
+from tests.support.runtime import LEVELS, outputs_at
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast", "ascend"])
-@settings(share(5), suppress_health_check=_SLOW)
+@settings(share_of_examples(1 / 5), suppress_health_check=_SLOW)
 @given(network=networks(), form=st.sampled_from([None, *FORMS, QLINEAR_2D]))
 def test_random_networks_have_the_same_bits_in_both_files(
     mode: str, network: Network, form: str | None

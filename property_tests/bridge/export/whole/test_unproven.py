@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
 from bridge.modules.weighted import QATLayer
-from property_tests.bridge.builders import inter_model
-from property_tests.bridge.cases import Case, randoms
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import assert_fake_equals_deploy, assert_same_bits
-from property_tests.bridge.numbers import Random, from_rows, rows_of
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import randoms
+from tests.support.conversions import assert_fake_equals_deploy, assert_same_bits
+from tests.support.graphs.builders import inter_model
+from tests.support.modules.case import Case
+from tests.support.modules.numbers import Random, from_rows, rows_of
 
 _EXACT = 1 << 24
 _CONFIG = {"retrain_data_config": {"clip_max": 255.0, "fixed_min": True}}  # scale_x = 1
@@ -32,7 +33,7 @@ _LAYERS: dict[str, tuple[Callable[[int], QATLayer], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("operator", _LAYERS)
-@share(4)
+@share_of_examples(1 / 4)
 @given(batch=st.integers(1, 3), aligned=st.booleans(), random=randoms())
 def test_exact_while_sums_stay_below_the_bound(
     operator: str, batch: int, aligned: bool, random: Random

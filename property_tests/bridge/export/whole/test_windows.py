@@ -7,11 +7,11 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from bridge.export.plan.costs import QLINEAR, QLINEAR_2D
-from property_tests.bridge.builders import Graph
-from property_tests.bridge.cases import randoms
-from property_tests.bridge.depth import share
-from property_tests.bridge.equality import assert_fake_equals_deploy
-from property_tests.bridge.numbers import Random
+from property_tests.strategies.examples import share_of_examples
+from property_tests.strategies.modules import randoms
+from tests.support.conversions import assert_fake_equals_deploy
+from tests.support.graphs.builders import Graph
+from tests.support.modules.numbers import Random
 
 
 @st.composite
@@ -46,7 +46,7 @@ def _conv(graph: Graph, x: str, zero_point: int, *, spatial: int, random: Random
     return graph.op("Conv", x, graph.op("DequantizeLinear", *numbers, axis=0), pads=pads)
 
 
-@share(2)
+@share_of_examples(1 / 2)
 @given(
     _operators(),
     st.sampled_from([-128, -20, 3]),

@@ -12,8 +12,8 @@ from bridge.export.pipeline import convert_model
 from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.result.conversion import conversion_table
 from bridge.export.running.runtime import run_model
-from property_tests.bridge.add_kernels import KERNELS
-from tests.bridge.graphs import model, same_bits, save
+from tests.support.graphs.text import model, same_bits, save
+from tests.support.requantization.add_kernels import KERNELS
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

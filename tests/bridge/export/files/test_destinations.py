@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from bridge import ascend_twin, convert_qat_model
-from tests.bridge.graphs import BIAS, GEMM, MATMUL, model, save
+from tests.support.graphs.text import BIAS, GEMM, MATMUL, model, save
 
 
 def contents(folder):

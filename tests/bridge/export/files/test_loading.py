@@ -12,7 +12,7 @@ from bridge import ConversionError, convert_qat_model, explain, verify
 from bridge.export.files import writing
 from bridge.export.normalize.model import read_model
 from bridge.export.running.runtime import run_model
-from tests.bridge.graphs import (
+from tests.support.graphs.text import (
     BIAS,
     GEMM,
     INTEGERS,

@@ -8,7 +8,7 @@ import pytest
 
 from bridge import convert_qat_model
 from bridge.export.files.writing import write_models
-from tests.bridge.graphs import MATMUL, model, save
+from tests.support.graphs.text import MATMUL, model, save
 
 
 def contents(folder):

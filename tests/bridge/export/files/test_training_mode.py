@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from bridge import ConversionError, calibrate, convert_qat_model, prepare_qat, verify
-from tests.bridge.exporting import export
-from tests.bridge.graphs import MATMUL, model, save
+from tests.support.exporters import export
+from tests.support.graphs.text import MATMUL, model, save
 
 DROPOUT = MATMUL.replace("y =", "m =") + "[drop] y = Dropout (m, r, t)"
 NORM = MATMUL.replace("y =", "m =") + "[norm] y{} = BatchNormalization{} (m, n, n, n, n)"

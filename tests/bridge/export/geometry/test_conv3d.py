@@ -10,8 +10,8 @@ from bridge.export.geometry.conv3d import as_conv2d, can_be_conv2d
 from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FLOAT, QLINEAR_2D
 from bridge.export.plan.forms import ort_form
-from property_tests.bridge.equality import assert_fake_equals_deploy
-from tests.bridge.graphs import model, the_layer
+from tests.support.conversions import assert_fake_equals_deploy
+from tests.support.graphs.text import model, the_layer
 
 SX, SW, ZX = np.float32(0.5), np.float32(0.25), np.int8(-7)
 SC, ZC = np.float32(8.0), np.int8(-3)

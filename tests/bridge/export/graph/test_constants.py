@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from bridge.export.graph.constants import constant, data_source, reshaper
-from tests.bridge.graphs import model
+from tests.support.graphs.text import model
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
 

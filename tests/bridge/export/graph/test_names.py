@@ -9,9 +9,10 @@ from torch import nn
 
 from bridge import ConvTranspose2dQAT, LinearQAT, prepare_qat
 from bridge.export.graph.names import LAYER_KEY, module_path, scope_of_name, tied_name
-from tests.bridge.exporting import EXPORTERS, export, read
-from tests.bridge.graphs import BIAS, GEMM, INTEGERS, X, model, save, the_layer
-from tests.bridge.layers import config
+from tests.support.exporters import EXPORTERS, export
+from tests.support.graphs.reading import read
+from tests.support.graphs.text import BIAS, GEMM, INTEGERS, X, model, save, the_layer
+from tests.support.modules.layers import config
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 

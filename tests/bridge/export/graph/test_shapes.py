@@ -10,8 +10,8 @@ from bridge.export.graph.shapes import dynamic_inputs, infer_sizes, macs, macs_p
 from bridge.export.normalize.model import read_model
 from bridge.export.read.layers import named_operators
 from examples.networks import resnet18
-from tests.bridge.exporting import export
-from tests.bridge.graphs import model, save
+from tests.support.exporters import export
+from tests.support.graphs.text import model, save
 
 
 def source(folder, body, inputs, *, rank=4, **arrays):

@@ -9,8 +9,9 @@ from onnx import shape_inference
 from bridge.export.graph.shapes import with_shapes
 from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FORMS, INTEGER, QLINEAR_2D
-from property_tests.bridge.equality import forced, run_at
-from tests.bridge.graphs import model, same_bits
+from tests.support.conversions import forced
+from tests.support.graphs.text import model, same_bits
+from tests.support.runtime import run_at
 
 LAYERS = {
     "conv": ("Conv <pads = [1, 1, 1, 1]>", (16, 16, 3, 3)),

@@ -5,9 +5,9 @@ import pytest
 
 from bridge import convert_qat_model, sums_int8_exactly
 from bridge.export.read.zero_points import split_weight
-from property_tests.bridge.equality import outputs_at
-from tests.bridge.foreign import converted_right
-from tests.bridge.graphs import W, X, model, save
+from tests.support.conversions import converted_right
+from tests.support.graphs.text import W, X, model, save
+from tests.support.runtime import outputs_at
 
 RNG = np.random.default_rng(5)
 CONV = X + W.replace("axis: int = 1", "axis = 0") + "[conv] y = Conv{} (xd, wd)"

@@ -16,7 +16,7 @@ from tests.bridge.export.requantization.test_chains import (
     picture,
 )
 from tests.bridge.export.targets.ascend.test_twin import LEVELS, run
-from tests.bridge.graphs import MATMUL, model, same_bits
+from tests.support.graphs.text import MATMUL, model, same_bits
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

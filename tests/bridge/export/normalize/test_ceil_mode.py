@@ -9,8 +9,9 @@ from onnx import helper
 
 from bridge.export.normalize.ceil_mode import without_ceil_mode
 from bridge.export.pipeline import convert_model
-from property_tests.bridge.builders import Graph
-from property_tests.bridge.equality import LEVELS, assert_same_bits, forced, outputs_at
+from tests.support.conversions import assert_same_bits, forced
+from tests.support.graphs.builders import Graph
+from tests.support.runtime import LEVELS, outputs_at
 
 
 def pool(op_type, shape, **attributes):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.bridge.foreign import converted_right
-from tests.bridge.graphs import (
+from tests.support.conversions import converted_right
+from tests.support.graphs.text import (
     BIAS,
     GEMM,
     INTEGERS,

@@ -6,8 +6,8 @@ import pytest
 
 from bridge import convert_qat_model
 from bridge.export.normalize.model import read_model
-from tests.bridge.foreign import converted_right
-from tests.bridge.graphs import SX, ZX, X, model, save, the_reason
+from tests.support.conversions import converted_right
+from tests.support.graphs.text import SX, ZX, X, model, save, the_reason
 
 CONV = "wd = DequantizeLinear (w, sw, zw) [conv] y = Conv (m, wd)"
 W4 = np.random.default_rng(0).integers(-99, 99, (4, 4, 1, 1)).astype(np.int8)

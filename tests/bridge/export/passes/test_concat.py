@@ -6,7 +6,7 @@ import pytest
 
 from bridge import convert_qat_model
 from bridge.export.running.runtime import run_model
-from tests.bridge.graphs import model, same_bits, save
+from tests.support.graphs.text import model, same_bits, save
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

@@ -8,7 +8,7 @@ from onnx import TensorProto
 from bridge import ascend_twin, convert_qat_model
 from bridge.export.running.runtime import run_model
 from tests.bridge.export.targets.ascend.test_twin import LEVELS, run_all
-from tests.bridge.graphs import BIAS, GEMM, INTEGERS, batch, model, same_bits, save
+from tests.support.graphs.text import BIAS, GEMM, INTEGERS, batch, model, same_bits, save
 
 WEIGHT = np.random.default_rng(1).normal(0.0, 1.0, (2, 40)).astype(np.float32)
 SCALES = np.linspace(0.01, 0.05, 40).astype(np.float32)

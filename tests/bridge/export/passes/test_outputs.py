@@ -5,9 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from bridge.export.pipeline import convert_model
-from property_tests.bridge.equality import LEVELS
 from tests.bridge.export.targets.ascend.test_twin import run
-from tests.bridge.graphs import model, same_bits
+from tests.support.graphs.text import model, same_bits
+from tests.support.runtime import LEVELS
 
 MOVES = {
     "transposed": "t = Transpose <perm = [0, 2, 1]> (y)",

@@ -4,7 +4,7 @@ import pytest
 
 from bridge.export.plan import costs
 from tests.bridge.export.result.test_explain import layer
-from tests.bridge.graphs import the_layer
+from tests.support.graphs.text import the_layer
 
 
 @pytest.mark.parametrize("spatial", [2, 3])

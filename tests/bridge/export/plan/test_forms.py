@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from bridge import convert_qat_model
 from bridge.export.graph.names import LAYER_KEY
 from bridge.export.running.runtime import run_model
-from tests.bridge.graphs import (
+from tests.support.graphs.layer_forms import BIASES, FORMS
+from tests.support.graphs.text import (
     BIAS,
     GEMM,
     INTEGERS,
@@ -26,7 +27,6 @@ from tests.bridge.graphs import (
     same_bits,
     save,
 )
-from tests.bridge.layer_forms import BIASES, FORMS
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

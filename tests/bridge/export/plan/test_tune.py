@@ -12,8 +12,8 @@ from bridge.export.plan.tune import fastest_beyond_noise, time_interleaved
 from bridge.export.running.runtime import run_model
 from examples.networks import lenet
 from tests.bridge.export.requantization.test_chains import BETWEEN, chained, forms, picture
-from tests.bridge.exporting import export
-from tests.bridge.graphs import BIAS, GEMM, MATMUL, model, same_bits, save
+from tests.support.exporters import export
+from tests.support.graphs.text import BIAS, GEMM, MATMUL, model, same_bits, save
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.bridge.foreign import converted_right
-from tests.bridge.graphs import MATMUL, W, X, batch, model, the_layer
+from tests.support.conversions import converted_right
+from tests.support.graphs.text import MATMUL, W, X, batch, model, the_layer
 
 # Powers of two, as in AMD's XINT8: the float sums are exact too.
 EXACT = {"sx": np.float32(2**-4), "sw": np.float32(2**-7), "zw": np.int8(0)}

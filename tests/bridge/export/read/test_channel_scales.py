@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from bridge import convert_qat_model
-from property_tests.bridge.equality import outputs_at
-from tests.bridge.foreign import converted_right
-from tests.bridge.graphs import W, model, save, the_reason
+from tests.support.conversions import converted_right
+from tests.support.graphs.text import W, model, save, the_reason
+from tests.support.runtime import outputs_at
 
 RNG = np.random.default_rng(2)
 X = (

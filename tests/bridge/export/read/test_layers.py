@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from bridge.export.read.layer import output_rows
-from tests.bridge.graphs import (
+from tests.support.graphs.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS
+from tests.support.graphs.text import (
     BIAS,
     GEMM,
     INTEGERS,
@@ -24,7 +25,6 @@ from tests.bridge.graphs import (
     the_reason,
     with_inputs,
 )
-from tests.bridge.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS
 
 
 @pytest.mark.parametrize("form", FORMS)

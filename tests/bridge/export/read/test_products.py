@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bridge import ConversionError, convert_qat_model
-from tests.bridge.foreign import converted_right
-from tests.bridge.graphs import model, save
+from tests.support.conversions import converted_right
+from tests.support.graphs.text import model, save
 
 BODY = (
     "aq = QuantizeLinear (x, sa, za) ad = DequantizeLinear (aq, sa, za) "

@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 
 from bridge.export.requantization.add_factors import fit_factors
-from property_tests.bridge.add_kernels import KERNELS, every_pair, natural
+from tests.support.requantization.add_kernels import KERNELS, every_pair, natural
 
 CASES = {
     "a residual sum": ((0.7312, 0.4021), (128, 0), 0),

@@ -6,7 +6,7 @@ import pytest
 
 from bridge import convert_qat_model, sums_int8_exactly
 from bridge.export.running.runtime import run_model
-from tests.bridge.graphs import MATMUL, SX, ZX, codes, model, same_bits, save
+from tests.support.graphs.text import MATMUL, SX, ZX, codes, model, same_bits, save
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

@@ -8,7 +8,7 @@ from bridge import ConversionError, convert_qat_model, explain
 from bridge.export.plan import costs
 from bridge.export.targets.table import TARGETS
 from tests.bridge.export.requantization.test_chains import chained, long_sums
-from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, ZX, X, model, save
+from tests.support.graphs.text import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, ZX, X, model, save
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 

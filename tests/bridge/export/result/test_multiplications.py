@@ -12,8 +12,8 @@ from torch import nn
 
 from bridge import calibrate, convert_qat_model, explain, prepare_qat
 from bridge.export.result.multiplications import in_integers, multiplies, multiply_accumulates
-from tests.bridge.exporting import export
-from tests.bridge.graphs import MATMUL, model, save
+from tests.support.exporters import export
+from tests.support.graphs.text import MATMUL, model, save
 
 
 def node_of(op, shapes, *, domain="", **attributes):

@@ -8,7 +8,7 @@ import pytest
 from bridge import convert_qat_model
 from bridge.export.files.writing import write_models
 from bridge.export.result.record import record_text
-from tests.bridge.graphs import GEMM, MATMUL, SW, SX, W, X, model, read, save, the_layer
+from tests.support.graphs.text import GEMM, MATMUL, SW, SX, W, X, model, read, save, the_layer
 
 
 def test_one_record_by_hand(tmp_path):

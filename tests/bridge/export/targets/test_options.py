@@ -10,7 +10,7 @@ import torch
 import bridge
 from bridge import convert_qat_model
 from bridge.export.convert import OrtOptions, QdqOptions
-from tests.bridge.graphs import MATMUL, model, save
+from tests.support.graphs.text import MATMUL, model, save
 
 WRONG_KINDS = [
     {"fold_batch_norm": "no"},

@@ -11,8 +11,9 @@ from onnx.reference import ReferenceEvaluator
 
 from bridge import ConversionError, convert_qat_model
 from bridge.export.running.runtime import run_model
-from tests.bridge.exporting import export, nested
-from tests.bridge.graphs import (
+from tests.support.exporters import export
+from tests.support.graphs.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS
+from tests.support.graphs.text import (
     BIAS,
     GEMM,
     INTEGERS,
@@ -28,7 +29,7 @@ from tests.bridge.graphs import (
     same_bits,
     save,
 )
-from tests.bridge.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS
+from tests.support.modules.nested import nested
 
 ADDED = X + W + "[fc] m = MatMul (xd, wd) y = Add (m, b)"
 PAIR = ["QuantizeLinear", "DequantizeLinear"]

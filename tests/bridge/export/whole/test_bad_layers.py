@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 
 from bridge import convert_qat_model
-from property_tests.bridge.equality import LEVELS, outputs_at
-from tests.bridge.graphs import BIAS, INTEGERS, SX, ZX, W, X, batch, codes, model, rescaled, save
+from tests.support.graphs.text import (
+    BIAS,
+    INTEGERS,
+    SX,
+    ZX,
+    W,
+    X,
+    batch,
+    codes,
+    model,
+    rescaled,
+    save,
+)
+from tests.support.runtime import LEVELS, outputs_at
 
 ONE = np.float32(0.01)
 BAD = (

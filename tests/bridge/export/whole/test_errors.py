@@ -28,9 +28,9 @@ from bridge import (
     calibrate,
     convert_qat_model,
 )
-from tests.bridge.exporting import export
-from tests.bridge.graphs import BIAS, GEMM, INTEGERS, MATMUL, SX, W, X, model, save
-from tests.bridge.layers import KINDS, config
+from tests.support.exporters import export
+from tests.support.graphs.text import BIAS, GEMM, INTEGERS, MATMUL, SX, W, X, model, save
+from tests.support.modules.layers import KINDS, config
 
 
 class Wrong(NamedTuple):

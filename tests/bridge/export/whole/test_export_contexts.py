@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bridge import MatMulQAT, adopt, calibrate, convert_qat_model, freeze_weight_scales, prepare_qat
-from tests.bridge.exporting import EXPORTERS, export
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
+from tests.support.exporters import EXPORTERS, export
 
 
 class Encoder(nn.Module):

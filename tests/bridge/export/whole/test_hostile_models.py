@@ -18,8 +18,7 @@ from onnx import TensorProto
 
 from bridge import ConversionError, convert_qat_model
 from bridge.export.running.runtime import run_model
-from property_tests.bridge.equality import LEVELS, run_at
-from tests.bridge.graphs import (
+from tests.support.graphs.text import (
     BIAS,
     GEMM,
     INTEGERS,
@@ -37,6 +36,7 @@ from tests.bridge.graphs import (
     save,
     with_inputs,
 )
+from tests.support.runtime import LEVELS, run_at
 
 Array = Any
 BOTH = ("ort", "ascend")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.bridge.hostile_sizes import CASES
+from tests.support.graphs.hostile_sizes import CASES
 
 # Against hanging alone: all of them take about 20 s together, where one that is not bounded takes
 # hours.
@@ -18,7 +18,7 @@ def outcomes(tmp_path_factory):
     command = [
         sys.executable,
         "-m",
-        "tests.bridge.hostile_sizes",
+        "tests.support.graphs.hostile_sizes",
         str(tmp_path_factory.mktemp("h")),
     ]
     try:

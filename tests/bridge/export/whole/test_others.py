@@ -9,8 +9,8 @@ import pytest
 
 from bridge import ascend_twin, convert_qat_model, explain
 from bridge.export.running.runtime import run_model
-from tests.bridge.graphs import same_bits
-from tests.bridge.others import make
+from tests.support.graphs.text import same_bits
+from tests.support.other_tools import make
 
 FOLDER = Path(make.__file__).parent
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")

@@ -7,7 +7,7 @@ import pytest
 from bridge import ascend_twin, convert_qat_model, explain
 from bridge.export.graph.names import LAYER_KEY
 from tests.bridge.export.targets.ascend.test_twin import LEVELS, run
-from tests.bridge.graphs import model, same_bits, save
+from tests.support.graphs.text import model, same_bits, save
 
 RNG = np.random.default_rng(5)
 SHAPE = "float[A, B, C, D]"

@@ -10,8 +10,8 @@ from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT
 from qatfunc.calibration import EXACT_VALUES
-from tests.bridge.layers import KINDS, NAMES, calibrated, config, same_state, state
-from tests.qatfunc.bits import same_bits
+from tests.support.bits import same_bits
+from tests.support.modules.layers import KINDS, NAMES, calibrated, config, same_state, state
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 

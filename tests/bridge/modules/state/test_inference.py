@@ -21,8 +21,8 @@ from bridge import (
     freeze_weight_scales,
     prepare_qat,
 )
-from tests.bridge.exporting import export
-from tests.bridge.layers import config, same_state, state
+from tests.support.exporters import export
+from tests.support.modules.layers import config, same_state, state
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 

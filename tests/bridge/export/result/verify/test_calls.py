@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bridge import MatMulQAT, calibrate, convert_qat_model, prepare_qat, verify
-from tests.bridge.exporting import EXPORTERS, export
+from tests.support.exporters import EXPORTERS, export
 
 SHAPE = (2, 3, 5)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bridge import calibrate, convert_qat_model, prepare_qat, verify
-from tests.bridge.exporting import export
+from tests.support.exporters import export
 
 FORMS = "call verify(model, result, data) or verify(model, inter, fake, deploy, data)"
 

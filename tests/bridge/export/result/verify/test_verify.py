@@ -10,9 +10,9 @@ from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, calibrate, convert_qat_model, verify
 from bridge.export.result.verify.differences import Difference
-from tests.bridge.exporting import dynamic, export
-from tests.bridge.graphs import with_inputs
-from tests.bridge.layers import config, same_state, state
+from tests.support.exporters import dynamic, export
+from tests.support.graphs.text import with_inputs
+from tests.support.modules.layers import config, same_state, state
 
 
 class Net(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 
 from bridge import ConversionError, convert_qat_model
 from bridge.export.running.runtime import run_model
-from tests.bridge.graphs import (
+from tests.support.graphs.text import (
     BIAS,
     GEMM,
     INTEGERS,

@@ -16,8 +16,9 @@ from tests.bridge.export.targets.ascend.test_target import (
     convert,
     convolution,
 )
-from tests.bridge.exporting import export, nested
-from tests.bridge.graphs import BIAS, GEMM, SX, W, X, batch, model, same_bits, save
+from tests.support.exporters import export
+from tests.support.graphs.text import BIAS, GEMM, SX, W, X, batch, model, same_bits, save
+from tests.support.modules.nested import nested
 
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
 PICTURE = np.random.default_rng(3).normal(0, 4, (2, 2, 3, 4)).astype(np.float32)
