@@ -1,9 +1,9 @@
-"""A file -> the one form that the readers expect.
+"""A file -> the one form of QDQ graph that read/ expects. Each file opens with its rewrite.
 
 Index, each importing only what is above it:
-    computed_parameters  scales and integers that a file computes from constants
-    data_movement        a Q/DQ pair after Reshape, Transpose, ... as well as before
-    channel_padding      padding before a pair with one zero point a channel
-    ceil_mode            pools with ceil_mode as pools with padding
-    model                read_model: all of it
+    computed_parameters  folds scales, zero points and biases that are computed from constants
+    data_movement        quantizes layer inputs after Reshape, Transpose, MaxPool, ...
+    channel_padding      pads before quantizers with a zero point per channel
+    ceil_mode            pools with ceil_mode -> pools with padding
+    model                read_model: all of these
 """

@@ -1,11 +1,13 @@
-"""Pools whose sizes shape inference rounds up to a window that no runtime computes.
+"""Replaces ceil_mode of pools by padding where shape inference disagrees with the kernels.
 
-    MaxPool(ceil_mode=1, pads=(b, e)) -> MaxPool(ceil_mode=0, pads=(b, e'))
+    x -> MaxPool <ceil_mode = 1, pads = [b, e]> -> y
+      =>
+    x -> MaxPool <ceil_mode = 0, pads = [b, e']> -> y
 
-With ceil_mode, a last window that would start in the padding after the input is left out by ONNX
-Runtime's kernels and by torch, but not by shape inference, onnx's and the runtime's own. From level
-basic on the runtime folds the Shape of such a value, and what is reshaped by it fails. So the pool
-states the windows that are computed by its padding.
+Reason: torch and ONNX Runtime's kernels leave out a last window that would start in the padding
+after the input; shape inference, onnx's and ONNX Runtime's, counts it. ONNX Runtime then folds the
+Shape of y to a wrong constant (from optimization level basic on), and a Reshape by it fails. With
+ceil_mode = 0 and the end padding e' both agree on the windows that are computed.
 """
 
 import onnx_ir as ir
@@ -17,12 +19,12 @@ _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
 def without_ceil_mode(model: ir.Model) -> ir.Model:
-    """Return a model whose pools have the windows that inference finds.
+    """Replace ceil_mode by padding in pools that shape inference gets wrong.
 
     Args:
-        model: any; it is left as it is.
+        model: any; it is not changed.
     Returns:
-        a model that computes the same; the model itself where no pool is to be restated.
+        an equivalent model, the model itself if there is no such pool.
     """
     while any(node.attributes.get("ceil_mode") for node in _nodes(model)):
         inferred = model.clone()
@@ -41,7 +43,7 @@ def _nodes(model: ir.Model) -> ir.traversal.RecursiveGraphIterator:
 
 
 def _restate(node: ir.Node) -> bool:
-    """Let a pool's padding state its windows, if inference rounds up to another count."""
+    """Replace a pool's ceil_mode by padding if inference counts more windows; return whether."""
     if node.op_type not in _POOLS or not node.attributes.get("ceil_mode"):
         return False
     axes = pool_axes(node)

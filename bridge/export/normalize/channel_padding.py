@@ -1,4 +1,12 @@
-"""Padding before pairs with one zero point a channel."""
+"""Moves padding from convolutions to before quantizers with a zero point per channel.
+
+    x -> QuantizeLinear -> DequantizeLinear -> Conv <pads = p> -> y
+      =>
+    x -> Pad <p> -> QuantizeLinear -> DequantizeLinear -> Conv <pads = 0> -> y
+
+Reason: integer convolutions pad with one zero point, and here each channel has its own. The Pad
+adds the float 0, which the quantizer turns into the zero point of its channel.
+"""
 
 import numpy as np
 import onnx_ir as ir
@@ -10,12 +18,10 @@ from bridge.export.read.qdq import NotQuantizedError, read_qparams
 
 
 def pad_before_quantizers(graph: ir.Graph) -> None:
-    """Write the padding of convolutions whose channels have several zero points as a Pad.
-
-    x -> Q -> DQ -> Conv <pads> = x -> Pad -> Q -> DQ -> Conv
+    """Write a Pad for the padding of convolutions whose input channels have several zero points.
 
     Args:
-        graph: the main graph of a QDQ model; it is changed, and its subgraphs are.
+        graph: the main graph of a QDQ model; it and its subgraphs are changed.
     """
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         if node.op_type != "Conv" or not has_padding(node) or not isinstance(node.graph, ir.Graph):
@@ -31,7 +37,7 @@ def pad_before_quantizers(graph: ir.Graph) -> None:
 
 
 def _differ(quantize: ir.Node, dequantize: ir.Node) -> bool:
-    """Whether two nodes are a pair whose zero points differ from channel to channel."""
+    """Whether two nodes are a Q/DQ pair whose zero points differ between channels."""
     if quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
         return False
     try:

@@ -1,8 +1,11 @@
-"""Scales, zero points, stored integers and biases that a file computes from constants.
+"""Folds quantization parameters, stored weights and biases that are computed from constants.
 
-    Constant -> Cast | Mul | Reshape | ... -> QuantizeLinear's scale      =     initializer -> ...
+    constant -> Cast | Mul | Reshape | ... -> input of Q, DQ or bias of Conv | ConvTranspose | Gemm
+      =>
+    initializer -> the same input
 
-Only operators whose results IEEE 754 fixes are computed, so that every runtime has the same.
+Reason: the readers need constants. Only operators whose results IEEE 754 defines exactly are
+folded, so that every runtime would compute the same values.
 """
 
 from collections.abc import Sequence
@@ -25,17 +28,17 @@ _ELEMENTWISE = frozenset(
 _SHAPES = frozenset(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Concat", "Slice"))
 _MOST_NODES = 64
 _MOST_ELEMENTS = 1 << 24
-"""Larger results are left to the runtime."""
+"""Largest result that is folded."""
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
 def fold_parameters(graph: ir.Graph) -> None:
-    """Write the parameters of quantizers and the biases that are computed from constants as such.
+    """Replace inputs of quantizers, and biases, that are computed from constants by initializers.
 
     Args:
-        graph: the main graph; it is changed, and its subgraphs are.
+        graph: the main graph; it and its subgraphs are changed.
     """
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         if not is_standard(node) or not isinstance(node.graph, ir.Graph):
@@ -57,7 +60,7 @@ def _is_computed(value: ir.Value) -> bool:
 
 
 def _computed(value: ir.Value, opset: int) -> Array | None:
-    """Return what a value is computed to from constants, None if it depends on the input."""
+    """Compute a value from constants; None if it depends on the model's inputs."""
     order = _ancestors(value)
     if order is None:
         return None
@@ -72,7 +75,7 @@ def _computed(value: ir.Value, opset: int) -> Array | None:
 
 
 def _ancestors(value: ir.Value) -> list[ir.Node] | None:
-    """Return the nodes that compute a value from constants in their order, None if none do."""
+    """List the nodes that compute a value from constants, in order; None if it has others."""
     order: dict[ir.Node, None] = {}
     waiting = [value]
     while waiting:
@@ -107,6 +110,6 @@ def _run(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> Array | N
         feeds = {name: a for name, a in zip(names, inputs, strict=True) if name and a is not None}
         with np.errstate(all="ignore"):
             (result,) = evaluator.run(None, feeds)
-    except Exception:  # whatever an operator does not take, no runtime takes either
+    except Exception:  # invalid inputs, which a runtime rejects as well
         return None
     return np.asarray(result)

@@ -1,14 +1,19 @@
-"""A pair in front of each layer whose input was quantized further up, before data movement.
+"""Quantizes layer inputs that were quantized before data movement (MaxPool, Reshape, Concat, ...).
 
-    x -> Q -> DQ -> (operators that move values) -> layer
-      =  x -> Q -> DQ -> (operators that move values) -> Q -> DQ -> layer
-      =  x -> (operators that move values) -> Q -> DQ -> layer       where nothing else reads them
+    x -> Q -> DQ -> (data movement) -> layer
+      =>
+    x -> Q -> DQ -> (data movement) -> Q -> DQ -> layer
+      =>
+    x -> (data movement) -> Q -> DQ -> layer            if the first pair has no other consumer
 
-Tools leave out the second pair, as MaxPool, Reshape, Concat and the like only pass codes on. It
-changes no value: for codes q, |q - zero_point| < 2^17, the product (q - zero_point) * scale and the
-quotient by scale each err by at most 2^-24 of themselves in float32, together by less than half a
-step, so that the quantizer returns q. The last step holds because a quantizer is monotone and
-takes each value by itself.
+Reason: the readers look for a Q/DQ pair directly before a layer. Other tools leave it out, as these
+operators only move codes, and all of their tensors share one scale and zero point.
+
+The second pair changes no value. For codes q, |q - zero_point| < 2^17: the product
+(q - zero_point) * scale and the division by scale have relative errors of at most 2^-24 each in
+float32, together less than half a quantization step, so that the quantizer returns q. The first
+pair can go because quantization is monotone and elementwise, so that it commutes with these
+operators.
 """
 
 from collections.abc import Iterator
@@ -31,22 +36,22 @@ from bridge.export.read.qdq import (
 )
 
 _MOST_NODES = 1000
-"""How many operators may lie between a DequantizeLinear and a layer."""
+"""Most operators between a DequantizeLinear and a layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """What lies between pairs of one scale and a layer."""
+    """Operators between a layer and the Q/DQ pairs, of one scale and zero point, of its input."""
 
     moves: dict[ir.Node, None]
     pairs: dict[ir.Node, None]
 
 
 def quantize_layer_inputs(graph: ir.Graph) -> None:
-    """Give every layer whose input was quantized before data movement a pair of its own.
+    """Write a Q/DQ pair before every layer whose input was quantized before data movement.
 
     Args:
-        graph: the main graph of a QDQ model; it is changed, and its subgraphs are.
+        graph: the main graph of a QDQ model; it and its subgraphs are changed.
     """
     paths: dict[ir.Value, _Path] = {}
     written: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
@@ -68,7 +73,7 @@ def quantize_layer_inputs(graph: ir.Graph) -> None:
 
 
 def _activations(node: ir.Node) -> Iterator[int]:
-    """Iterate over the inputs of a layer that are activations."""
+    """Iterate over the indices of a layer's inputs that are activations."""
     if node.op_type not in OPERATORS or not is_standard(node) or len(node.inputs) < 2:
         return
     second = node.inputs[1]
@@ -84,7 +89,7 @@ def _is_pair(value: ir.Value | None) -> bool:
 
 
 def _path(value: ir.Value | None) -> _Path | None:
-    """Follow a value back to the pairs of one scale that it comes from, None if there are none."""
+    """Follow a value back to Q/DQ pairs of one scale and zero point; None if there are none."""
     path, waiting = _Path({}, {}), [] if value is None else [value]
     while waiting:
         node = waiting.pop().producer()
@@ -93,26 +98,26 @@ def _path(value: ir.Value | None) -> _Path | None:
         if node.op_type == "DequantizeLinear":
             path.pairs[node] = None
         elif node not in path.moves:
-            data = _moved(node)
+            data = _moved_inputs(node)
             if data is None:
                 return None
             path.moves[node] = None
             waiting += data
-    same = _numbers(next(iter(path.pairs))) if path.moves and path.pairs else None
-    if same is None or any(_numbers(pair) != same for pair in path.pairs):
+    same = _qparams(next(iter(path.pairs))) if path.moves and path.pairs else None
+    if same is None or any(_qparams(pair) != same for pair in path.pairs):
         return None
-    return path if all(_fits(node, *same) for node in path.moves) else None
+    return path if all(_can_represent_padding(node, *same) for node in path.moves) else None
 
 
 def round_trips(scale: np.float32, codes: np.dtype[Any]) -> bool:
-    """Whether every code is quantized to itself again: round(((q - z) * s) / s) = q - z.
+    """Whether dequantizing and quantizing returns every code: round(((q - z) * s) / s) = q - z.
 
     Args:
-        scale: s, positive and finite.
-        codes: the type of q and z.
+        scale: s, float32, positive and finite.
+        codes: dtype of q and z.
     Returns:
-        False for integers of more than 16 bits, for a scale that is subnormal, and for one with
-        which the largest value is infinite.
+        False for integers of more than 16 bits, for a subnormal scale, and for one with which the
+        largest value overflows float32.
     """
     if codes.kind not in "iu" or codes.itemsize > 2:
         return False
@@ -121,8 +126,8 @@ def round_trips(scale: np.float32, codes: np.dtype[Any]) -> bool:
     return bool(np.isfinite(largest) and scale >= np.finfo(np.float32).tiny)
 
 
-def _numbers(pair: ir.Node) -> tuple[np.float32, np.dtype[Any], int] | None:
-    """Return scale, type and zero point of a pair, None where codes would not come back."""
+def _qparams(pair: ir.Node) -> tuple[np.float32, np.dtype[Any], int] | None:
+    """Return scale, dtype and zero point of a per-tensor pair that round_trips, else None."""
     try:
         scale, zero_point = read_qparams(pair)
         check_scale(pair, scale)
@@ -133,8 +138,8 @@ def _numbers(pair: ir.Node) -> tuple[np.float32, np.dtype[Any], int] | None:
     return np.float32(scale.item()), zero_point.dtype, int(zero_point.item())
 
 
-def _moved(node: ir.Node) -> list[ir.Value] | None:
-    """Return what a node only moves about, None for other operators."""
+def _moved_inputs(node: ir.Node) -> list[ir.Value] | None:
+    """Return the inputs whose elements a node only moves or selects, None for other operators."""
     given = {name: attribute.value for name, attribute in node.attributes.items()}
     if not is_standard(node) or not node.inputs or node.inputs[0] is None:
         return None
@@ -160,7 +165,7 @@ _MOVES = frozenset(
         "ReverseSequence",
     )
 )
-"""Operators whose outputs are values of their first input, or zero."""
+"""Operators whose outputs contain only elements of their first input, or zeros."""
 
 
 def _is_false(value: ir.Value | None) -> bool:
@@ -168,8 +173,10 @@ def _is_false(value: ir.Value | None) -> bool:
     return value is None or (stored is not None and not stored.any())
 
 
-def _fits(node: ir.Node, scale: np.float32, codes: np.dtype[Any], zero: int) -> bool:
-    """Whether what a Pad adds is a value of the codes."""
+def _can_represent_padding(
+    node: ir.Node, scale: np.float32, codes: np.dtype[Any], zero: int
+) -> bool:
+    """Whether codes can represent the value that a Pad adds; True for other operators."""
     value = optional_input(node, 2) if node.op_type == "Pad" else None
     if value is None:
         return True
@@ -184,12 +191,12 @@ def _fits(node: ir.Node, scale: np.float32, codes: np.dtype[Any], zero: int) -> 
 
 
 def _pair(graph: ir.Graph, before: ir.Node, value: ir.Value, like: ir.Node) -> ir.Value:
-    """Write a pair like another one in front of a node."""
+    """Write a Q/DQ pair with the parameters of another one before a node."""
     zero_point = read_qparams(like)[1]
     given = zero_point_input(like)
     parameters = [like.inputs[1]] if given is None else [like.inputs[1], given]
     names = f"{value.name}/quantized", f"{value.name}/dequantized"
-    # Without a zero point a quantizer makes uint8.
+    # Without a zero point, QuantizeLinear quantizes to uint8.
     signed = zero_point.dtype != np.uint8 and given is None
     attributes = {"output_dtype": ir.DataType.from_numpy(zero_point.dtype)} if signed else {}
     quantize = ir.node("QuantizeLinear", [value, *parameters], attributes, name=names[0])
@@ -203,7 +210,7 @@ def _pair(graph: ir.Graph, before: ir.Node, value: ir.Value, like: ir.Node) -> i
 
 
 def _drop_first_pair(path: _Path) -> None:
-    """Let a run of moves that one new pair alone reads start from what the first pair quantizes."""
+    """Remove the first pair if it and the moves have no other consumer than the new pair."""
     (dequantize, *others), moves = path.pairs, list(path.moves)
     quantize = None if dequantize.inputs[0] is None else dequantize.inputs[0].producer()
     if others or quantize is None or quantize.op_type != "QuantizeLinear":
@@ -216,7 +223,7 @@ def _drop_first_pair(path: _Path) -> None:
         and node.graph is moves[0].graph
         for node in nodes
     )
-    if chained and alone and _numbers(quantize) == _numbers(dequantize):
+    if chained and alone and _qparams(quantize) == _qparams(dequantize):
         moves[-1].replace_input_with(0, quantize.inputs[0])
         for node in (dequantize, quantize):
             if node.graph is not None:

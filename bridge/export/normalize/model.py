@@ -1,4 +1,8 @@
-"""Reading a model and bringing it to the form that the readers expect."""
+"""Loads a model and normalizes it to the form that read/ expects.
+
+file -> inline functions -> Constant nodes to initializers -> fold_parameters
+     -> quantize_layer_inputs -> pad_before_quantizers
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,28 +18,27 @@ from bridge.export.normalize.channel_padding import pad_before_quantizers
 from bridge.export.normalize.computed_parameters import fold_parameters
 from bridge.export.normalize.data_movement import quantize_layer_inputs
 
-# From this version on an initializer that is an input too is a default that callers may override;
-# before it every initializer had to be an input.
+# From this IR version on, an initializer that is also an input is a default, which callers may
+# override; before it, every initializer had to be an input.
 _IR_VERSION_OF_DEFAULTS = 4
 
 
 def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
-    """Load a model and bring it to the form the reader expects.
+    """Load a model and normalize it.
 
-    Functions are inlined, Constant nodes become initializers, nodes are sorted, and layers whose
-    input was quantized before data movement get a pair of their own. Where the IR version is below
-    4, initializers that are inputs too become constants. Weights in external files are not read
-    before they are needed.
+    Functions are inlined, Constant nodes become initializers, nodes are sorted, and the rewrites of
+    normalize/ are applied. Below IR version 4, initializers that are also inputs become constants.
+    External data is read when it is needed.
 
     Args:
         path: an .onnx file.
-        follow_symlinks: as load_model's.
+        follow_symlinks: as in files.loading.load_model.
     Returns:
         the model.
     Raises:
-        FileNotFoundError: there is no such file, or a file with its data is missing.
+        FileNotFoundError: the file, or one with its external data, does not exist.
         ConversionError: the file is not a valid ONNX model, its opset is below 13, it has no
-            outputs, or its data lies outside its folder or ends too early.
+            outputs, or its external data is outside its folder or too short.
     """
     proto, model = load_proto_and_model(path, follow_symlinks=follow_symlinks)
     check_model(path, proto, model, linked=follow_symlinks)
