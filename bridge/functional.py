@@ -1,4 +1,4 @@
-"""Modules as pure functions: a prepared model becomes a qatfunc Model, and parameters go back."""
+"""Modules as pure functions: a prepared model as a qatfunc Model, and back to a module."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Set
@@ -21,29 +21,28 @@ Params = dict[str, Tensor]
 
 
 class ModuleState(NamedTuple):
-    """What a model carries beside its parameters."""
+    """The state of a model, without its parameters."""
 
     buffers: dict[str, Tensor]
     """The module's buffers by name."""
     seen: dict[str, calibration.CalibrationState]
-    """What calibration has seen of each quantized input; empty once the ranges are set."""
+    """Calibration statistics by path and range ("conv1.acts"); empty after finish."""
 
 
 def functionalize(model: nn.Module) -> Model:
-    """Return a model as pure functions over pytrees.
+    """Return a model as pure functions over pytrees, which work under torch.func.
 
-    params is {name: tensor} of the module's parameters, ranges included, scales and offsets that
-    are computed from them left out; state is a ModuleState.
-    apply runs in the mode (train or eval) the model is in now, and BatchNorm's and the ranges'
-    new state is what update returns: under NAME_pre the ranges and trained weight scales that were
-    used, which differ from params where training made these meaningless; a module goes on from
-    them. All of it works under torch.func. Trained weight scales start
-    from the weights as they are at init.
+    params is {name: tensor} of the module's parameters: weights, ranges and trained weight scales,
+    but not the scales and offsets that are computed from these. state is a ModuleState.
+    apply and update run in the current mode (train or eval) of the model. update also returns the
+    new state: BatchNorm's statistics, and under NAME_pre the ranges and trained weight scales that
+    were used. These differ from params where training made params invalid; a module continues
+    from them. init sets trained weight scales to ARQ's scales of the current weights.
 
     Args:
-        model: any module with QAT layers; it is copied, and not changed by any function.
+        model: any module with QAT layers; it is copied and never modified.
     Returns:
-        init() -> (params, state) with the model's own values; calibrate, finish, apply, update.
+        a Model; its init() returns (params, state) with the model's current values.
     """
     check_model(model, "functionalize")
     template = copied(model)
@@ -126,16 +125,16 @@ def functionalize(model: nn.Module) -> Model:
 
 
 def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState) -> nn.Module:
-    """Return a copy of a model that holds functional parameters and state.
+    """Return a copy of a model with given parameters and state.
 
     Args:
-        model: the model that functionalize was called on, or one of its shape.
-        params: from the functional form.
-        state: from the functional form.
+        model: the model that functionalize was called on, or one with the same names and shapes.
+        params: as functionalize's functions return them.
+        state: as functionalize's functions return it.
     Returns:
-        the copy; functionalize(copy).init() gives the same pytrees back.
+        the copy; functionalize(copy).init() returns equal pytrees.
     Raises:
-        TypeError: an argument is of a wrong kind.
+        TypeError: an argument has a wrong type.
         ValueError: params or state have other names or shapes than the model.
     """
     check_model(model, "to_module")
@@ -166,7 +165,7 @@ def to_module(model: nn.Module, params: Mapping[str, Tensor], state: ModuleState
 
 
 def _check_names(what: str, given: Any, names: Set[str]) -> None:
-    """Raise unless a pytree has the names of the model: no other would be used, or missed."""
+    """Raise unless a pytree has exactly the model's names: functional_call would ignore others."""
     if not isinstance(given, Mapping):
         raise TypeError(f"{what} must be a dict of tensors by name, got a {type(given).__name__}")
     if given.keys() == names:
@@ -187,7 +186,7 @@ def _check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tens
 
 @torch.no_grad()
 def _start_scales(model: nn.Module, params: Params, buffers: dict[str, Tensor]) -> None:
-    """Start trained weight scales, as a module does with its first batch."""
+    """Set trained weight scales to ARQ's, as a module does with its first batch."""
     for path, layer in qat_layers(model):
         if not isinstance(layer, QATLayer) or not layer.config.learned_scale:
             continue
@@ -197,7 +196,8 @@ def _start_scales(model: nn.Module, params: Params, buffers: dict[str, Tensor]) 
         params[_join(path, "wts_scales")] = start
         buffers[_join(path, PREVIOUS)] = start.clone()
         if layer.calibrated:
-            buffers[_join(path, "cur_batch")] += 1  # a given range: no batch will be calibrated
+            # The range was configured, so that calibration will count no batch.
+            buffers[_join(path, "cur_batch")] += 1
 
 
 def _derived_names(model: nn.Module) -> set[str]:
@@ -210,13 +210,13 @@ def _derived_names(model: nn.Module) -> set[str]:
 
 @contextmanager
 def _phase(layers: Mapping[str, RangedModule], state: ModuleState) -> Iterator[None]:
-    """Let the template's layers be calibrated, or not, as the state is."""
+    """Set the template's layers to calibrated or not, as the state is."""
     before = {
         path: (layer._batches, layer._calibration, layer.training) for path, layer in layers.items()
     }
     for path, layer in layers.items():
         layer._batches, layer._calibration = 1, _seen_by(path, layer, state)
-        # In training mode the forward would calibrate, and write into the caller's tensors.
+        # In training mode an uncalibrated forward would write to the caller's tensors.
         layer.training = layer.training and not layer._calibration
         layer._warned = True
     try:

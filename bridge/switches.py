@@ -1,4 +1,4 @@
-"""Switches: hold ranges and scales, turn quantization off, for good or within a with block."""
+"""Freezing ranges and scales, and turning quantization off, permanently or in a with block."""
 
 import fnmatch
 from collections.abc import Callable
@@ -23,19 +23,20 @@ __all__ = [
 ]
 
 _SHOWN = 8
-"""Layers named in a message."""
+"""Largest number of layers that a message names."""
 
 Steps = list[Callable[[], Any]]
 
 
 class Switched(AbstractContextManager[None]):
-    """What a switch returns: without `with` it stays as it was set, as torch.set_grad_enabled.
+    """The result of a switch, which has an effect already; as a context manager it undoes it.
 
-    The end of a with block puts back what was before the call.
+    As torch.set_grad_enabled: without `with` the setting stays, the end of a with block restores
+    the setting of before the call.
 
     Args:
-        undo: what puts back what was before.
-        enter: what a with block does besides, at its start.
+        undo: calls that restore the setting of before.
+        enter: further calls at the start of a with block.
     """
 
     def __init__(self, undo: Steps, enter: Steps | None = None) -> None:
@@ -52,16 +53,16 @@ class Switched(AbstractContextManager[None]):
 
 
 def freeze_clips(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> Switched:
-    """Stop training the input ranges, or go on; for good, or in a with block.
+    """Freeze the input ranges, or train them again; permanently, or in a with block.
 
     Args:
         model: any module.
-        frozen: hold, or let go.
-        layers: pattern of the layers' paths.
+        frozen: True to freeze, False to train.
+        layers: pattern of the layers' paths, as fnmatch's.
     Returns:
-        a context manager, at whose end all is as it was before the call.
+        a context manager whose exit restores the setting of before the call.
     Raises:
-        TypeError: an argument is of a wrong kind.
+        TypeError: an argument has a wrong type.
         ValueError: no layer matches.
     """
     check_flags("freeze_clips", frozen=frozen)
@@ -74,19 +75,19 @@ def freeze_clips(model: nn.Module, *, frozen: bool = True, layers: str = "*") ->
 
 
 def freeze_weight_scales(model: nn.Module, *, frozen: bool = True, layers: str = "*") -> Switched:
-    """Hold the weights' scales as they are now, or let them follow again; for good, or in a block.
+    """Freeze the weight scales at their current values, or unfreeze; permanently, or in a block.
 
-    Scales that are held for good are part of the checkpoint. Those that a with block holds are
-    not, and a layer whose scales were held before keeps these in the block.
+    Scales that are frozen permanently are saved in checkpoints. Those frozen by a with block are
+    not; in it a layer whose scales were frozen before keeps its frozen scales.
 
     Args:
         model: any module.
-        frozen: hold, or let go.
-        layers: pattern of the layers' paths.
+        frozen: True to freeze; False to compute (ARQ) or train (ulq_retrain) the scales again.
+        layers: pattern of the layers' paths, as fnmatch's.
     Returns:
-        a context manager, at whose end all is as it was before the call.
+        a context manager whose exit restores the setting of before the call.
     Raises:
-        TypeError: an argument is of a wrong kind.
+        TypeError: an argument has a wrong type.
         ValueError: no layer matches.
     """
     check_flags("freeze_weight_scales", frozen=frozen)
@@ -114,19 +115,20 @@ def set_quantization(
     activations: bool | None = None,
     layers: str = "*",
 ) -> Switched:
-    """Turn the quantization of weights or activations on or off; for good, or in a with block.
+    """Turn the quantization of weights or activations on or off; permanently, or in a with block.
 
-    What is off is computed in float, and exported in float. It is no part of the checkpoint.
+    A weight or activation that is off is used, and exported, in float. Checkpoints do not contain
+    the setting.
 
     Args:
         model: any module.
-        weights: on, off, or None to leave it.
-        activations: on, off, or None to leave it.
-        layers: pattern of the layers' paths.
+        weights: True for on, False for off, None for no change.
+        activations: True for on, False for off, None for no change.
+        layers: pattern of the layers' paths, as fnmatch's.
     Returns:
-        a context manager, at whose end all is as it was before the call.
+        a context manager whose exit restores the setting of before the call.
     Raises:
-        TypeError: an argument is of a wrong kind.
+        TypeError: an argument has a wrong type.
         ValueError: no layer matches.
     """
     given = {"weights": weights, "activations": activations}
@@ -146,11 +148,11 @@ def set_quantization(
 frozen_clips = freeze_clips
 frozen_weight_scales = freeze_weight_scales
 quantization = set_quantization
-"""Other names of the same calls."""
+"""Aliases, the names of the former context managers."""
 
 
 def _hold_scales(layer: QATLayer, held: Tensor | None, *, persistent: bool) -> None:
-    """Let a layer's scales go, or hold those that were held before."""
+    """Unfreeze a layer's scales, or freeze them at the values that were frozen before."""
     layer.freeze_weight_scales(frozen=False)
     if held is not None:
         layer.register_buffer("frozen_wts_scales", held, persistent=persistent)

@@ -63,10 +63,6 @@ def _summary(outcomes: list[Outcome]) -> str:
     )
 
 
-def _arrives(outcome: Outcome) -> bool:
-    return any(not one["error"] for one in outcome.get("exports", {}).values())
-
-
 def _version(package: str) -> str:
     try:
         return f" {version(package)}"
