@@ -1,10 +1,10 @@
-"""One class a target; its fields are its options.
+"""One class for each target; its fields are the target's options.
 
 Index, each importing only what is above it:
-    options  checking options
-    target   what a target is
+    options  checks of options
+    target   the base class: passes, and methods with defaults
     ort      ONNX Runtime on a CPU
     qdq      any runtime that reads Q/DQ models
     ascend   the Ascend NPU
-    table    finding a target by its name
+    table    targets by name
 """

@@ -1,4 +1,4 @@
-"""Checking options: of the right kind, and in range."""
+"""Checks of the options of targets: type and range."""
 
 from numbers import Integral
 
@@ -7,25 +7,25 @@ def check_flag(name: str, flag: object) -> None:
     """Raise unless an option is True or False.
 
     Args:
-        name: of the option.
-        flag: what was given.
+        name: of the option, for the message.
+        flag: its value.
     Raises:
-        TypeError: it is no bool.
+        TypeError: flag is not a bool.
     """
     if not isinstance(flag, bool):
         raise TypeError(f"{name} must be True or False, got {flag!r}")
 
 
 def check_integer(name: str, number: object, allowed: range) -> None:
-    """Raise unless an option is an integer within a range.
+    """Raise unless an option is an integer in a range.
 
     Args:
-        name: of the option.
-        number: what was given.
-        allowed: the integers that it may be.
+        name: of the option, for the message.
+        number: its value.
+        allowed: the range.
     Raises:
-        TypeError: it is no integer.
-        ValueError: it is out of range.
+        TypeError: number is not an integer.
+        ValueError: number is out of range.
     """
     if not isinstance(number, Integral) or isinstance(number, bool):
         raise TypeError(f"{name} must be an integer, got {number!r}")

@@ -1,8 +1,13 @@
 """ONNX Runtime on a CPU: uint8 codes, integer operators, and QLinearConv where it is proven equal.
 
-    x_q -> QLinearConv | ConvInteger -> epilogue | MatMulInteger -> epilogue | float form
+    QuantizeLinear -> DequantizeLinear -> Conv -> y
+        becomes one of
+    QuantizeLinear(uint8) -> QLinearConv -> DequantizeLinear -> y
+    QuantizeLinear(uint8) -> ConvInteger -> epilogue -> y
+    QuantizeLinear(uint8) -> DequantizeLinear(scale 1) -> Conv(integer-valued) -> epilogue -> y
 
-Each layer takes the form that costs.py expects to be the fastest, or that was timed so.
+and Gemm or MatMul becomes MatMulInteger -> epilogue. Each layer takes the form that is fastest by
+plan.costs, or by timing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,13 +39,13 @@ from bridge.export.targets.target import Passes, Target
 MODES = ("exact", "fast")
 
 MAX_ULPS = 64
-"""How far a multiplier is adjusted by default: less than a hundred-thousandth of it."""
+"""Default of max_ulps: an adjustment of less than 1 / 100,000 of a multiplier."""
 
 FARTHEST_ULPS = 4096
-"""The upper bound of max_ulps: at most one part in 2,048 of a multiplier."""
+"""Largest max_ulps: an adjustment of at most 1 / 2,048 of a multiplier."""
 
 _INT8_WEIGHTS = (*costs.CHAINED, "MatMulInteger")
-"""The forms that can have int8 weights."""
+"""Forms that can have int8 weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +53,25 @@ class Ort(Target):
     """ONNX Runtime on a CPU.
 
     Args:
-        mode: "exact", or "fast": outputs of layers and sums of two activations that integer
-            operators read are rounded to 8 bits too. Fake-quant and deploy then agree in every
-            bit, but compute something else than the torch model.
-        data: for mode "fast" the batches that give what is rounded there its range: arrays or
-            tensors, tuples of them for several inputs, or dicts by the names of the inputs.
-        max_ulps: how far the factor scale_x * scale_w of a channel may be adjusted, in both models
-            alike, where that lets a faster integer operator compute the same bits; bridge.adopt
-            adjusts the torch model's. 0 adjusts none; such layers take another form. At most 4,096.
-        vnni: write weights as int8 beside uint8 activations: for processors with VNNI, which have
-            faster kernels for them; older x86 ones saturate, so that results are wrong there.
-            bridge.sums_int8_exactly() tells which this machine is. A layer with two weights of
-            -128 in an output channel keeps uint8 ones, for ARM64's sake.
-        tune: time the forms that each layer can take on this machine, and take the fastest; all
-            have the same bits. bridge.Tuning says how, and gives the sizes of inputs that the
-            model leaves open.
+        mode: "exact", or "fast": outputs of layers, and sums of two activations, that integer
+            operators read are quantized to 8 bits too. Fake-quant and deploy still agree in every
+            bit, but differ from the torch model.
+        data: batches that calibrate the ranges of mode "fast": arrays or tensors, tuples of them
+            for several inputs, or dicts by the names of the inputs. None in mode "exact".
+        max_ulps: largest adjustment, in ulps, of a channel's rescale factor scale_x * scale_w in
+            both models, which lets a faster integer operator compute the same bits. bridge.adopt
+            makes the same adjustment in the torch model. With 0, layers that need one take another
+            form. At most 4,096.
+        vnni: write weights as int8 beside uint8 activations, for the faster kernels of processors
+            with VNNI. Older x86 processors saturate and give wrong results;
+            bridge.sums_int8_exactly() tests this machine. A layer with two weights of -128 in an
+            output channel keeps uint8 weights, because int8 ones may overflow on ARM64.
+        tune: time the possible forms of each layer on this machine and take the fastest; all have
+            the same bits. A bridge.Tuning sets how, and the shapes of inputs with dynamic axes.
     Raises:
-        TypeError: an option is of a wrong kind.
-        ValueError: the mode is unknown, max_ulps is out of range, or data is missing or given
-            without need.
+        TypeError: an option has a wrong type.
+        ValueError: the mode is unknown, max_ulps is out of range, or data is missing in mode
+            "fast" or given in mode "exact".
     """
 
     name: ClassVar[str] = "ort"
@@ -98,11 +103,11 @@ class Ort(Target):
         return self.data
 
     def find_chains(self, layers: Sequence[QuantizedLayer]) -> Mapping[str, Chain | Unchained]:
-        """Find what QLinearConv can compute, as requantization.chains.find_chains."""
+        """Find the convolutions that can become QLinearConv (requantization.chains)."""
         return find_chains(layers, max_ulps=self.max_ulps)
 
     def choose(self, layer: QuantizedLayer, chain: Chain | None) -> Choice:
-        """Pick the form that is expected to be the fastest."""
+        """Choose the form with the lowest estimated cost."""
         return choose_ort_form(layer, chain)
 
     def refine(
@@ -114,7 +119,7 @@ class Ort(Target):
         chains: Mapping[str, Chain],
         sized: ir.Model | None,
     ) -> Mapping[str, Choice]:
-        """Take the forms that were timed to be the fastest, and say which weights stay uint8."""
+        """Choose by timing if `tune` is set, and note where weights stay uint8 despite `vnni`."""
         if self.tune is not False:
             tuning = self.tune if isinstance(self.tune, Tuning) else Tuning()
             choices = tune_choices(
@@ -125,7 +130,7 @@ class Ort(Target):
         return {layer.name: _with_bytes(choices[layer.name], layer) for layer in layers}
 
     def builder(self, layer: QuantizedLayer | QuantizedProduct) -> Builder:
-        """Return what writes the nodes of a layer, with int8 weights where `vnni` asks for them."""
+        """Return the builder of a layer, which writes int8 weights if `vnni` is set."""
         return Builder(layer, vnni=self.vnni)
 
     def write_product(self, builder: Builder, product: QuantizedProduct) -> None:
@@ -134,10 +139,10 @@ class Ort(Target):
 
 
 def _with_bytes(choice: Choice, layer: QuantizedLayer) -> Choice:
-    """Say in a choice why a layer has uint8 weights where int8 ones are wanted."""
+    """Add to a choice's reason why the layer keeps uint8 weights despite `vnni`."""
     if choice.form.name not in _INT8_WEIGHTS or may_be_int8(layer):
         return choice
-    why = "; uint8 weights, as a channel has two of -128, which ARM64 sums wrongly in int8"
+    why = "; uint8 weights: a channel has two of -128, whose int8 products may overflow on ARM64"
     return replace(choice, reason=choice.reason + why)
 
 
@@ -148,8 +153,8 @@ def _check_data(mode: str, data: object) -> None:
         return
     if data is None:
         raise ValueError(
-            "mode 'fast' needs data: batches of inputs, from which the values that it rounds get "
-            "their ranges; convert_qat_model(..., mode='fast', data=[x])"
+            "mode 'fast' needs data: batches of inputs, which calibrate the ranges of the values "
+            "that it quantizes; convert_qat_model(..., mode='fast', data=[x])"
         )
     one: tuple[type[Any], ...] = (torch.Tensor, np.ndarray, Mapping, str, bytes)
     if isinstance(data, one) or not isinstance(data, Iterable):

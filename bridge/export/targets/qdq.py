@@ -1,8 +1,10 @@
-"""The portable form: standard Q/DQ pairs, and weights and biases as the stored integers.
+"""The portable target: standard Q/DQ pairs, with weights and biases as stored integers.
 
-    x -> Q -> DQ -> Conv(DQ(int8 weight), DQ(int32 bias)) -> y         in the deploy model
+    x -> Q -> DQ -> Conv(Q -> DQ of the float weight, float bias) -> y
+        becomes
+    x -> Q -> DQ -> Conv(DQ(int8 weight), DQ(int32 bias)) -> y
 
-The runtime that loads the file decides how it computes that, and rounds as it does.
+The runtime that loads the file decides how to compute this, and with which roundings (lower.qdq).
 """
 
 from collections.abc import Sequence
@@ -39,11 +41,11 @@ class Qdq(Target):
     """Any runtime that reads standard Q/DQ models.
 
     Args:
-        symmetric: refuse activations with a zero point other than 0: runtimes such as TensorRT
-            take no others.
-        opset: of the deploy model, 13 to 21; None keeps the file's.
+        symmetric: refuse models with zero points other than 0, which runtimes such as TensorRT do
+            not take.
+        opset: opset version of the deploy model, 13 to 21; None keeps that of the file.
     Raises:
-        TypeError: an option is of a wrong kind.
+        TypeError: an option has a wrong type.
         ValueError: opset is out of range.
     """
 
@@ -62,18 +64,18 @@ class Qdq(Target):
             check_integer("opset", self.opset, OPSETS)
 
     def choose(self, layer: QuantizedLayer, chain: Chain | None) -> Choice:
-        """Pick the only form."""
+        """Return the only form."""
         del layer, chain
         return _CHOICE
 
     def write_product(self, builder: Builder, product: QuantizedProduct) -> None:
-        """Leave a product between its pairs."""
+        """Write nothing: a product keeps its Q/DQ pairs."""
         del builder, product
 
     def finish(
         self, deploy: ir.Model, layers: Sequence[QuantizedLayer | QuantizedProduct]
     ) -> ir.Model:
-        """Check the zero points of a symmetric model, and state the opset that is asked for."""
+        """Check the zero points if `symmetric` is set, and convert to `opset`."""
         if self.symmetric:
             check_symmetric(deploy.graph)
         if self.opset is None:

@@ -1,4 +1,4 @@
-"""The table of targets, and finding one by its name and options."""
+"""The table of targets, and the lookup of a target by name and options."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,24 +12,24 @@ from bridge.export.targets.target import Target
 ort = Ort
 qdq = Qdq
 ascend = Ascend
-"""The targets as a call reads best: `target=bridge.qdq(opset=13)`."""
+"""The same classes in lower case, for calls such as `target=bridge.qdq(opset=13)`."""
 
 TARGETS: Mapping[str, type[Target]] = {target.name: target for target in (ort, qdq, ascend)}
 
 
 def find_target(target: object, options: Mapping[str, Any]) -> Target:
-    """Return a target, from its name and its options or as it is.
+    """Return a Target as it is, or create it from its name and options.
 
     Args:
         target: a key of TARGETS, or a Target.
-        options: of the target that is named; none beside a Target, which has its own.
+        options: of the named target, by field name; empty with a Target, which has its own.
     Returns:
         the target.
     Raises:
-        TypeError: no target has such an option, one is of a wrong kind, or a class is given in
-            the stead of a target.
-        ValueError: the target is unknown, an option is another target's, or a value is out of
-            range.
+        TypeError: no target has such an option, an option has a wrong type, options are given
+            beside a Target, or a class is given instead of a Target.
+        ValueError: the target is unknown, an option belongs to another target, or a value is out
+            of range.
 
     >>> find_target("qdq", {"opset": 13})
     Qdq(symmetric=False, opset=13)

@@ -1,8 +1,11 @@
-"""What a target is: how the fake-quant and the deploy model are written for it.
+"""The base class of targets: how the fake-quant and the deploy model are lowered.
 
-    source -> before -> read -> write each layer -> operands -> ... -> last -> deploy
+    source -> passes `before` -> read layers -> choose a form for each
+        -> fake-quant:                  write_fake of each -> `fake_operands` -> `fake_last`
+        -> deploy: `before_deploy` -> form.write of each -> `deploy_operands` -> `deploy_last`
+               -> finish
 
-The base class has what most targets share; a target overrides what it does otherwise.
+A target overrides the passes and methods in which it differs from the defaults.
 """
 
 from abc import ABC, abstractmethod
@@ -30,15 +33,15 @@ Passes = tuple[ir.passes.PassBase, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target(ABC):
-    """How models are written for a target; its fields are the options of a conversion.
+    """How models are lowered for a target; the fields are the options of a conversion.
 
     Class attributes:
-        name: what the target is called in `convert_qat_model(target=...)`.
-        product_form: what a product of two activations becomes in the deploy model.
-        folds_batch_norm: whether the deploy model can hold a folded BatchNormalization.
-        before: passes over the model that is read.
+        name: name of the target in `convert_qat_model(target=...)`.
+        product_form: form of a product of two activations in the deploy model.
+        folds_batch_norm: whether layers of the deploy model can include a BatchNormalization.
+        before: passes over the source model, before its layers are read.
         before_deploy: passes over the deploy model, before its layers are written.
-        fake_operands, deploy_operands: passes after the layers are written, for the quantized
+        fake_operands, deploy_operands: passes after all layers are written, for the quantized
             operands of operators that stay in float.
         fake_last, deploy_last: passes over the finished models.
     """
@@ -58,37 +61,37 @@ class Target(ABC):
 
     @abstractmethod
     def choose(self, layer: QuantizedLayer, chain: Chain | None) -> Choice:
-        """Pick the form of a layer of the deploy model.
+        """Choose the form of a layer in the deploy model.
 
         Args:
-            layer: as read.
-            chain: what QLinearConv can compute from it, if anything.
+            layer: the quantized layer.
+            chain: the layer's, None if it has none (requantization.chains).
         Returns:
             the form, and why.
         """
 
     @abstractmethod
     def write_product(self, builder: Builder, product: QuantizedProduct) -> None:
-        """Write a product of two activations of the deploy model.
+        """Write a product of two activations in the deploy model.
 
         Args:
             builder: writes the nodes.
-            product: as read.
+            product: the product.
         """
 
     def refusal(self, layer: QuantizedLayer) -> str | None:
-        """Say why the target cannot hold a layer, which then stays in float.
+        """Return why the target cannot represent a layer, which then stays in float.
 
         Args:
-            layer: as read.
+            layer: the quantized layer.
         Returns:
-            the reason; None where it can.
+            the reason; None if it can.
         """
         del layer
         return None
 
     def check(self, layers: Sequence[QuantizedLayer]) -> None:
-        """Raise unless the target can hold all layers together.
+        """Raise unless the target can represent all layers of a model together.
 
         Args:
             layers: of one model.
@@ -98,16 +101,16 @@ class Target(ABC):
         del layers
 
     def rounding_data(self) -> Iterable[Any] | None:
-        """Return the batches of mode "fast", None in mode "exact"."""
+        """Return the calibration batches of mode "fast", None in mode "exact"."""
         return None
 
     def find_chains(self, layers: Sequence[QuantizedLayer]) -> Mapping[str, Chain | Unchained]:
-        """Find what QLinearConv can compute, and say why not the other convolutions.
+        """Find the convolutions that can become QLinearConv, and why others cannot.
 
         Args:
             layers: of one model.
         Returns:
-            by the layer's name; nothing where the target has no such operator.
+            by layer name; empty if the target has no QLinearConv.
         """
         del layers
         return {}
@@ -121,17 +124,17 @@ class Target(ABC):
         chains: Mapping[str, Chain],
         sized: ir.Model | None,
     ) -> Mapping[str, Choice]:
-        """Refine what was chosen for each layer alone by what the whole model shows.
+        """Revise the choices, made for each layer alone, with the whole model at hand.
 
         Args:
-            choices: by the layer's name.
-            model: whose layers they are, not yet written; it is left as it is.
-            layers: as read.
-            chains: of the layers that have one.
-            sized: a model of standard operators with the same names, to infer sizes from; None if
-                the model is one.
+            choices: by layer name.
+            model: contains the layers, not yet written; not changed.
+            layers: the quantized layers.
+            chains: by layer name, for the layers that have one.
+            sized: a model of standard operators with the same value names, for shape inference;
+                None if the model is one.
         Returns:
-            the choices to take.
+            the final choices, by layer name.
         Raises:
             ValueError: a size that is needed is not known.
         """
@@ -139,43 +142,45 @@ class Target(ABC):
         return choices
 
     def builder(self, layer: QuantizedLayer | QuantizedProduct) -> Builder:
-        """Return what writes the nodes of a layer or product of the deploy model.
+        """Return the builder that writes the nodes of a layer or product in the deploy model.
 
         Args:
-            layer: as read.
+            layer: the layer or product.
+        Returns:
+            the builder.
         """
         return Builder(layer)
 
     def write_fake(self, builder: Builder, layer: QuantizedLayer) -> None:
-        """Write a layer of the fake-quant model.
+        """Write a layer in the fake-quant model.
 
         Args:
             builder: writes the nodes.
-            layer: as read, with the multipliers that the deploy model has.
+            layer: the quantized layer, with the rescale factors of the deploy model.
         """
         write_fake(builder, layer)
 
     def write_fake_product(self, builder: Builder, product: QuantizedProduct) -> None:
-        """Write a product of two activations of the fake-quant model.
+        """Write a product of two activations in the fake-quant model.
 
         Args:
             builder: writes the nodes.
-            product: as read.
+            product: the product.
         """
         write_fake_product(builder, product)
 
     def finish(
         self, deploy: ir.Model, layers: Sequence[QuantizedLayer | QuantizedProduct]
     ) -> ir.Model:
-        """Do what options ask of the finished deploy model.
+        """Apply options to the finished deploy model.
 
         Args:
-            deploy: the model.
-            layers: what was quantized in it.
+            deploy: the deploy model.
+            layers: its quantized layers and products.
         Returns:
             the model to write.
         Raises:
-            ConversionError: the model cannot be what an option asks for.
+            ConversionError: the model cannot meet an option.
         """
         del layers
         return deploy

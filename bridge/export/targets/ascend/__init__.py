@@ -1,10 +1,10 @@
-"""The Ascend NPU and its dialect.
+"""The Ascend NPU and its ONNX dialect.
 
 Index, each importing only what is above it:
-    dialect    AscendQuant -> operator -> AscendDequant
+    dialect    layers: AscendQuant -> operator -> AscendDequant
     products   products of two activations
-    pairs      Q/DQ pairs that no layer reads
+    pairs      Q/DQ pairs that only float operators read
     functions  the dialect as ONNX functions
-    twin       a deploy model that runs anywhere
+    twin       a copy of a deploy model that ONNX Runtime runs
     target     the target
 """

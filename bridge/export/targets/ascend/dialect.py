@@ -1,11 +1,19 @@
-"""The Ascend dialect: AscendQuant -> operator on int8 -> AscendDequant, in the default domain.
+"""A layer in the Ascend dialect, whose operators are in ONNX's default domain.
 
-    AscendQuant(x): clamp(round(x * scale) + offset, -128, 127), scale = 1 / scale_x
-    Conv | ConvTranspose | Gemm | MatMul on int8 weights and int32 biases
-    AscendDequant(acc, p): float32(acc) * scale, the float32 in bits 0-31 of the uint64 p
-    AscendAntiQuant(q): (q + offset) * scale, where an AscendQuant's reader is not quantized
+    x -> QuantizeLinear -> DequantizeLinear -> op(DequantizeLinear(weight), bias) -> y
+        becomes, in fake-quant,
+    x -> Mul(1 / scale_x) -> Round -> Clip -> op(integer-valued weight) -> Cast(int32) -> epilogue
+        -> y
+        and in deploy
+    x -> AscendQuant -> op(int8 weight, int32 bias) -> AscendDequant -> (Add(shift)) -> y
 
-The device multiplies by the reciprocal of the scale, so the fake-quant twin does too.
+with op = Conv, ConvTranspose, Gemm or MatMul, and
+
+    AscendQuant(x) = clamp(round(x * scale) + offset, -128, 127), scale = 1 / scale_x
+    AscendDequant(acc, p) = float32(acc) * scale, the float32 in bits 0-31 of the uint64 p
+    AscendAntiQuant(q) = (q + offset) * scale, before a float operator
+
+The device multiplies by the reciprocal of the scale instead of dividing, so fake-quant does too.
 """
 
 from collections.abc import Sequence
@@ -23,14 +31,13 @@ from bridge.export.read.qdq import NotQuantizedError, read_qparams
 
 
 def refusal(layer: QuantizedLayer) -> str | None:
-    """Say why the target cannot hold a layer.
+    """Return why the dialect cannot represent a layer.
 
     Args:
-        layer: as read.
+        layer: the quantized layer.
     Returns:
-        the reason, for an input with one scale a channel, for a weight with a zero point that
-        int8 does not hold, and for a matrix product with one weight scale a channel; None for
-        others.
+        the reason, for a per-channel input scale, a weight that is not int8 after subtracting its
+        zero point, and a Gemm or MatMul with per-channel weight scales; None for other layers.
     """
     if layer.scale_x.size > 1:
         return f"target 'ascend' takes one input scale a tensor, got {layer.scale_x.size}"
@@ -45,7 +52,7 @@ def refusal(layer: QuantizedLayer) -> str | None:
 
 
 def check_layers(layers: Sequence[QuantizedLayer]) -> None:
-    """Raise unless the target can hold all layers together.
+    """Raise unless the dialect can represent all layers of a graph together.
 
     Args:
         layers: of one graph.
@@ -70,18 +77,18 @@ def check_layers(layers: Sequence[QuantizedLayer]) -> None:
 def ascend_input(
     builder: Builder, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
 ) -> ir.Value:
-    """Write AscendQuant in the place of the QuantizeLinear of an input.
+    """Write AscendQuant instead of the QuantizeLinear of an input.
 
     Args:
         builder: writes the nodes.
         name: of the layer, for messages.
         x_q: the quantized input.
-        scale: of the input.
-        zero_point: of the input, int8 or uint8.
+        scale: of the input, a positive float32.
+        zero_point: of the input, a scalar, int8 or uint8.
     Returns:
-        the input as the dialect quantizes it.
+        the output of AscendQuant, int8 codes.
     Raises:
-        ConversionError: no QuantizeLinear of that scale and zero point produces the input.
+        ConversionError: x_q is not the output of a QuantizeLinear with this scale and zero point.
     """
     return builder.op(
         "AscendQuant",
@@ -95,18 +102,18 @@ def ascend_input(
 def reciprocal_input(
     builder: Builder, name: str, x_q: ir.Value, scale: np.float32, zero_point: Array
 ) -> ir.Value:
-    """Write what AscendQuant computes in standard float operators, counted from the zero point.
+    """Write AscendQuant(x) - zero point in standard float operators: Mul -> Round -> Clip.
 
     Args:
         builder: writes the nodes.
         name: of the layer, for messages.
         x_q: the quantized input.
-        scale: of the input.
-        zero_point: of the input, int8 or uint8.
+        scale: of the input, a positive float32.
+        zero_point: of the input, a scalar, int8 or uint8.
     Returns:
-        integer-valued floats.
+        integer-valued float32.
     Raises:
-        ConversionError: no QuantizeLinear of that scale and zero point produces the input.
+        ConversionError: x_q is not the output of a QuantizeLinear with this scale and zero point.
     """
     zero = signed_zero_point(zero_point)
     x = builder.op("Mul", _float_input(name, x_q, scale, zero_point), np.float32(1.0) / scale)
@@ -115,7 +122,7 @@ def reciprocal_input(
 
 
 def write_ascend_fake(builder: Builder, layer: QuantizedLayer) -> None:
-    """Write the layer's fake-quant twin: the same arithmetic in standard float operators.
+    """Write the fake-quant form of a layer: the dialect's arithmetic in standard float operators.
 
     Args:
         builder: writes the nodes.
@@ -130,7 +137,7 @@ def write_ascend_fake(builder: Builder, layer: QuantizedLayer) -> None:
 
 
 def write_ascend(builder: Builder, layer: QuantizedLayer) -> None:
-    """Write the layer in the Ascend dialect.
+    """Write the deploy form of a layer in the Ascend dialect.
 
     Args:
         builder: writes the nodes.
@@ -166,15 +173,15 @@ def _float_input(name: str, x_q: ir.Value, scale: np.float32, zero_point: Array)
 
 
 def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: str) -> None:
-    """Raise unless a pair quantizes and dequantizes alike, by a scale that has a reciprocal.
+    """Raise unless both nodes of a Q/DQ pair have one scale and zero point, and 1 / scale exists.
 
     Args:
         quantize: the QuantizeLinear.
-        scale: of the DequantizeLinear.
-        zero_point: of the DequantizeLinear.
+        scale: of the DequantizeLinear, a float32.
+        zero_point: of the DequantizeLinear, a scalar.
         name: of the layer, for messages.
     Raises:
-        ConversionError: it does not.
+        ConversionError: they differ, or 1 / scale exceeds float32; names the layer.
     """
     try:
         first, zero = read_qparams(quantize)
@@ -196,7 +203,7 @@ def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: st
 
 
 def _dequant_parameters(layer: QuantizedLayer) -> Array:
-    """Pack scale_x * scale_w a channel; the int8 weight offset in bits 32-39 is 0."""
+    """Pack scale_x * scale_w of each channel into uint64; bits 32-39, the weight offset, are 0."""
     channels = per_channel(layer.rescale, layer).size
     scale = layer.rescale.astype(np.float32).reshape(channels)
     return scale.view(np.uint32).astype(np.uint64)

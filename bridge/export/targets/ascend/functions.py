@@ -1,9 +1,15 @@
-"""What the nodes of the Ascend dialect compute, as ONNX functions of standard operators.
+"""The operators of the Ascend dialect as ONNX functions of standard operators.
 
-AscendQuant makes int8 codes. An operator is told by `offset` what they are counted from, hence
-what it pads with, and sums in int32 on unsigned bytes, for which ONNX Runtime has kernels on every
-processor; the transposed convolution, which has no integer operator, sums integer-valued floats.
-AscendDequant reads a scale out of the fields m and e of its bits: m * 2^e, as float32 has them.
+    AscendQuant     Mul -> Round -> Add(offset) -> Clip -> Cast(int8)
+    Conv            Unsigned -> ConvInteger -> Add(bias)
+    ConvTranspose   Cast -> Sub(offset) -> ConvTranspose -> Cast(int32) -> Add(bias)
+    Gemm, MatMul    Unsigned -> MatMulInteger (-> Add(bias))
+    AscendDequant   Cast(float32) -> Mul(scale)
+
+The attribute `offset` of an operator is the zero point of its input, which is also the padding.
+`Unsigned` shifts int8 to uint8, for which ONNX Runtime has exact kernels on every processor. A
+transposed convolution has no integer operator, so it sums integer-valued floats. AscendDequant
+decodes its float32 scale from the mantissa m and the exponent e in the bits of a uint64: m * 2^e.
 """
 
 import onnx.parser
@@ -12,7 +18,7 @@ import onnx_ir as ir
 DOMAIN = "qatfunc.ascend"
 """The domain of the functions."""
 
-# Without one of these on the node the operator inside has none either.
+# An attribute that the node does not have is missing inside the function too.
 _GEOMETRY = {
     "auto_pad": "string",
     "dilations": "ints",
@@ -32,7 +38,7 @@ def _forwarded(attributes: dict[str, str]) -> str:
     return ", ".join(f"{name}: {kind} = @{name}" for name, kind in attributes.items())
 
 
-# 2^e of every exponent field, in double, where all of them are normal numbers.
+# 2^e of every exponent field, in double, in which all of them are normal numbers.
 _POWERS = ", ".join(repr(2.0 ** (max(field, 1) - 150)) for field in range(256))
 
 _BODIES = {
@@ -138,7 +144,7 @@ _BODIES = {
 
 
 def ascend_functions(opset: int) -> list[ir.Function]:
-    """Return the functions, for a model of an opset.
+    """Return the functions for a model of a given opset.
 
     Args:
         opset: version of the standard operators, 13 or later.

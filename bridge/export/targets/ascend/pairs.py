@@ -1,7 +1,10 @@
-"""Q/DQ pairs that no layer reads, as the Ascend dialect has them: their readers are in float.
+"""Q/DQ pairs that only float operators read, in the Ascend dialect.
 
-AscendQuant -> AscendAntiQuant           in the deploy model
-Mul -> Round -> Clip -> Cast -> Mul      in fake-quant, which multiplies by the reciprocal too
+x -> QuantizeLinear -> DequantizeLinear -> float operator
+becomes, in fake-quant,
+x -> Mul(1 / scale) -> Round -> Clip -> Cast(int32) -> Cast(float32) -> Mul(scale)
+and in deploy
+x -> AscendQuant -> AscendAntiQuant
 """
 
 from collections.abc import Callable, Iterator
@@ -21,26 +24,27 @@ _Writer = Callable[[ir.Graph, ir.Value, np.float32, int], list[ir.Node]]
 
 
 def rewrite_remaining_pairs(graph: ir.Graph) -> None:
-    """Write what is left of Q/DQ pairs around float operators in the dialect.
+    """Replace the Q/DQ pairs before float operators in the deploy model.
 
-    A pair keeps its QuantizeLinear where its codes are read elsewhere too, as by a graph output.
+    A QuantizeLinear stays beside them if something else reads its codes, such as a graph output.
 
     Args:
-        graph: after all layers and stored weights were written and unused nodes removed.
+        graph: after all layers and stored weights are written and unused nodes removed; changed in
+            place.
     Raises:
-        ConversionError: a pair's scale or zero point is not constant, not 8 bits wide or not the
-            same on both sides; names the node.
+        ConversionError: a pair's scale or zero point is not constant, not for 8 bits, or differs
+            between its two nodes; names the node.
     """
     _rewrite(graph, _dialect)
 
 
 def rewrite_remaining_fake_pairs(graph: ir.Graph) -> None:
-    """Write the same pairs in the fake-quant model, as the dialect computes them.
+    """Replace the same pairs in the fake-quant model by the dialect's arithmetic in float.
 
     Args:
-        graph: as rewrite_remaining_pairs takes it.
+        graph: as for rewrite_remaining_pairs.
     Raises:
-        ConversionError: as rewrite_remaining_pairs does.
+        ConversionError: as for rewrite_remaining_pairs.
     """
     _rewrite(graph, _float_operators)
 
@@ -59,14 +63,14 @@ def _rewrite(graph: ir.Graph, write: _Writer) -> None:
             raise ConversionError(
                 f"node {name!r}: target 'ascend' takes INT8 activations, got {zero_point.dtype}"
             )
-        number = np.float32(scale.item())
-        check_pair(quantize, number, zero_point.reshape(()), name)
+        step = np.float32(scale.item())
+        check_pair(quantize, step, zero_point.reshape(()), name)
         x = quantize.inputs[0]
         if x is None:
             raise ConversionError(f"node {name_of(quantize)!r} has no input")
-        nodes = write(owner, x, number, signed_zero_point(zero_point))
+        nodes = write(owner, x, step, signed_zero_point(zero_point))
         for i, node in enumerate(nodes):
-            # A graph would name values by their count in it, as graphs inside and around it do.
+            # Default names count within one graph and would clash with those of nested graphs.
             node.name = node.outputs[0].name = f"{name}/ascend_{i}"
         owner.insert_before(dequantize, nodes)
         _replace(owner, dequantize, nodes[-1])
@@ -99,9 +103,9 @@ def _dialect(_: ir.Graph, x: ir.Value, scale: np.float32, zero: int) -> list[ir.
 
 
 def _float_operators(graph: ir.Graph, x: ir.Value, scale: np.float32, zero: int) -> list[ir.Node]:
-    numbers = np.float32(1.0) / scale, np.float32(-128 - zero), np.float32(127 - zero), scale
+    constants = np.float32(1.0) / scale, np.float32(-128 - zero), np.float32(127 - zero), scale
     reciprocal, low, high, step = (
-        add_initializer(graph, f"{x.name}_ascend_{i}", n) for i, n in enumerate(numbers)
+        add_initializer(graph, f"{x.name}_ascend_{i}", value) for i, value in enumerate(constants)
     )
     nodes: list[ir.Node] = []
 
@@ -112,7 +116,7 @@ def _float_operators(graph: ir.Graph, x: ir.Value, scale: np.float32, zero: int)
     op("Mul", reciprocal)
     op("Round")
     op("Clip", low, high)
-    op("Cast", to=ir.DataType.INT32)  # there is no negative zero among codes
+    op("Cast", to=ir.DataType.INT32)  # turns -0.0 into 0, as integer codes do
     op("Cast", to=ir.DataType.FLOAT)
     op("Mul", step)
     return nodes

@@ -1,4 +1,8 @@
-"""The Ascend NPU: AscendQuant -> operator on int8 -> AscendDequant.
+"""Target "ascend": the Ascend NPU.
+
+    x -> QuantizeLinear -> DequantizeLinear -> operator -> y
+        becomes
+    x -> AscendQuant -> operator on int8 -> AscendDequant -> y
 
 The fake-quant model rounds as the device does, which multiplies by the reciprocal of the scale.
 """
@@ -28,7 +32,7 @@ _CHOICE = Choice(_FORM, "the one form of target 'ascend'")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ascend(Target):
-    """The Ascend NPU, whose dialect ATC reads; it has no options."""
+    """The Ascend NPU, in the dialect that its compiler ATC reads; there are no options."""
 
     name: ClassVar[str] = "ascend"
     product_form: ClassVar[Form] = _FORM
@@ -44,24 +48,24 @@ class Ascend(Target):
     )
 
     def choose(self, layer: QuantizedLayer, chain: Chain | None) -> Choice:
-        """Pick the only form."""
+        """Return the only form."""
         del layer, chain
         return _CHOICE
 
     def refusal(self, layer: QuantizedLayer) -> str | None:
-        """Say why the dialect cannot hold a layer, as dialect.refusal."""
+        """Return why the dialect cannot represent a layer (dialect.refusal)."""
         return dialect.refusal(layer)
 
     def check(self, layers: Sequence[QuantizedLayer]) -> None:
-        """Raise unless the dialect can hold all layers, as dialect.check_layers."""
+        """Raise unless the dialect can represent all layers (dialect.check_layers)."""
         dialect.check_layers(layers)
 
     def write_fake(self, builder: Builder, layer: QuantizedLayer) -> None:
-        """Write a layer whose input is multiplied by the reciprocal of its scale."""
+        """Write a layer whose input is quantized by the reciprocal of its scale."""
         dialect.write_ascend_fake(builder, layer)
 
     def write_fake_product(self, builder: Builder, product: QuantizedProduct) -> None:
-        """Write a product whose operands are multiplied by the reciprocals of their scales."""
+        """Write a product whose operands are quantized by the reciprocals of their scales."""
         write_ascend_fake_product(builder, product)
 
     def write_product(self, builder: Builder, product: QuantizedProduct) -> None:

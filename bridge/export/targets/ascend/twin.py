@@ -1,8 +1,11 @@
-"""The runnable twin of an Ascend model: the same nodes in a custom domain, as functions.
+"""The runnable twin of an Ascend deploy model: its nodes as ONNX functions in a custom domain.
 
-Neither onnx.checker nor ONNX Runtime knows the dialect, whose nodes are of the default domain. The
-twin has them in a domain of its own, with functions that say what they compute: the one accepts it
-and the other runs it.
+    AscendQuant -> Conv -> AscendDequant                          (default domain)
+        becomes
+    qatfunc.ascend.AscendQuant -> .Conv -> .AscendDequant         (functions in the file)
+
+Neither onnx.checker nor ONNX Runtime knows the dialect, which is in the default domain. With the
+functions, onnx.checker accepts the twin and ONNX Runtime runs it.
 """
 
 from os import PathLike
@@ -30,12 +33,12 @@ _VERSION = 1
 
 
 def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]) -> Path:
-    """Write the twin of a deploy model of target "ascend" that ONNX Runtime runs.
+    """Write a twin, which ONNX Runtime runs, of a deploy model of target "ascend".
 
-    Every node of the dialect, and every operator on its integers, is in the domain
-    "qatfunc.ascend", whose functions are in the file. An operator there has an attribute `offset`,
-    that of the AscendQuant before it; weights, biases and the scales' uint64 are the file's own.
-    Where the dialect is in a branch or a loop, the twin has what the functions compute instead.
+    Every node of the dialect, and every operator on its integers, gets the domain
+    "qatfunc.ascend", whose functions are in the file. These operators get an attribute `offset`,
+    that of the AscendQuant before them. Weights, biases and packed scales are those of the deploy
+    model. Where the dialect is in a branch or a loop, the functions are inlined.
 
     Args:
         deploy_file: what convert_qat_model(..., target="ascend") wrote.
@@ -43,9 +46,9 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
     Returns:
         the path of the twin.
     Raises:
-        FileNotFoundError: there is no deploy_file.
-        ValueError: save_file is the deploy_file, or a file of its data.
-        ConversionError: the file is no ONNX model in the dialect; names the node.
+        FileNotFoundError: deploy_file does not exist.
+        ValueError: save_file is deploy_file, or a file of its external data.
+        ConversionError: the file is not an ONNX model in the dialect; names the node.
     """
     path, saved = Path(deploy_file), Path(save_file)
     model = load_model(path)
@@ -59,14 +62,14 @@ def ascend_twin(deploy_file: str | PathLike[str], save_file: str | PathLike[str]
 
 
 def twin_of(model: ir.Model) -> ir.Model:
-    """Make the twin of an Ascend model in memory.
+    """Create the twin of an Ascend model in memory.
 
     Args:
-        model: in the dialect; it is left as it is.
+        model: in the dialect; not changed.
     Returns:
         the twin.
     Raises:
-        ConversionError: a node has attributes that no function has.
+        ConversionError: a node has attributes or values that its function does not have.
     """
     twin = model.clone()
     functions = {f.name: f for f in ascend_functions(twin.opset_imports[""])}
@@ -87,7 +90,7 @@ def twin_of(model: ir.Model) -> ir.Model:
     twin.ir_version = max(twin.ir_version or 0, _IR_VERSION_OF_FUNCTIONS)
     nodes = RecursiveGraphIterator(twin.graph)
     if any(node.domain == DOMAIN and node.graph is not twin.graph for node in nodes):
-        # ONNX Runtime names what it inlines alike in nested graphs, and confuses them then.
+        # When ONNX Runtime inlines functions in nested graphs, names clash.
         passes.InlinePass()(twin)
         del twin.opset_imports[DOMAIN]
     return twin
@@ -104,7 +107,7 @@ def _check_values(node: ir.Node) -> None:
 
 
 def _check_names(node: ir.Node, function: ir.Function) -> None:
-    """Raise if a node has an attribute that its function has not, or the dialect's lacks one."""
+    """Raise unless a node's attributes are its function's; operators may leave some out."""
     known, given = set(function.attributes), set(node.attributes)
     wrong = given - known or (known - given if node.op_type in _DIALECT else set())
     if wrong:
@@ -115,7 +118,7 @@ def _check_names(node: ir.Node, function: ir.Function) -> None:
 
 
 def _offset(node: ir.Node, index: int) -> float | None:
-    """Return what an operand's codes are counted from, None if no AscendQuant makes them."""
+    """Return the zero point of an operand; None if AscendQuant does not produce it."""
     value = node.inputs[index]
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "AscendQuant":
@@ -125,7 +128,7 @@ def _offset(node: ir.Node, index: int) -> float | None:
 
 
 def _move(graph: ir.Graph, node: ir.Node) -> None:
-    """Move an operator on codes to the twin's domain."""
+    """Move an operator on int8 codes to the twin's domain, with its zero points as attributes."""
     node.attributes["offset"] = ir.AttrFloat32("offset", _offset(node, 0) or 0.0)
     if node.op_type == "MatMul":
         other = _offset(node, 1) or 0.0
@@ -140,7 +143,7 @@ def _move(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _fit(graph: ir.Graph, node: ir.Node) -> None:
-    """Restate a transposed convolution as ONNX Runtime takes it."""
+    """Rewrite a transposed convolution whose output_padding ONNX Runtime rejects."""
     weight = constant(node.inputs[1])
     if weight is None:
         raise ConversionError(f"{node.op_type} {name_of(node)!r}: its weight is not constant")

@@ -20,7 +20,7 @@ from tests.support.graphs.text import MATMUL, model, same_bits
 
 pytestmark = pytest.mark.usefixtures("integers_first")
 
-SAID = "uint8 weights, as a channel has two of -128, which ARM64 sums wrongly in int8"
+REASON = "uint8 weights: a channel has two of -128, whose int8 products may overflow on ARM64"
 
 
 def lowest(count, *, channels=(1,), shape=KERNEL.shape):
@@ -61,7 +61,7 @@ def dtype_of_weight(done):
 def test_a_channel_with_two_of_the_lowest_makes_its_layer_uint8(tmp_path, make, count):
     done = convert(make(count), tmp_path, vnni=True)
     assert dtype_of_weight(done) == ("UINT8" if count > 1 else "INT8")
-    assert [SAID in layer.reason for layer in done.layers] == [
+    assert [REASON in layer.reason for layer in done.layers] == [
         count > 1 and layer is done.layers[0] for layer in done.layers
     ]
 
