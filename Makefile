@@ -32,6 +32,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/portable_qdq.py
 	$(BIN)/python benchmarks/convert_depth.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/import_time.py
 
 # Deploy models against float32 ones, and what each form of a convolution costs.
 bench-deploy: $(VENV)/.test

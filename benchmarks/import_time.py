@@ -3,7 +3,8 @@
     python benchmarks/import_time.py [ROUNDS]
 
 Each import runs in a process of its own, one at a time; every round runs all of them, so that other
-load on the machine affects all alike. Seconds are medians of wall-clock time.
+load on the machine affects all alike. Seconds are medians of wall-clock time and of the process's
+CPU time, which other load affects less.
 """
 
 import subprocess
@@ -21,9 +22,9 @@ STATEMENTS = {
 }
 PROGRAM = """
 import time
-started = time.perf_counter()
+wall, cpu = time.perf_counter(), time.process_time()
 {}
-print(time.perf_counter() - started)
+print(time.perf_counter() - wall, time.process_time() - cpu)
 """
 ROUNDS = 9
 
@@ -32,28 +33,32 @@ def main(rounds: int = ROUNDS) -> None:
     """Print the seconds of each import, absolute and compared with torch's."""
     for statement in STATEMENTS.values():
         seconds(statement)  # compiles the files and fills the page cache
-    times: Mapping[str, list[float]] = {name: [] for name in STATEMENTS}
-    for _ in range(rounds):
-        for name, statement in STATEMENTS.items():
-            times[name].append(seconds(statement))
-    print_table(times)
+    times = [{name: seconds(text) for name, text in STATEMENTS.items()} for _ in range(rounds)]
+    heads = ("import", "wall", "above torch", "ratio", "CPU", "above torch", "ratio")
+    print("{:20}{:>7}{:>13}{:>7}{:>7}{:>13}{:>7}".format(*heads))
+    for name in STATEMENTS:
+        columns = [column for clock in (0, 1) for column in compared(times, name, clock)]
+        print("{:20}{:>7.2f}{:>13.2f}{:>7.2f}{:>7.2f}{:>13.2f}{:>7.2f}".format(name, *columns))
 
 
-def seconds(statement: str) -> float:
-    """Return the seconds that a statement takes in a new process."""
+def seconds(statement: str) -> tuple[float, float]:
+    """Return the wall-clock and CPU seconds that a statement takes in a new process."""
     command = [sys.executable, "-c", PROGRAM.format(statement)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    wall, cpu = map(float, done.stdout.split())
+    return wall, cpu
 
 
-def print_table(times: Mapping[str, Sequence[float]]) -> None:
-    """Print a row for each import; differences and ratios are medians over the rounds."""
-    print(f"{'import':20}{'seconds':>9}{'above torch':>13}{'ratio':>7}")
-    for name, taken in times.items():
-        pairs = list(zip(taken, times["torch"], strict=True))
-        above = median(own - torch for own, torch in pairs)
-        ratio = median(own / torch for own, torch in pairs)
-        print(f"{name:20}{median(taken):>9.2f}{above:>13.2f}{ratio:>7.2f}")
+def compared(
+    times: Sequence[Mapping[str, tuple[float, float]]], name: str, clock: int
+) -> tuple[float, float, float]:
+    """Return medians over the rounds: seconds, seconds above torch's, and the ratio to torch's."""
+    taken = [(each[name][clock], each["torch"][clock]) for each in times]
+    return (
+        median(own for own, _ in taken),
+        median(own - torch for own, torch in taken),
+        median(own / torch for own, torch in taken),
+    )
 
 
 if __name__ == "__main__":

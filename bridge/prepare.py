@@ -42,7 +42,7 @@ def prepare_qat(
         model: any module.
         config: configuration of every layer, see bridge.config.reader.read_config; or the path of a
             .json or .toml file with the keys default (a configuration), layers (pattern to
-            configuration) and skip (patterns), see bridge/config.schema.json.
+            configuration) and skip (patterns), see bridge/config/schema.json.
         inplace: change model itself instead of a copy.
         include: patterns of paths ("layer1.*"), paths, or classes; only these are replaced.
         skip: patterns, paths or classes that stay in float.

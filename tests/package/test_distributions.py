@@ -13,7 +13,7 @@ KINDS = {".py", ".md", ".json", ".txt", ".onnx", ".typed"}
 
 def test_the_wheel_holds_both_packages_their_types_and_the_schema(distributions):
     names = set(zipfile.ZipFile(distributions[0]).namelist())
-    assert {"qatfunc/py.typed", "bridge/py.typed", "bridge/config.schema.json"} <= names
+    assert {"qatfunc/py.typed", "bridge/py.typed", "bridge/config/schema.json"} <= names
     modules = {
         path.relative_to(ROOT).as_posix()
         for package in ("bridge", "qatfunc")

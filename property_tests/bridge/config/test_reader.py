@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.config.reader import read_config
 
-SCHEMA = json.loads(resources.files("bridge").joinpath("config.schema.json").read_text())
+SCHEMA = json.loads(resources.files("bridge.config").joinpath("schema.json").read_text())
 _VALIDATOR = jsonschema.Draft202012Validator({"$ref": "#/$defs/config", "$defs": SCHEMA["$defs"]})
 
 _flags = st.sampled_from([None, True, False])
