@@ -1,8 +1,13 @@
-"""Quantizers before a Concat instead of behind it, which joins codes as well as values.
+"""Moves a quantizer from the output of a Concat to its inputs.
 
-    a, b -> Concat -> QuantizeLinear     =     a, b -> QuantizeLinear each -> Concat
+    a -+-> Concat -> QuantizeLinear -> y_q
+    b -+
+      =>
+    a -> QuantizeLinear -+-> Concat -> y_q
+    b -> QuantizeLinear -+
 
-What ends in a Concat then ends in a quantizer, so that it can be a chain (requantization.chains).
+Reason: a convolution before the Concat then ends in a quantizer, so that QLinearConv may compute it
+(requantization.chains).
 """
 
 import onnx_ir as ir
@@ -14,10 +19,10 @@ from bridge.export.graph.operators import zero_point_input
 
 
 def quantize_before_concat(graph: ir.Graph) -> None:
-    """Move quantizers of one scale that alone read a Concat to its inputs.
+    """Move per-tensor quantizers that are the only consumer of a Concat to its inputs.
 
     Args:
-        graph: the main graph of a QDQ model; those inside it count.
+        graph: the main graph of a QDQ model; it and its subgraphs are changed.
     """
     for node in list(RecursiveGraphIterator(graph)):
         joint = _joint(node)
@@ -31,12 +36,12 @@ def quantize_before_concat(graph: ir.Graph) -> None:
         joined, name = joint.outputs[0], codes.name
         ir.convenience.replace_all_uses_with(codes, joined)
         graph_of(node).remove(node, safe=True)
-        # The name of the floats must not stand for codes.
+        # The Concat now computes codes, so its output must not keep the name of the floats.
         joined.name, joined.type = name, part.outputs[0].type
 
 
 def _quantized(node: ir.Node, value: ir.Value | None, index: int) -> ir.Node:
-    """Return a quantizer like a node for one of the values that its Concat joins."""
+    """Copy a quantizer for one input of its Concat."""
     codes = node.outputs[0]
     shape = None if value is None else value.shape
     zero = constant(zero_point_input(node))
@@ -48,16 +53,16 @@ def _quantized(node: ir.Node, value: ir.Value | None, index: int) -> ir.Node:
 
 
 def _joint(node: ir.Node) -> ir.Node | None:
-    """Return the Concat that only a QuantizeLinear of one scale reads, None for other nodes."""
+    """Return the Concat whose only consumer is this per-tensor quantizer, None for other nodes."""
     if node.op_type != "QuantizeLinear" or node.inputs[0] is None:
         return None
     value, joint = node.inputs[0], node.inputs[0].producer()
     if joint is None or joint.op_type != "Concat" or joint.graph is not node.graph:
         return None
-    # A Concat of constants is one itself.
+    # A quantized Concat of constants is a constant, such as a weight.
     fixed = any(constant(part) is not None for part in joint.inputs)
     if fixed or value.is_graph_output() or len(value.uses()) > 1:
         return None
-    numbers = [constant(source) for source in node.inputs[1:]]
-    one = len(numbers) > 1 and all(n is not None and n.size == 1 for n in numbers)
-    return joint if one and not node.outputs[0].is_graph_output() else None
+    qparams = [constant(source) for source in node.inputs[1:]]
+    per_tensor = len(qparams) > 1 and all(q is not None and q.size == 1 for q in qparams)
+    return joint if per_tensor and not node.outputs[0].is_graph_output() else None

@@ -1,6 +1,11 @@
-"""A Q/DQ pair on a constant, of a kind that no layer has: its values, from ONNX Runtime itself.
+"""Folds the Q/DQ pair of a constant by running it in ONNX Runtime.
 
-Weights that a QuantizeLinear of the file quantizes to 4 bits, to 8-bit floats or in blocks.
+    constant -> QuantizeLinear -> DequantizeLinear -> y
+      =>
+    initializer -> y
+
+Reason: weights that a file quantizes to 4 bits, to 8-bit floats or in blocks belong to operators
+that stay in float, and the deploy model must not contain their pairs (passes.constants).
 """
 
 import onnx_ir as ir
@@ -16,13 +21,14 @@ _REFUSALS = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.No
 
 
 def run_constant_pair(one: Dequantization, opset: int) -> Array | None:
-    """Return what a DequantizeLinear makes of the QuantizeLinear of a constant.
+    """Compute the Q/DQ pair of a constant.
 
     Args:
         one: the DequantizeLinear.
-        opset: version of the standard operators.
+        opset: of the model.
     Returns:
-        the values; None if it reads no such pair, or ONNX Runtime does not take it.
+        the values; None if a constant QuantizeLinear is not its input, or ONNX Runtime does not
+        support the pair.
     """
     quantize = one.codes.producer()
     if quantize is None or quantize.op_type != "QuantizeLinear":
@@ -44,7 +50,7 @@ def run_constant_pair(one: Dequantization, opset: int) -> Array | None:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # As it stands, without folding or fusing anything.
+    # Without folding or fusing nodes.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options)

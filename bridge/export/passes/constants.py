@@ -1,12 +1,21 @@
-"""Quantized operands of operators that stay in float.
+"""Replaces the DequantizeLinear of operands of operators that stay in float.
 
-ONNX Runtime fuses DequantizeLinear(constant) -> MatMul into kernels that round the other operand
-too, quantizes the float weight of a convolution between pairs, and computes sums, products and
-averages between pairs on integers with other roundings. So no DequantizeLinear may stand before
-such an operator in a model whose bits are promised.
+    constant q -> DequantizeLinear -> float operator
+      =>
+    constant q -> Cast -> Sub zero_point -> Mul scale -> float operator     (expand), or
+    initializer (q - zero_point) * scale -> float operator                  (fold)
 
-Both models get the same nodes: what is computed when a model runs, and what when it is loaded,
-decides which kernel the operator gets, and kernels sum in orders of their own.
+    activation q -> DequantizeLinear -> float operator
+      =>
+    activation q -> Cast -> Sub zero_point -> Mul scale -> float operator
+
+Reason: ONNX Runtime fuses a DequantizeLinear with the operator after it, and the fused kernels
+round differently. For MatMul with a constant they also quantize the other operand; for Conv between
+Q/DQ pairs they quantize the float weight; Add, Mul and AveragePool between pairs become integer
+operators. The models promise the same bits.
+
+Fake-quant and deploy model get the same nodes here: whether an operand is constant decides which
+kernel an operator gets, and kernels sum in different orders.
 """
 
 import onnx_ir as ir
@@ -21,21 +30,22 @@ from bridge.export.read.qdq import NotQuantizedError, read_quantized_constant
 
 
 def expand_constant_dequantizers(graph: ir.Graph) -> None:
-    """Replace the DequantizeLinear of every constant by nodes: (float32(integers) - zero) * scale.
+    """Replace the DequantizeLinear of every constant by (float32(q) - zero_point) * scale as nodes.
 
-    The integers stay in the file.
+    The file keeps the integers, which take a quarter of the space.
 
     Args:
-        graph: after all layers were written and unused nodes removed; those inside it count.
+        graph: the main graph, when all layers are written and unused nodes removed; it and its
+            subgraphs are changed.
     """
     _write_constants(graph, keep_integers=True)
 
 
 def fold_constant_dequantizers(graph: ir.Graph) -> None:
-    """Replace the DequantizeLinear of every constant by the floats that it computes.
+    """Replace the DequantizeLinear of every constant by an initializer of the floats.
 
     Args:
-        graph: as expand_constant_dequantizers'.
+        graph: as in expand_constant_dequantizers.
     """
     _write_constants(graph, keep_integers=False)
 
@@ -46,26 +56,27 @@ def _write_constants(graph: ir.Graph, *, keep_integers: bool) -> None:
         if one is None:
             continue
         codes, name = _stored_codes(one), node.outputs[0].name or ""
-        # Blocks that end early have a scale an element.
+        # With an incomplete last block, `scale` has one value per element.
         if codes is not None and keep_integers and one.scale.size <= max(codes.size // 2, 1):
             value = one.write(add_initializer(graph_of(node), f"{name}_integers", codes))
             _redirect(graph, node.outputs[0], value)
             continue
         opset = graph.opset_imports[""]
         values = run_constant_pair(one, opset) if codes is None else one.values(codes)
-        if values is not None:  # no activation
+        if values is not None:  # not an activation
             value = add_initializer(graph_of(node), f"{name}_value", values)
             _redirect(graph, node.outputs[0], value)
 
 
 def expand_activation_dequantizers(graph: ir.Graph) -> None:
-    """Write the dequantized inputs of operators that stay in float in plain arithmetic.
+    """Replace the DequantizeLinear of activations that float operators read.
 
-    What cannot be written so, as the scale is not constant, gets a Max of one operand behind it,
-    which hands on what it gets and which no runtime fuses.
+    If its scale or zero point is not constant, a Max of one operand, which is the identity, is
+    written after it instead: runtimes do not fuse through it.
 
     Args:
-        graph: after all layers and stored weights were written; those inside it count.
+        graph: the main graph, when all layers and constants are written; it and its subgraphs are
+            changed.
     """
     for node in list(RecursiveGraphIterator(graph)):
         if node.op_type != "DequantizeLinear":
@@ -76,12 +87,12 @@ def expand_activation_dequantizers(graph: ir.Graph) -> None:
             continue
         one = read_dequantization(node)
         plain = one is not None and constant(one.codes) is None
-        value = one.write(one.codes) if one is not None and plain else _fenced(node)
+        value = one.write(one.codes) if one is not None and plain else _with_identity(node)
         _redirect(graph, node.outputs[0], value)
 
 
 def _stored_codes(one: Dequantization) -> Array | None:
-    """Return the codes that a node dequantizes, None if they are not constant."""
+    """Return the constant codes of a DequantizeLinear, None if they are not constant."""
     stored = constant(one.codes)
     if stored is not None:
         return stored
@@ -91,7 +102,7 @@ def _stored_codes(one: Dequantization) -> Array | None:
         return None
 
 
-def _fenced(node: ir.Node) -> ir.Value:
+def _with_identity(node: ir.Node) -> ir.Value:
     made = node.outputs[0]
     kept = ir.node("Max", [made], name=f"{made.name}/kept")
     kept.outputs[0].name = f"{kept.name}_output"
@@ -101,9 +112,9 @@ def _fenced(node: ir.Node) -> ir.Value:
 
 
 def _redirect(main: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let what reads a value, but for layers, which are written, read another.
+    """Replace a value by another in all uses except those of written layers.
 
-    So does an output of a branch or a loop: a runtime may put the branch into the main graph.
+    Also as an output of the body of an If or Loop: a runtime may inline the body.
     """
     for use in list(old.uses()):
         if LAYER_KEY not in use.node.metadata_props and use.node is not new.producer():

@@ -1,8 +1,10 @@
-"""What a DequantizeLinear computes, in plain arithmetic that no runtime fuses.
+"""DequantizeLinear as plain arithmetic, which runtimes do not fuse with other operators.
 
-    DequantizeLinear(q, scale, zero_point)  =  (float32(q) - zero_point) * scale
+    q -> DequantizeLinear <scale, zero_point> -> y
+      =>
+    q -> Cast float32 -> (Reshape to blocks) -> Sub zero_point -> Mul scale -> (Reshape) -> y
 
-in every bit, of integers and of 8-bit floats, along an axis and in blocks.
+Both are equal in every bit: for integers and 8-bit floats, per tensor, per axis and in blocks.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ _CODES = {
         *("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"),
     )
 }
-"""What ONNX Runtime casts to float."""
+"""Data types that ONNX Runtime casts to float."""
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
@@ -32,11 +34,11 @@ class Dequantization:
 
     Args:
         node: the DequantizeLinear.
-        codes: what it dequantizes.
-        scale: float32, in a shape that broadcasts to that of the codes, or of their blocks.
-        zero_point: float32, likewise.
-        blocks: the shape of the codes with the axis of the blocks as two, None without blocks.
-        dtype: what it dequantizes to.
+        codes: its first input.
+        scale: float32, broadcasts to the codes, or to `blocks`.
+        zero_point: float32, of the same shape.
+        blocks: shape of the codes with the blocked axis split in two, None without blocks.
+        dtype: of its output.
     """
 
     node: ir.Node
@@ -47,12 +49,12 @@ class Dequantization:
     dtype: ir.DataType
 
     def values(self, codes: Array) -> Array:
-        """Return what the node computes of constants.
+        """Compute the node for constant codes.
 
         Args:
-            codes: as the node takes them.
+            codes: integers or 8-bit floats, of the shape of the node's input.
         Returns:
-            an array of `dtype`.
+            an array of `dtype`, of the same shape.
         """
         floats = codes.astype(np.float32)
         with np.errstate(over="ignore"):
@@ -63,9 +65,9 @@ class Dequantization:
         """Write the arithmetic as nodes before the DequantizeLinear.
 
         Args:
-            codes: as the node takes them.
+            codes: value of the same shape and data type as the node's input.
         Returns:
-            what the node computes.
+            the output of the last node, equal to that of the DequantizeLinear.
         """
         graph, made = graph_of(self.node), self.node.outputs[0]
         name = made.name or ""
@@ -77,18 +79,18 @@ class Dequantization:
             graph.insert_before(self.node, node)
             return node.outputs[0]
 
-        def number(kind: str, array: Array) -> ir.Value:
+        def initializer(kind: str, array: Array) -> ir.Value:
             return add_initializer(graph, f"{name}_{kind}", array)
 
         value = op("Cast", codes, to=ir.DataType.FLOAT)
         if self.blocks is not None:
-            value = op("Reshape", value, number("blocks", np.array(self.blocks, np.int64)))
+            value = op("Reshape", value, initializer("blocks", np.array(self.blocks, np.int64)))
         if self.zero_point.any():
-            value = op("Sub", value, number("zero_point", self.zero_point))
-        value = op("Mul", value, number("scale", self.scale))
+            value = op("Sub", value, initializer("zero_point", self.zero_point))
+        value = op("Mul", value, initializer("scale", self.scale))
         if self.blocks is not None:
             whole = _shape(self.codes) or ()
-            value = op("Reshape", value, number("whole", np.array(whole, np.int64)))
+            value = op("Reshape", value, initializer("whole", np.array(whole, np.int64)))
         if self.dtype != ir.DataType.FLOAT:
             value = op("Cast", value, to=self.dtype)
         value.shape, value.type = made.shape or codes.shape, ir.TensorType(self.dtype)
@@ -101,8 +103,8 @@ def read_dequantization(node: ir.Node) -> Dequantization | None:
     Args:
         node: any node.
     Returns:
-        what it computes; None if it is another operator, its scale or zero point is not constant,
-        ONNX Runtime cannot cast what it takes or makes, or its codes have no shape that fits.
+        its arithmetic; None for other operators, if scale or zero point is not constant, if ONNX
+        Runtime cannot cast the data types, or if the shapes do not fit or are not known.
     """
     codes = node.inputs[0] if node.op_type == "DequantizeLinear" else None
     if codes is None:
@@ -110,7 +112,7 @@ def read_dequantization(node: ir.Node) -> Dequantization | None:
     scale = constant(node.inputs[1])
     given = zero_point_input(node)
     zero_point = constant(given)
-    dtype = None if scale is None else _made(node, scale)
+    dtype = None if scale is None else _output_dtype(node, scale)
     if scale is None or dtype not in _FLOATS or (given is not None and zero_point is None):
         return None
     zeros = np.zeros_like(scale) if zero_point is None else zero_point
@@ -131,14 +133,14 @@ def read_dequantization(node: ir.Node) -> Dequantization | None:
     )
 
 
-def _made(node: ir.Node, scale: Array) -> ir.DataType | None:
-    """Return the type that a DequantizeLinear makes."""
+def _output_dtype(node: ir.Node, scale: Array) -> ir.DataType | None:
+    """Return the data type of a DequantizeLinear's output."""
     given = int_attribute(node, "output_dtype", 0)
     return ir.DataType(given) if given else ir.DataType.from_numpy(scale.dtype)
 
 
 def _is_castable(codes: ir.Value, zero_point: Array | None) -> bool:
-    """Whether codes have a type that is castable, as far as the file says."""
+    """Whether ONNX Runtime can cast codes to float, as far as their data type is known."""
     stored = constant(codes)
     known = zero_point if stored is None else stored
     dtype = codes.dtype if known is None else ir.DataType.from_numpy(known.dtype)
@@ -146,7 +148,7 @@ def _is_castable(codes: ir.Value, zero_point: Array | None) -> bool:
 
 
 def _shape(codes: ir.Value) -> tuple[int, ...] | None:
-    """Return the shape of codes; sizes that are not known are 0, None if not even the rank is."""
+    """Return the shape of codes, with 0 for unknown dimensions; None if the rank is unknown."""
     stored, producer = constant(codes), codes.producer()
     if stored is not None:
         return stored.shape
@@ -156,35 +158,35 @@ def _shape(codes: ir.Value) -> tuple[int, ...] | None:
     return None if shape is None else tuple(s if isinstance(s, int) else 0 for s in shape)
 
 
-def _spread(node: ir.Node, numbers: Array, codes: tuple[int, ...] | None) -> Array:
-    """Give every element a number of its own where the last of the blocks ends early."""
+def _spread(node: ir.Node, values: Array, codes: tuple[int, ...] | None) -> Array:
+    """Repeat a value per block for every element if the last block is incomplete."""
     axis, block = int_attribute(node, "axis", 1), int_attribute(node, "block_size", 0)
-    ranks = numbers.ndim, 0 if codes is None else len(codes)
+    ranks = values.ndim, 0 if codes is None else len(codes)
     if not block or codes is None or ranks[0] != ranks[1] or not -ranks[0] <= axis < ranks[0]:
-        return numbers
+        return values
     if codes[axis] % block == 0:
-        return numbers
-    return np.repeat(numbers, block, axis).take(range(codes[axis]), axis)
+        return values
+    return np.repeat(values, block, axis).take(range(codes[axis]), axis)
 
 
 def _shapes(
-    node: ir.Node, numbers: tuple[int, ...], codes: tuple[int, ...] | None
+    node: ir.Node, scale: tuple[int, ...], codes: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None] | None:
-    """Return the shape in which numbers broadcast to codes, and that of the codes' blocks."""
-    size, block = int(np.prod(numbers)), int_attribute(node, "block_size", 0)
+    """Return the shape in which a scale broadcasts to codes, and the shape of their blocks."""
+    size, block = int(np.prod(scale)), int_attribute(node, "block_size", 0)
     axis = int_attribute(node, "axis", 1)
     if size == 1 and not block:
         return (), None
     if codes is None or not -len(codes) <= axis < len(codes):
         return None
     axis %= len(codes)
-    if numbers == codes:
-        return numbers, None
+    if scale == codes:
+        return scale, None
     if not block:
         fits = codes[axis] in (size, 0)
         return ((1,) * axis + (size,) + (1,) * (len(codes) - axis - 1), None) if fits else None
     wanted = (*codes[:axis], codes[axis] // block, *codes[axis + 1 :])
-    if codes[axis] % block or numbers != wanted:
+    if codes[axis] % block or scale != wanted:
         return None
     blocks = (*codes[:axis], codes[axis] // block, block, *codes[axis + 1 :])
-    return (*numbers[: axis + 1], 1, *numbers[axis + 1 :]), blocks
+    return (*scale[: axis + 1], 1, *scale[axis + 1 :]), blocks

@@ -1,8 +1,13 @@
-"""MaxPool in float where its output is rounded to codes behind it.
+"""Keeps MaxPool in float before quantizers.
 
-ONNX Runtime moves a QuantizeLinear in front of a MaxPool, which changes no bit, and then pools
-bytes by a generic loop that takes several times as long as its kernel for floats. A Max of one
-operand, which hands on what it gets, keeps them apart.
+    x -> MaxPool -> (shape operators) -> QuantizeLinear -> y_q
+      =>
+    x -> MaxPool -> Max -> (shape operators) -> QuantizeLinear -> y_q
+
+Max of one operand is the identity.
+
+Reason: ONNX Runtime moves the QuantizeLinear before the MaxPool. That changes no bit, but its uint8
+MaxPool takes several times as long as its float one.
 """
 
 import onnx_ir as ir
@@ -13,13 +18,14 @@ from bridge.export.graph.constants import reshaper
 
 
 def keep_max_pools_in_float(graph: ir.Graph) -> None:
-    """Put a Max of one operand behind each MaxPool whose output goes into quantizers.
+    """Write a Max of one operand after each MaxPool whose output is quantized.
 
     Args:
-        graph: of a deploy model; it is changed.
+        graph: main graph of a deploy model; it and its subgraphs are changed.
     """
     for node in list(RecursiveGraphIterator(graph)):
-        # One with places of the maxima finds others among codes; fake-quant's are moved, too.
+        # With a second output, Indices, the order matters: codes have ties that floats have not.
+        # ONNX Runtime moves the quantizer in the fake-quant model as well, so both agree.
         if node.op_type != "MaxPool" or len(node.outputs) > 1:
             continue
         value = node.outputs[0]
@@ -34,7 +40,7 @@ def keep_max_pools_in_float(graph: ir.Graph) -> None:
 
 
 def _is_rounded(value: ir.Value) -> bool:
-    """Whether a QuantizeLinear reads a value, through reshapes if need be."""
+    """Whether a value is quantized, directly or after shape operators."""
     users = [use.node for use in value.uses()]
     return any(
         user.op_type == "QuantizeLinear"

@@ -1,4 +1,12 @@
-"""Transposed convolutions in float as ONNX Runtime takes them."""
+"""Rewrites float transposed convolutions whose output_padding ONNX Runtime rejects.
+
+    ConvTranspose <pads_end = p, output_padding = o> (x, weight), o >= stride
+      =>
+    ConvTranspose <pads_end = p', output_padding = o'> (x, weight, zeros appended), o' < stride
+
+Reason: torch and ONNX allow an output_padding below the dilation, ONNX Runtime only below the
+stride. geometry.output_padding states why both are equal.
+"""
 
 from collections.abc import Sequence
 
@@ -12,10 +20,10 @@ from bridge.export.graph.names import LAYER_KEY
 
 
 def fit_output_padding(graph: ir.Graph) -> None:
-    """Restate the transposed convolutions in float so that ONNX Runtime takes them.
+    """Rewrite transposed convolutions so that ONNX Runtime accepts their output_padding.
 
     Args:
-        graph: the main graph; its subgraphs count. Nodes that were written for a layer stay.
+        graph: the main graph; it and its subgraphs are changed, except nodes of written layers.
     """
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         owner, weight = node.graph, node.inputs[1] if len(node.inputs) > 1 else None
@@ -32,7 +40,7 @@ def fit_output_padding(graph: ir.Graph) -> None:
 
 
 def _padded(graph: ir.Graph, node: ir.Node, weight: ir.Value, taps: Sequence[int]) -> ir.Value:
-    """Write a weight with more taps of 0."""
+    """Append zeros to a weight: to its array if it is constant, else by a Pad."""
     stored, name = constant(weight), f"{name_of(node)}kernel_padding"
     if stored is not None:
         sides = [(0, 0), (0, 0), *((0, count) for count in taps)]

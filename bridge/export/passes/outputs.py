@@ -1,10 +1,13 @@
-"""Outputs of the model that ONNX Runtime would round for a quantizer after them.
+"""Keeps graph outputs in float that ONNX Runtime would quantize.
 
-    y, an output -> Transpose | Reshape | MaxPool | ... -> QuantizeLinear
+    y, a graph output -> Transpose | Reshape | MaxPool | ... -> QuantizeLinear
+      =>
+    y, a graph output -> Transpose | Reshape | MaxPool | ... -> Max -> QuantizeLinear
 
-It moves the quantizer in front of y where one node alone reads y, and overlooks that y is an
-output, which is rounded and clamped then. A Max of one operand, which computes nothing, keeps it
-where it is.
+Max of one operand is the identity.
+
+Reason: if y has one consumer, ONNX Runtime moves the quantizer before y, although y is also a graph
+output, which would then be rounded and clamped.
 """
 
 import onnx_ir as ir
@@ -12,14 +15,14 @@ import onnx_ir as ir
 _MOVED_PAST = frozenset(
     (*("MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"), "Slice", "Identity")
 )
-"""Operators that a quantizer may be moved past."""
+"""Operators that ONNX Runtime moves a quantizer before."""
 
 
 def keep_outputs_unrounded(graph: ir.Graph) -> None:
-    """Put a Max of one operand before quantizers that would be moved in front of an output.
+    """Write a Max of one operand before quantizers that would be moved before a graph output.
 
     Args:
-        graph: of a fake-quant or deploy model; it is changed.
+        graph: main graph of a fake-quant or deploy model; it is changed.
     """
     for node in list(graph):
         value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
@@ -33,7 +36,7 @@ def keep_outputs_unrounded(graph: ir.Graph) -> None:
 
 
 def _follows_output(value: ir.Value) -> bool:
-    """Whether a value is an output of the model that was only moved about."""
+    """Whether a value is derived from a graph output by such operators only."""
     producer = value.producer()
     while producer is not None and producer.op_type in _MOVED_PAST and producer.inputs[0]:
         value = producer.inputs[0]
