@@ -47,7 +47,7 @@ ort-versions: $(VENV)/.test
 tables: $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python -m benchmarks.tables
 
-# Networks that other people wrote, in an environment of their own: torchvision wants another torch.
+# Networks of other packages, in an environment of their own: torchvision requires another torch.
 zoo: $(ZOO)/.ready
 	OMP_NUM_THREADS=1 $(ZOO)/bin/python -m benchmarks.zoo --workers 2
 

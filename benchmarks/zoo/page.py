@@ -8,22 +8,22 @@ from typing import Any
 Outcome = Mapping[str, Any]
 
 _HEAD = """\
-# Networks that other people wrote
+# Networks of other packages
 
-Written by `make zoo`; do not edit. Each network was built by its package (random weights unless it
-says otherwise, small inputs), prepared by `bridge.prepare_qat(model)` without any option,
-calibrated on one batch, trained for two steps, exported by both of torch's exporters, converted,
-adopted and verified.
+Written by `make zoo`; do not edit. Each network was built by its package (with random weights,
+unless its name states otherwise, for small inputs), prepared by `bridge.prepare_qat(model)` without
+options, calibrated on one batch, trained for two steps, exported by both of torch's exporters,
+converted, adopted and verified.
 
-- *layers*: quantized, of those that have weights or products and could be.
-- *8 bits*: the part of the multiply-accumulates that the deploy model computes in 8 bits.
-- *fake-quant / deploy*: outputs that differ in any bit between the two files.
-- *torch / fake-quant*: quantized layer inputs that differ between torch and fake-quant. They can
-  from the first operator on that torch and ONNX Runtime round differently, such as Sigmoid.
-- *s*: seconds for everything, on one thread of a shared machine.
+- *layers*: number of quantized layers, of all layers and products in the plan.
+- *8 bits*: share of the multiply-accumulates that the deploy model computes in 8 bits.
+- *fake-quant / deploy*: output values that differ in any bit between the two files.
+- *torch / fake-quant*: quantized layer inputs that differ between torch and fake-quant. They may
+  differ after the first operator that torch and ONNX Runtime round differently, such as Sigmoid.
+- *s*: seconds in total, in one thread of a shared machine.
 
 With random weights the activations of some deep networks shrink until the output hardly depends on
-the input; their inner values are compared all the same.
+the input; the inputs of their inner layers are still compared.
 """
 
 _COLUMNS = "network | layers | exporter | 8 bits | fake-quant / deploy | torch / fake-quant | s"
@@ -57,9 +57,8 @@ def _summary(outcomes: list[Outcome]) -> str:
     differ = sum(one["fake_deploy"] for one in proven)
     compared = sum(one["outputs"] for one in proven)
     return (
-        f"{len(whole)} of {len(outcomes)} networks went all the way, {len(proven)} of "
-        f"{len(exports)} exports; {differ:,} of {compared:,} outputs differ between fake-quant and "
-        "deploy."
+        f"{len(whole)} of {len(outcomes)} networks and {len(proven)} of {len(exports)} exports "
+        f"were converted; {differ:,} of {compared:,} outputs differ between fake-quant and deploy."
     )
 
 
