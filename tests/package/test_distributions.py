@@ -8,7 +8,7 @@ from qatfunc.version import __version__
 from tests.support.source import ROOT
 
 FOLDERS = ("benchmarks", "bridge", "docs", "examples", "property_tests", "qatfunc", "tests")
-KINDS = {".py", ".md", ".json", ".txt", ".onnx", ".typed"}
+KINDS = {".py", ".md", ".json", ".txt", ".npz", ".onnx", ".typed"}
 
 
 def test_the_wheel_holds_both_packages_their_types_and_the_schema(distributions):

@@ -10,14 +10,14 @@ import json
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
 from bridge import Conv2dQAT, Conv3dQAT, ConvTranspose2dQAT, LinearQAT
 from qatfunc import ulq_qparams
 from qatfunc.params import Clip
-from tests.support.golden.recordings import Case, parameters
+from tests.support.golden.make import CHOSEN
+from tests.support.golden.recordings import Case, cases, is_whole, load
 
 # The recordings do not hold the hyperparameters; these are the ones that fit all their shapes.
 LAYERS: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, Any]]] = {
@@ -67,10 +67,7 @@ class Step:
         return torch.round(self.layer.bias.detach() / rescale).double() * rescale.double()
 
 
-cases = pytest.mark.parametrize("case", parameters("modules"))
-
-
-@cases
+@cases("modules")
 def test_calibration_finds_the_references_range(case: Case):
     ours, recorded = Step(case), case.arrays
     assert torch.equal(ours.layer.acts_clip_max.detach(), recorded["clip_max"])
@@ -81,7 +78,7 @@ def test_calibration_finds_the_references_range(case: Case):
     assert torch.equal(ours.layer.weight.detach(), recorded["weight"])
 
 
-@cases
+@cases("modules")
 def test_output_is_the_references_up_to_its_rounding(case: Case):
     ours, recorded = Step(case), case.arrays
     if "bias" in recorded:
@@ -95,7 +92,7 @@ def test_output_is_the_references_up_to_its_rounding(case: Case):
     assert (mine - reference).abs().max() <= FLOAT_ROUNDING
 
 
-@cases
+@cases("modules")
 def test_gradients_are_the_references(case: Case):
     ours, recorded = Step(case), case.arrays
     torch.testing.assert_close(ours.x.grad, recorded["grad_x"], **GRADIENT)
@@ -107,7 +104,7 @@ def test_gradients_are_the_references(case: Case):
         torch.testing.assert_close(gradient, recorded[f"grad_clip_{end}"], **GRADIENT)
 
 
-@cases
+@cases("modules")
 def test_steps_are_the_references_update_of_the_float_weight(case: Case):
     # The reference trains the weight it has just rounded; ours keeps the one it was given.
     ours, recorded = Step(case), case.arrays
@@ -117,11 +114,10 @@ def test_steps_are_the_references_update_of_the_float_weight(case: Case):
 
 
 def test_every_operator_and_setting_is_recorded():
-    if parameters("modules")[0].values[0] is None:
-        pytest.skip("../shared/golden/modules.npz is absent")
-    metas = [parameter.values[0].meta for parameter in parameters("modules")]
+    metas = [case.meta for case in load("modules").values()]
+    count = 28 if is_whole("modules") else len(CHOSEN["modules"])
     assert {meta["op"] for meta in metas} == set(LAYERS)
-    assert len(metas) == len({(meta["op"], meta["config"]) for meta in metas}) == 28
+    assert len(metas) == len({(meta["op"], meta["config"]) for meta in metas}) == count
     assert (
         np.mean([json.loads(m["config"])["retrain_data_config"]["fixed_min"] for m in metas]) == 0.5
     )

@@ -2,4 +2,5 @@
 
 Index:
     recordings  reading them, as pytest parameters
+    make        choosing those that lie in this folder
 """

@@ -1,47 +1,65 @@
-"""What the reference was recorded to compute, as pytest parameters.
+"""The recordings, as pytest parameters: a subset in this folder, all of them in ../shared/golden.
 
-The recordings lie beside the repository, in ../shared/golden. Where they are absent the tests
-that need them are skipped; hand-written numbers in the ordinary tests cover the same formulas.
+A file NAME.npz holds the arrays of case 17 as "017.weight", "017.scale", ..., and what the cases
+are as JSON in "meta": a list, or in a subset a dict by their numbers.
 """
 
 import json
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-DIRECTORY = Path(__file__).resolve().parents[4] / "shared" / "golden"
+from tests.support.source import ROOT
+
+SUBSET = Path(__file__).parent
+WHOLE = ROOT.parent / "shared" / "golden"
+"""Beside the repository, where somebody put it there."""
 
 
-class Case(NamedTuple):
-    meta: dict[str, Any]
-    arrays: dict[str, Tensor]
+class Case:
+    """One case of a recording, whose arrays are read when a test asks for them."""
+
+    def __init__(self, archive: Any, number: int, meta: dict[str, Any]) -> None:
+        self._archive, self._prefix, self.meta = archive, f"{number:03d}.", meta
+
+    @cached_property
+    def arrays(self) -> dict[str, Tensor]:
+        return {
+            key.removeprefix(self._prefix): torch.from_numpy(np.array(self._archive[key]))
+            for key in self._archive.files
+            if key.startswith(self._prefix)
+        }
+
+
+def read(folder: Path, name: str) -> dict[int, Case]:
+    """The cases of a recording, e.g. "arq_weight", in a folder, by their numbers."""
+    archive = np.load(folder / f"{name}.npz")
+    metas = json.loads(archive["meta"].tobytes().decode())
+    numbered = enumerate(metas) if isinstance(metas, list) else metas.items()
+    return {int(number): Case(archive, int(number), meta) for number, meta in numbered}
+
+
+def is_whole(name: str) -> bool:
+    """Whether all cases of a recording are at hand."""
+    return (WHOLE / f"{name}.npz").exists()
 
 
 @cache
-def load(name: str) -> list[Case]:
-    """Read every case of a recording, e.g. "arq_weight"."""
-    with np.load(DIRECTORY / f"{name}.npz") as archive:
-        metas = json.loads(archive["meta"].tobytes().decode())
-        arrays: list[dict[str, Tensor]] = [{} for _ in metas]
-        for key in archive.files:
-            if key != "meta":
-                number, field = key.split(".", 1)
-                arrays[int(number)][field] = torch.from_numpy(np.array(archive[key]))
-    return [Case(meta, fields) for meta, fields in zip(metas, arrays, strict=True)]
+def load(name: str) -> dict[int, Case]:
+    """All cases of a recording where they are at hand, those of the subset elsewhere."""
+    return read(WHOLE if is_whole(name) else SUBSET, name)
 
 
-def parameters(name: str, **wanted: Any) -> list[Any]:
-    """One pytest parameter a case whose meta is as wanted, or a skipped one that says why."""
-    if not (DIRECTORY / f"{name}.npz").exists():
-        absent = pytest.mark.skip(reason=f"../shared/golden/{name}.npz is absent")
-        return [pytest.param(None, marks=absent, id="absent")]
-    return [
-        pytest.param(case, id=f"{i:03d}")
-        for i, case in enumerate(load(name))
+def cases(name: str, **wanted: Any) -> pytest.MarkDecorator:
+    """Run a test of `case` on each case whose meta is as wanted."""
+    chosen = [
+        pytest.param(case, id=f"{number:03d}")
+        for number, case in load(name).items()
         if wanted.items() <= case.meta.items()
     ]
+    return pytest.mark.parametrize("case", chosen)
