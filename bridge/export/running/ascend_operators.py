@@ -1,4 +1,4 @@
-"""The operators of the Ascend dialect for onnx.reference."""
+"""Operators of the Ascend dialect, implemented for onnx.reference."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from bridge.export.graph.constants import Array
 
 
 class AscendQuant(OpRun):
-    """q - offset with q = clamp(round(x * scale) + offset, -128, 127).
+    """y = q - offset, with q = clamp(round(x * scale) + offset, -128, 127).
 
-    The integers are handed on counted from the zero point, as float64: the evaluator's own
-    operators then sum them exactly and pad with the integer 0, as the device does.
+    The output is float64 with the offset already subtracted. So the evaluator's own operators sum
+    it exactly, and their zero padding stands for the offset, as on the device.
     """
 
     def _run(
@@ -38,27 +38,27 @@ class AscendDequant(OpRun):
         if dtype != 0:
             raise ValueError(f"AscendDequant to float32 has dtype 0, got {dtype}")
         scale = (parameters & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
-        # MatMul of rank 3 and more has per-tensor scales only, so rank tells where channels are.
+        # Per-channel scales only occur with channels on axis 1; MatMul of rank >= 3 has one scale.
         scale = scale.reshape(-1, *(1,) * (x.ndim - 2)) if scale.size > 1 else scale.reshape(())
         return (x.astype(np.float32) * scale,)
 
 
 class AscendAntiQuant(OpRun):
-    """(q + offset) * scale, where AscendQuant already handed on q + offset."""
+    """y = (q + offset) * scale, where the input is AscendQuant's, which includes the offset."""
 
     def _run(
         self, x: Array, scale: float | None = None, offset: float | None = None
     ) -> tuple[Array]:
         if scale is None or offset is None:
             raise ValueError("AscendAntiQuant needs scale and offset")
-        # There is no negative zero among codes.
+        # + 0.0 turns -0.0 into 0.0: integers have no negative zero.
         return ((x + 0.0).astype(np.float32) * np.float32(scale),)
 
 
 class ConvTranspose(op_conv_transpose.ConvTranspose):
-    """The evaluator's transposed convolution, group by group: its own grouped path fails.
+    """The evaluator's ConvTranspose, applied to each group, as it fails for group > 1.
 
-    It also fails where output_padding is not less than the stride, as ONNX Runtime does.
+    The kernel is padded first: like ONNX Runtime, it fails unless output_padding < stride.
     """
 
     def _run(  # type: ignore[override]
@@ -75,14 +75,14 @@ class ConvTranspose(op_conv_transpose.ConvTranspose):
 
 
 class MatMul(OpRun):
-    """The matrix product of counted integers by int8 weights; the evaluator's wants one type."""
+    """Product of AscendQuant's float64 and int8 weights; the evaluator's requires equal dtypes."""
 
     def _run(self, a: Array, b: Array) -> tuple[Array]:
         return (np.matmul(a, b),)
 
 
 class Add(OpRun):
-    """The sum, of int32 biases to integer-valued sums too; the evaluator's wants one type."""
+    """Sum of float64 accumulators and int32 biases; the evaluator's requires equal dtypes."""
 
     def _run(self, a: Array, b: Array) -> tuple[Array]:
         return (np.add(a, b),)

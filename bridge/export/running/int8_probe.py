@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime on this machine sums products of uint8 and int8 exactly."""
+"""A probe whether ONNX Runtime on this machine sums uint8 x int8 products exactly."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,23 @@ from bridge.export.graph.constants import Array
 _DEPTH = 64
 _TAPS = 3
 _STEP = np.float32(1 / 2400)
-"""Brings the sums of _TAPS * _TAPS extreme products into a byte, and none near a tie."""
+"""Scale with which sums of _TAPS * _TAPS extreme products fit 8 bits, and none is near a tie."""
 
 _ENDS = np.array([127, -128], np.int8)
 
 
 @functools.cache
 def sums_int8_exactly() -> bool:
-    """Return whether ONNX Runtime on this machine sums products of uint8 and int8 exactly.
+    """Return whether ONNX Runtime on this machine sums uint8 x int8 products exactly.
 
-    x86 processors without VNNI sum two such products in 16 bits, which 255 * 127 twice saturates.
-    ARM64 counts activations 128 lower, and its kernels without dot product, and depthwise ones,
-    sum two products in 16 bits too, which (-128) * (-128) twice leaves. The probe has both, in
-    the dense kernels of one row and of many, and in the depthwise one.
+    x86 processors without VNNI add two products in 16 bits with saturation, which 2 * 255 * 127
+    exceeds. ARM64 subtracts 128 from the activations; its kernels without dot product instructions,
+    and its depthwise ones, add two products in 16 bits, which 2 * (-128) * (-128) exceeds. The
+    probe runs both cases, in the dense kernels for one row and for several, and in the depthwise
+    one.
 
     Returns:
-        True if models converted with vnni=True are right here.
+        True if models that are converted with vnni=True are exact on this machine.
     """
     return all(_sums_dense(rows) for rows in (1, 2)) and _sums_depthwise()
 

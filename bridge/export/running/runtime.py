@@ -1,4 +1,4 @@
-"""Running converted models: ONNX Runtime, and the reference evaluator for the Ascend dialect."""
+"""Runs models in ONNX Runtime, and the Ascend dialect in onnx's reference evaluator."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,17 +24,17 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) -> Feeds:
-    """Run a model and return its outputs, and any of its inner values, by name.
+    """Run a model and return its outputs, and selected inner values, by name.
 
     Args:
-        path: a fake-quant, deploy or inter model; the Ascend dialect runs in onnx's reference
-            evaluator, everything else in ONNX Runtime on the CPU.
+        path: a fake-quant, deploy or inter model. The Ascend dialect runs in onnx's reference
+            evaluator, all else in ONNX Runtime on the CPU.
         inputs: one array for each graph input without a default, in order.
         extra: names of inner values to return too.
     Returns:
-        arrays by name; the model's own outputs first.
+        arrays by name; the model's outputs first.
     Raises:
-        ValueError: the number of inputs does not fit.
+        ValueError: the number of inputs is not the model's.
     """
     model = onnx.load(path, load_external_data=False)
     names, _ = _interface(model.graph)
@@ -56,12 +56,12 @@ def run_model(path: Path, inputs: Sequence[Array], extra: Sequence[str] = ()) ->
 
 
 def interface(path: Path) -> tuple[list[str], list[str]]:
-    """Name the inputs without a default and the outputs of a model.
+    """Return the names of a model's inputs without a default, and of its outputs.
 
     Args:
         path: of an ONNX file.
     Returns:
-        both in their order; outputs may repeat.
+        both in order; an output may occur twice.
     """
     return _interface(onnx.load(path, load_external_data=False).graph)
 
@@ -75,9 +75,10 @@ def _interface(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
 def _session(model: onnx.ModelProto, path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Weights in external files stay there: with them a model may pass protobuf's limit of 2 GB.
+    # External data is not loaded into the protobuf, which may have at most 2 GiB.
     options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.parent.absolute()))
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
 ASCEND_OPERATORS = [Add, ConvTranspose, MatMul, AscendQuant, AscendDequant, AscendAntiQuant]
+"""Implementations for onnx.reference."""
