@@ -3,9 +3,9 @@
 Index, each importing only what is above it:
     graph           reading and writing graphs with onnx_ir
     files           loading, checking and writing files
-    read            QDQ graph -> layers as numbers
-    geometry        restating convolutions as others, in numpy
-    normalize       a file -> the one form that the readers expect
+    read            QDQ graph -> records of quantized layers and products
+    geometry        equivalent forms of convolutions and pools, in numpy
+    normalize       a file -> the one form of QDQ graph that read expects
     running         running models on this machine
     passes          graph -> graph
     requantization  what is proven: equal step functions of the sums

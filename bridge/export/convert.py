@@ -94,37 +94,37 @@ def convert_qat_model(
     """Write SAVE_PATH_fake_quant_model.onnx and SAVE_PATH_deploy_model.onnx from a QDQ model.
 
     Both compute y = float32(op(q_x - zero_point, q_w) + bias_int32) * (scale_x * scale_w) for
-    every quantized layer, the first on integer-valued floats, the second in integers; of target
-    "qdq" the second only states scales, zero points and integers, and its runtime rounds as it
-    does.
+    every quantized layer: the fake-quant model with integer-valued floats, the deploy model with
+    integers. The deploy model of target "qdq" only contains scales, zero points and integers as
+    QuantizeLinear and DequantizeLinear; the runtime that loads it determines the rounding.
 
     Args:
         model_file: an ONNX file with QuantizeLinear/DequantizeLinear around Conv, ConvTranspose,
             Gemm or MatMul; opset 13 or later.
         save_path: prefix of the files; folders are created.
-        record_file: where to write the quantization factors as text, if anywhere.
-        target: bridge.ort(...), bridge.qdq(...) or bridge.ascend(); "ort", "qdq" or "ascend" for
-            one with the options given here.
-        fold_batch_norm: fold the BatchNormalization after a layer into one factor and one shift a
-            channel, in both models alike; torch and the models then round it differently. The
-            deploy model of "qdq" keeps the BatchNormalization for its runtime to fold.
-        follow_symlinks: take weights beside the model that are symbolic links to files elsewhere,
-            as in the cache of a model hub; for files that you trust.
-        options: of the target that is named: mode, data, max_ulps, vnni and tune of bridge.ort,
-            symmetric and opset of bridge.qdq.
+        record_file: path of a text file for the quantization factors, None to write none.
+        target: bridge.ort(...), bridge.qdq(...) or bridge.ascend(); or "ort", "qdq" or "ascend"
+            with `options`.
+        fold_batch_norm: fold a BatchNormalization after a layer into a factor and a shift per
+            channel, in both models; torch then rounds it differently from the models. The deploy
+            model of "qdq" keeps the BatchNormalization, which its runtime folds.
+        follow_symlinks: allow external data that is a symbolic link to a file outside the model's
+            folder, as in the cache of a model hub; only for files that you trust.
+        options: of the named target: mode, data, max_ulps, vnni and tune of bridge.ort; symmetric
+            and opset of bridge.qdq.
     Returns:
-        the paths, a summary of each layer, and what was left in float.
+        the paths, a summary of each quantized layer, and the operators that stay in float.
     Raises:
-        TypeError: an argument is of a wrong kind.
-        FileNotFoundError: there is no model_file.
-        ValueError: the target or the mode is unknown, an option is another target's, a number is
-            out of range, save_path or record_file names no file or one that is read or written
-            already, data is missing, does not fit the model or is given without need, or forms are
-            to be timed and the size of an input is not known.
+        TypeError: an argument has a wrong type.
+        FileNotFoundError: model_file does not exist.
+        ValueError: the target or the mode is unknown; an option belongs to another target or is out
+            of range; save_path or record_file does not name a file, or names one that is read or
+            written already; data is missing, does not fit the model or is given in mode "exact"; or
+            forms are to be timed and the shape of an input is not known.
         ConversionError: the model cannot be converted or was exported in training mode; names the
             node or layer.
         OSError: a file cannot be written.
-    The models and the record are written together or, whatever fails, not at all.
+    If anything fails, none of the models and the record is written.
     Source: docs/semantics.md, 6 to 8.
     """
     how = find_target(target, options)

@@ -1,8 +1,8 @@
-"""One QDQ model in memory -> the fake-quant and the deploy model.
+"""Converts a QDQ model in memory to the fake-quant and the deploy model.
 
-    target.before -> read -> (mode "fast": round) -> copy -> write both -> finish both
+    target.before -> read -> (mode "fast": add quantizers) -> copy -> write both -> finish both
 
-The model is read once; what was read is written into both copies.
+The model is read once, and the records are written into both copies.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,20 +41,20 @@ from bridge.export.targets.target import Passes, Target
 _NO_LIMIT = 1 << 62
 
 FormChooser = Callable[[QuantizedLayer, Chain | None], Form]
-"""Picks the form of a layer, given what QLinearConv can compute from it."""
+"""Chooses the form of a layer; the chain is given if QLinearConv can compute the layer."""
 
 
 class Converted(NamedTuple):
-    """A conversion in memory."""
+    """A converted model, in memory."""
 
     fake: ir.Model
     """The fake-quant model."""
     deploy: ir.Model
     """The deploy model."""
     layers: list[LayerSummary]
-    """What was quantized, in topological order."""
+    """Summaries of the quantized operators, in topological order."""
     floats: list[FloatOperator]
-    """Operators left in float, and why."""
+    """Operators that stay in float, with the reasons."""
     record: str
     """The quantization factors as text."""
 
@@ -70,16 +70,17 @@ def convert_model(
     """Convert a model in memory.
 
     Args:
-        source: as read_model returns it; it is left as it is.
-        target: as convert_qat_model's.
-        fold_batch_norm: as convert_qat_model's.
-        choose: picks the forms instead of the target.
-        options: as convert_qat_model's.
+        source: from normalize.model.read_model; it is not changed.
+        target: as in convert_qat_model.
+        fold_batch_norm: as in convert_qat_model.
+        choose: chooses the form of each layer in place of the target.
+        options: as in convert_qat_model.
     Returns:
-        both models, and what was done.
+        both models, and the summaries.
     Raises:
-        TypeError: an option is of a wrong kind.
-        ValueError: an option is out of range or another target's, or data does not fit the model.
+        TypeError: an option has a wrong type.
+        ValueError: an option is out of range or belongs to another target, or data does not fit
+            the model.
         ConversionError: the model cannot be converted.
     """
     how = find_target(target, options)
@@ -98,7 +99,7 @@ def convert_model(
         sized, _ = copy_model(deploy)
         roundings.write(deploy, copy)
     elif not found.layers and not found.products:
-        return Converted(fake, deploy, [], found.floats, record)  # nothing to write
+        return Converted(fake, deploy, [], found.floats, record)  # nothing is quantized
     copied = found.on(copy)
     found = found if how.folds_batch_norm else without_batch_norm(found)
     run_passes(deploy, how.before_deploy)
@@ -119,12 +120,12 @@ def convert_model(
 
 @dataclass(frozen=True, slots=True)
 class _Forms:
-    """What each layer becomes.
+    """The forms of all layers, by the layer's name.
 
     Args:
-        choices: the forms, by the layer's name.
+        choices: form and reason.
         chains: of the layers that QLinearConv computes.
-        proofs: these, and why others are none.
+        proofs: these, and the reasons why other convolutions have no chain.
     """
 
     choices: Mapping[str, Choice]
@@ -165,9 +166,9 @@ def _write_fake(how: Target, found: Quantized, chains: Mapping[str, Chain]) -> N
 
 
 def _write_deploy(how: Target, found: Quantized, forms: _Forms) -> list[LayerSummary]:
-    """Write layers and products, and say what became of them.
+    """Write layers and products into the deploy model, and summarize them.
 
-    Backwards: what reads the codes of a chain is written before the chain replaces them.
+    In reverse order: the consumers of a chain's codes are written before the chain replaces them.
     """
     summaries = []
     for product in found.products:
@@ -181,32 +182,32 @@ def _write_deploy(how: Target, found: Quantized, forms: _Forms) -> list[LayerSum
 
 
 def _finish(model: ir.Model, operands: Passes, last: Passes) -> None:
-    """Write what is left beside the layers, and tidy up."""
+    """Run the passes on what stays in float, and the clean-up passes."""
     lower_ir_version(model)
-    run_passes(model, (passes.RemoveUnusedNodesPass(), *operands, *_TIDY, *last, *_FINAL))
+    run_passes(model, (passes.RemoveUnusedNodesPass(), *operands, *_CLEAN_UP, *last, *_FINAL))
 
 
-def _drop_traces(graph: ir.Graph) -> None:
-    """Drop what the exporter noted on nodes: stack traces, with the paths of the user's sources."""
+def _drop_exporter_metadata(graph: ir.Graph) -> None:
+    """Drop the exporter's metadata of nodes: stack traces, with paths of the user's sources."""
     for node in ir.traversal.RecursiveGraphIterator(graph):
         for key in [key for key in node.metadata_props if key.startswith("pkg.")]:
             del node.metadata_props[key]
 
 
-# Initializers of inner graphs are moved to the main one, as no pass looks for unused or equal ones
-# in a branch or a loop's body.
-_UNUSED = (passes.LiftSubgraphInitializersToMainGraphPass(), passes.RemoveUnusedNodesPass())
+# Initializers of subgraphs are moved to the main graph, as no pass removes unused or equal ones in
+# subgraphs.
+_REMOVE_UNUSED = (passes.LiftSubgraphInitializersToMainGraphPass(), passes.RemoveUnusedNodesPass())
 
-_TIDY = (
+_CLEAN_UP = (
     GraphPass(fit_output_padding),
-    *_UNUSED,
-    # Layers that share a weight share its initializer.
+    *_REMOVE_UNUSED,
+    # Layers with tied weights share an initializer.
     passes.DeduplicateHashedInitializersPass(size_limit=_NO_LIMIT),
 )
 
 _FINAL = (
-    *_UNUSED,
+    *_REMOVE_UNUSED,
     GraphPass(keep_outputs_unrounded),
-    passes.NameFixPass(),  # a value of the file may have the name of a written one
-    GraphPass(_drop_traces),
+    passes.NameFixPass(),  # a value of the file may have the same name as a written one
+    GraphPass(_drop_exporter_metadata),
 )
