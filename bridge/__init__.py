@@ -1,5 +1,9 @@
 """Quantization-aware training in torch, and the ONNX models that compute what training computed.
 
+`__all__` has what the main path takes: prepare, calibrate, convert, verify. All else is in the
+modules below; those of layers, optimizers, switches, functions, BatchNorm and the export list their
+names. A name that is here and not in `__all__` is a second spelling of such a one.
+
 Index, each importing only what is above it:
     report          how results print, and turn into data
     arguments       arguments of a wrong kind
@@ -14,106 +18,92 @@ Index, each importing only what is above it:
     selection       which layers are quantized, and why others are not
     batch_norm      folding BatchNorm
     prepare         replacing layers by QAT operators, and back
-    calibrate       finding ranges without training
-    sensitivity     which layers cost accuracy
+    calibration     finding ranges without training
+    sensitivities   which layers cost accuracy
     export          from ONNX file to fake-quant and deploy model, and the proof that they agree
-    adopt           what a conversion adjusted, back in the torch model
+    adoption        what a conversion adjusted, back in the torch model
     amct            AMCT's import paths
     cli             the command line
 """
 
 from typing import TYPE_CHECKING
 
-from bridge.adopt import adopt
-from bridge.batch_norm.fold import bake_batch_norm, fold_batch_norm
-from bridge.batch_norm.plan import NormPlan, plan_batch_norm
-from bridge.calibrate import calibrate
-from bridge.functional import functionalize, to_module
-from bridge.layer_classes.registry import register_layer
-from bridge.modules import (
-    Conv1dQAT,
-    Conv2dQAT,
-    Conv3dQAT,
-    ConvTranspose1dQAT,
-    ConvTranspose2dQAT,
-    LinearQAT,
-    MatMulQAT,
-)
-from bridge.optim import average_whole_gradients, parameter_groups, whole_parameters
+from bridge.adoption import adopt
+from bridge.batch_norm import fold_batch_norm
+from bridge.calibration import calibrate
+from bridge.functional import functionalize
 from bridge.prepare import float_model, prepare_qat
-from bridge.selection.plan import LayerPlan, plan_qat
-from bridge.sensitivity import LayerSensitivity, sensitivity
-from bridge.switches import (
-    freeze_clips,
-    freeze_weight_scales,
-    frozen_clips,
-    frozen_weight_scales,
-    quantization,
-    set_quantization,
-)
+from bridge.selection import plan_qat
+from bridge.sensitivities import sensitivity
+from bridge.switches import set_quantization
 from qatfunc.version import __version__
 
+# isort: split
+# Second spellings.
+from bridge.batch_norm import NormPlan as NormPlan
+from bridge.batch_norm import bake_batch_norm as bake_batch_norm
+from bridge.batch_norm import plan_batch_norm as plan_batch_norm
+from bridge.functional import to_module as to_module
+from bridge.layer_classes import register_layer as register_layer
+from bridge.modules import Conv1dQAT as Conv1dQAT
+from bridge.modules import Conv2dQAT as Conv2dQAT
+from bridge.modules import Conv3dQAT as Conv3dQAT
+from bridge.modules import ConvTranspose1dQAT as ConvTranspose1dQAT
+from bridge.modules import ConvTranspose2dQAT as ConvTranspose2dQAT
+from bridge.modules import LinearQAT as LinearQAT
+from bridge.modules import MatMulQAT as MatMulQAT
+from bridge.optim import average_whole_gradients as average_whole_gradients
+from bridge.optim import parameter_groups as parameter_groups
+from bridge.optim import whole_parameters as whole_parameters
+from bridge.selection import LayerPlan as LayerPlan
+from bridge.sensitivities import LayerSensitivity as LayerSensitivity
+from bridge.switches import freeze_clips as freeze_clips
+from bridge.switches import freeze_weight_scales as freeze_weight_scales
+from bridge.switches import frozen_clips as frozen_clips
+from bridge.switches import frozen_weight_scales as frozen_weight_scales
+from bridge.switches import quantization as quantization
+
 if TYPE_CHECKING:
-    from bridge.export.convert import convert_qat_model
-    from bridge.export.graph.errors import ConversionError
-    from bridge.export.plan.tune import Tuning
-    from bridge.export.result.conversion import Conversion
-    from bridge.export.result.explain import explain
-    from bridge.export.result.explanation import Explanation, LayerExplanation
-    from bridge.export.result.verify.verification import Verification
-    from bridge.export.result.verify.verify import verify
-    from bridge.export.running.int8_probe import sums_int8_exactly
-    from bridge.export.targets.ascend.twin import ascend_twin
-    from bridge.export.targets.table import ascend, ort, qdq
+    from bridge.export import (
+        ConversionError,
+        ascend,
+        convert_qat_model,
+        explain,
+        ort,
+        qdq,
+        verify,
+    )
+
+    # isort: split
+    from bridge.export import Conversion as Conversion
+    from bridge.export import Explanation as Explanation
+    from bridge.export import LayerExplanation as LayerExplanation
+    from bridge.export import Tuning as Tuning
+    from bridge.export import Verification as Verification
+    from bridge.export import ascend_twin as ascend_twin
+    from bridge.export import sums_int8_exactly as sums_int8_exactly
 else:
     # onnx and ONNX Runtime take longer to import than all else but torch, and training needs none.
-    from bridge.export.public import __getattr__ as __getattr__
+    from bridge.export.public import lazily
+
+    __getattr__, __dir__ = lazily(__name__)
 
 __all__ = [
-    "Conv1dQAT",
-    "Conv2dQAT",
-    "Conv3dQAT",
-    "ConvTranspose1dQAT",
-    "ConvTranspose2dQAT",
-    "Conversion",
     "ConversionError",
-    "Explanation",
-    "LayerExplanation",
-    "LayerPlan",
-    "LayerSensitivity",
-    "LinearQAT",
-    "MatMulQAT",
-    "NormPlan",
-    "Tuning",
-    "Verification",
     "__version__",
     "adopt",
     "ascend",
-    "ascend_twin",
-    "average_whole_gradients",
-    "bake_batch_norm",
     "calibrate",
     "convert_qat_model",
     "explain",
     "float_model",
     "fold_batch_norm",
-    "freeze_clips",
-    "freeze_weight_scales",
-    "frozen_clips",
-    "frozen_weight_scales",
     "functionalize",
     "ort",
-    "parameter_groups",
-    "plan_batch_norm",
     "plan_qat",
     "prepare_qat",
     "qdq",
-    "quantization",
-    "register_layer",
     "sensitivity",
     "set_quantization",
-    "sums_int8_exactly",
-    "to_module",
     "verify",
-    "whole_parameters",
 ]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+__all__ = ["check_flags", "check_model"]
+
 
 def check_model(model: Any, function: str) -> None:
     """Raise unless a model is an nn.Module with Python layers, which a ScriptModule has not.

@@ -6,6 +6,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
+__all__ = ["Group", "PeerError", "alone", "exchange", "report_failure", "reshard"]
+
 Group = Any
 """A torch.distributed process group, or None for the group of all processes."""
 

@@ -17,6 +17,8 @@ from qatfunc import Clip, calibration
 from qatfunc.model import Model
 from qatfunc.operators.arguments import check_keys
 
+__all__ = ["ModuleState", "Params", "functionalize", "to_module"]
+
 Params = dict[str, Tensor]
 
 

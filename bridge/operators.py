@@ -9,6 +9,18 @@ from torch import Tensor, nn
 from qatfunc import operators
 from qatfunc.numerics.torch_internals import is_jit_tracing
 
+__all__ = [
+    "CONV1D",
+    "CONV2D",
+    "CONV3D",
+    "CONV_TRANSPOSE1D",
+    "CONV_TRANSPOSE2D",
+    "LINEAR",
+    "Operator",
+    "check_is_tensor",
+    "check_product",
+]
+
 Layer = Callable[[], str]
 
 

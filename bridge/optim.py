@@ -14,6 +14,8 @@ from bridge.distributed import Group, alone
 from bridge.modules.weighted import QATLayer, qat_layers
 from qatfunc.operators.arguments import check_keys
 
+__all__ = ["average_whole_gradients", "parameter_groups", "whole_parameters"]
+
 _MEANT = {"learning_rate": "lr", "wd": "weight_decay", "decay": "weight_decay"}
 _OF_GROUPS = frozenset({"name", "param_names", "initial_lr", "lr_scale"})
 """Keys that learning rate schedulers and other tools add to groups."""

@@ -19,6 +19,8 @@ from bridge.selection.integer_share import integer_share
 from bridge.selection.plan import QUANTIZE, plan_qat
 from bridge.selection.superseded import float_originals, guard
 
+__all__ = ["float_model", "prepare_qat"]
+
 
 def prepare_qat(
     model: nn.Module,

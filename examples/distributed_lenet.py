@@ -31,7 +31,7 @@ def train(net: nn.Module, images: Tensor, labels: Tensor, *, epochs: int) -> Non
     rank, ranks = dist.get_rank(), dist.get_world_size()
     bridge.calibrate(net, images[rank::ranks].split(BATCH // ranks))
     model = DistributedDataParallel(net.train())
-    groups = bridge.parameter_groups(net, ranges={"lr": LEARNING_RATE / 4})
+    groups = bridge.optim.parameter_groups(net, ranges={"lr": LEARNING_RATE / 4})
     optimizer = torch.optim.Adam(groups, lr=LEARNING_RATE)
     generator = torch.Generator().manual_seed(0)
     for _ in range(epochs):

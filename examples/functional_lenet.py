@@ -91,7 +91,7 @@ def main() -> None:
     console.print(f"  largest relative difference of a parameter: {differences}")
     accuracy = (outputs.mean(0).argmax(1) == test_labels).float().mean()
     console.print(f"  accuracy of the ensemble after {STEPS} steps {accuracy:.1%}")
-    net = bridge.to_module(prepared(), alone[0][0][-1], members[0][2])
+    net = bridge.functional.to_module(prepared(), alone[0][0][-1], members[0][2])
     console.print(bridge.sensitivity(net, test_images[:200]))
 
 

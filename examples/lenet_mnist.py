@@ -129,7 +129,7 @@ def main(folder: Path) -> None:
 
     float_net = lenet(nn.Conv2d, nn.Linear)
     train(float_net, train_images, train_labels)
-    net = lenet(quantized(bridge.Conv2dQAT), quantized(bridge.LinearQAT))
+    net = lenet(quantized(bridge.modules.Conv2dQAT), quantized(bridge.modules.LinearQAT))
     train(net, train_images, train_labels)
 
     inter, float_file = folder / "inter_model.onnx", folder / "float_model.onnx"

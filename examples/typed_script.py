@@ -13,7 +13,7 @@ import bridge
 from qatfunc import ActivationSpec, LayerSpec, WeightSpec, calibration, operators
 
 
-def convert(folder: Path) -> bridge.Verification:
+def convert(folder: Path) -> bridge.export.Verification:
     """Prepare, calibrate, export, convert and verify a small network in a folder."""
     net = bridge.prepare_qat(
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
@@ -22,7 +22,7 @@ def convert(folder: Path) -> bridge.Verification:
     bridge.calibrate(net, batches)
     inter = folder / "inter_model.onnx"
     torch.onnx.export(net.eval(), (batches[0],), inter)
-    result: bridge.Conversion = bridge.convert_qat_model(inter, folder / "net")
+    result: bridge.export.Conversion = bridge.convert_qat_model(inter, folder / "net")
     bridge.adopt(net, result)
     return bridge.verify(net, result, batches[0])
 

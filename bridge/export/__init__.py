@@ -16,5 +16,41 @@ Index, each importing only what is above it:
     result          what was done, and verifying it
     pipeline        one model -> two, in memory
     convert         convert_qat_model: one file -> two
-    public          the names of these that `bridge` has, imported at their first use
+    public          the names of these for users, imported at their first use
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bridge.export.convert import convert_qat_model
+    from bridge.export.graph.errors import ConversionError
+    from bridge.export.plan.tune import Tuning
+    from bridge.export.result.conversion import Conversion
+    from bridge.export.result.explain import explain
+    from bridge.export.result.explanation import Explanation, LayerExplanation
+    from bridge.export.result.verify.verification import Verification
+    from bridge.export.result.verify.verify import verify
+    from bridge.export.running.int8_probe import sums_int8_exactly
+    from bridge.export.targets.ascend.twin import ascend_twin
+    from bridge.export.targets.table import ascend, ort, qdq
+else:
+    from bridge.export.public import lazily
+
+    __getattr__, __dir__ = lazily(__name__)
+
+__all__ = [
+    "Conversion",
+    "ConversionError",
+    "Explanation",
+    "LayerExplanation",
+    "Tuning",
+    "Verification",
+    "ascend",
+    "ascend_twin",
+    "convert_qat_model",
+    "explain",
+    "ort",
+    "qdq",
+    "sums_int8_exactly",
+    "verify",
+]

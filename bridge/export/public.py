@@ -1,5 +1,7 @@
-"""The names of the converter that `bridge` has, each imported at its first use."""
+"""The names of the converter for users, each imported at its first use."""
 
+import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -21,16 +23,22 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name; Python calls this for what `bridge` has not by itself.
+def lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` for a package that has these names.
 
     Args:
-        name: any.
+        package: its `__name__`.
     Returns:
-        what the converter calls so.
-    Raises:
-        AttributeError: neither has such a name.
+        what Python calls for a name that the package has not by itself: it imports the name, or
+        raises AttributeError; and what lists the package's names.
     """
-    if name not in _MODULES:
-        raise AttributeError(f"module 'bridge' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+
+    def find(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *_MODULES})
+
+    return find, names

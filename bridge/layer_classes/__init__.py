@@ -5,3 +5,9 @@ Index, each importing only what is above it:
     known     the rules of classes of other packages (timm, Transformers, ...)
     registry  register_layer, and the rule of a given layer
 """
+
+from bridge.layer_classes.registry import register_layer
+
+__all__ = [
+    "register_layer",
+]

@@ -5,3 +5,12 @@ Index, each importing only what is above it:
     plain    dataclasses as dicts, lists, strings and numbers
     printed  base classes of results
 """
+
+from bridge.report.layout import Listing
+from bridge.report.printed import Printed, PrintedRows
+
+__all__ = [
+    "Listing",
+    "Printed",
+    "PrintedRows",
+]

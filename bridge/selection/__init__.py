@@ -10,3 +10,11 @@ Index, each importing only what is above it:
     integer_share  the share of multiply-accumulates that will be in integers
     superseded     replaced float layers that a model still holds
 """
+
+from bridge.selection.plan import LayerPlan, QATPlan, plan_qat
+
+__all__ = [
+    "LayerPlan",
+    "QATPlan",
+    "plan_qat",
+]

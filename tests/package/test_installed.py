@@ -17,9 +17,22 @@ reveal_type(bridge.calibrate(nn.Linear(1, 1), []))
 reveal_type(bridge.convert_qat_model("inter.onnx", "net").deploy)
 reveal_type(bridge.verify(None, "i", "f", "d", None).exact)
 reveal_type(bridge.Conv2dQAT(1, 1, 1))
+reveal_type(bridge.modules.LinearQAT(1, 1))
+reveal_type(bridge.switches.freeze_clips(nn.Linear(1, 1)))
+reveal_type(bridge.export.sums_int8_exactly())
 reveal_type(operators.matmul)
 """
-TYPES = ("str", "torch.nn.modules.module.Module", "None", "pathlib.Path", "bool", "Conv2dQAT")
+TYPES = (
+    "str",
+    "torch.nn.modules.module.Module",
+    "None",
+    "pathlib.Path",
+    "bool",
+    "Conv2dQAT",
+    "LinearQAT",
+    "Switched",
+    "bool",
+)
 
 CALLS = """
 from pathlib import Path

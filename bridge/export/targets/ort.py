@@ -64,10 +64,11 @@ class Ort(Target):
             form. At most 4,096.
         vnni: write weights as int8 beside uint8 activations, for the faster kernels of processors
             with VNNI. Older x86 processors saturate and give wrong results;
-            bridge.sums_int8_exactly() tests this machine. A layer with two weights of -128 in an
-            output channel keeps uint8 weights, because int8 ones may overflow on ARM64.
+            bridge.export.sums_int8_exactly() tests this machine. A layer with two weights of -128
+            in an output channel keeps uint8 weights, because int8 ones may overflow on ARM64.
         tune: time the possible forms of each layer on this machine and take the fastest; all have
-            the same bits. A bridge.Tuning sets how, and the shapes of inputs with dynamic axes.
+            the same bits. A bridge.export.Tuning sets how, and the shapes of inputs with dynamic
+            axes.
     Raises:
         TypeError: an option has a wrong type.
         ValueError: the mode is unknown, max_ulps is out of range, or data is missing in mode
@@ -94,7 +95,9 @@ class Ort(Target):
             raise ValueError(f"mode must be {' or '.join(map(repr, MODES))}, got {self.mode!r}")
         check_flag("vnni", self.vnni)
         if not isinstance(self.tune, bool | Tuning):
-            raise TypeError(f"tune must be True, False or a bridge.Tuning, got {self.tune!r}")
+            raise TypeError(
+                f"tune must be True, False or a bridge.export.Tuning, got {self.tune!r}"
+            )
         check_integer("max_ulps", self.max_ulps, range(FARTHEST_ULPS + 1))
         _check_data(self.mode, self.data)
 

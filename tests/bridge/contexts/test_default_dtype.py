@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge import MatMulQAT, calibrate, functionalize, prepare_qat
-from bridge.sensitivity import sensitivity
+from bridge.sensitivities import sensitivity
 from tests.support.bits import same_bits
 from tests.support.exporters import EXPORTERS, export
 from tests.support.modules.layers import KINDS, NAMES, config, same_state, state

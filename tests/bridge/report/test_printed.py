@@ -17,7 +17,7 @@ from bridge.batch_norm.plan import BatchNormPlan
 from bridge.export.result.verify.differences import Difference
 from bridge.report.plain import plain
 from bridge.selection.plan import QATPlan
-from bridge.sensitivity import Sensitivities
+from bridge.sensitivities import Sensitivities
 from tests.support.exporters import quiet
 
 SHAPE = (4, 2, 6, 6)

@@ -13,6 +13,8 @@ from bridge.modules.weighted import QATLayer, qat_layers
 if TYPE_CHECKING:
     from bridge.export.result.conversion import Conversion, LayerSummary
 
+__all__ = ["adopt"]
+
 
 def adopt(model: nn.Module, conversion: "Conversion") -> nn.Module:
     """Use the rescales (scale_x * scale_w of a channel) that a conversion adjusted, in eval mode.

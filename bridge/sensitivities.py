@@ -16,6 +16,8 @@ from bridge.report.printed import PrintedRows
 from bridge.switches import set_quantization
 from qatfunc import WeightSpec, arq_qparams, fake_quantize
 
+__all__ = ["LayerSensitivity", "Sensitivities", "sensitivity"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSensitivity:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import bridge
-from bridge.sensitivity import sensitivity_table
+from bridge.sensitivities import sensitivity_table
 
 
 def network() -> tuple[nn.Module, torch.Tensor]:

@@ -19,6 +19,8 @@ from bridge.selection.eligibility import candidates, has_operator
 from bridge.selection.references import held_elsewhere
 from bridge.selection.superseded import held_originals, never_called
 
+__all__ = ["calibrate"]
+
 Layers = Mapping[str, RangedModule]
 
 _END = object()
