@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ZOO := .venv-zoo
-# Trained weights for examples/faces.py. Installed without what it wants: it is only read.
+# Trained weights for examples/faces.py. Installed without dependencies: its files are only read.
 WEIGHTS := facenet-pytorch==2.6.0
 
 .PHONY: demo networks test test-deep lint bench bench-deploy ort-versions tables zoo dist clean
@@ -11,14 +11,14 @@ WEIGHTS := facenet-pytorch==2.6.0
 demo: $(VENV)/.demo
 	$(BIN)/python examples/lenet_mnist.py outputs
 
-# A table of whole networks, from one call to the proof.
+# A table of whole networks, from prepare_qat to verify.
 networks: $(VENV)/.test
 	$(BIN)/python -m examples.whole_networks
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-# Thousands of examples a property; an hour or more.
+# Thousands of examples for each property; an hour or more.
 test-deep: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --deep property_tests
 
@@ -34,16 +34,16 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/import_time.py
 
-# Deploy models against float32 ones, and what each form of a convolution costs.
+# Speed of deploy models relative to float32 ones, and of each form of a convolution.
 bench-deploy: $(VENV)/.test
 	$(BIN)/python benchmarks/deploy.py
 	$(BIN)/python benchmarks/forms.py
 
-# The bits of every form in older versions of ONNX Runtime, installed side by side.
+# The bits of every form in older versions of ONNX Runtime, each in an environment of its own.
 ort-versions: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/onnxruntime_versions.py
 
-# Every table of README and docs, each by the command that makes it; half an hour.
+# Writes every table of README and docs by running its command; half an hour.
 tables: $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python -m benchmarks.tables
 
@@ -51,14 +51,14 @@ tables: $(VENV)/.test $(VENV)/.demo
 zoo: $(ZOO)/.ready
 	OMP_NUM_THREADS=1 $(ZOO)/bin/python -m benchmarks.zoo --workers 2
 
-# The wheel and the source distribution, as a package index wants them.
+# The wheel and the source distribution, as a package index expects them.
 dist: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-# Packages of networks come without what they want: it would replace the torch that is pinned.
+# Packages of networks are installed without dependencies, which would replace the pinned torch.
 $(ZOO)/.ready: benchmarks/zoo/requirements.txt benchmarks/zoo/packages.txt
 	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
 	$(ZOO)/bin/python -m pip install --quiet --requirement benchmarks/zoo/requirements.txt

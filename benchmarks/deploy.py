@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMS = {"exact": {}, "nothing moved": {"max_ulps": 0}, "fast": {"mode": "fast"}}
+FORMS = {"exact": {}, "not adjusted": {"max_ulps": 0}, "fast": {"mode": "fast"}}
 """convert_qat_model's arguments for each deploy model, by its name in the table."""
 
 
@@ -99,7 +99,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
             kinds = [layer.form for layer in done.layers]
             facts[f"{batch} {form}"] = {
                 "forms": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
-                "moved": sum(
+                "adjusted": sum(
                     int((layer.moved.ulps != 0).sum()) for layer in done.layers if layer.moved
                 ),
                 "differ": int((results[0].view(np.int32) != results[1].view(np.int32)).sum()),
@@ -175,7 +175,7 @@ def main() -> None:
     table.add_column("float, ms", justify="right")
     for form in FORMS:
         table.add_column(form, justify="right")
-    for column in ("fake-quant / deploy", "error, same", "moved", "bytes"):
+    for column in ("fake-quant / deploy", "error, same", "adjusted", "bytes"):
         table.add_column(column, justify="right")
     table.add_column("forms")
     vnni = False
@@ -208,7 +208,7 @@ def _cells(runs: list[dict[str, float]], facts: dict[str, Any], batch: int) -> l
     forms = [
         ", ".join(f"{count} {kind}" for kind, count in one["forms"].items()) for one in (fact, fast)
     ]
-    return [*cells, str(fact["moved"]), f"{fact['bytes']:.3f}", "; fast: ".join(forms)]
+    return [*cells, str(fact["adjusted"]), f"{fact['bytes']:.3f}", "; fast: ".join(forms)]
 
 
 def _part(*what: Any) -> Any:

@@ -226,19 +226,19 @@ def _networks() -> dict[str, tuple[Any, tuple[int, ...], dict[str, dict[str, Any
         *(nn.ConvTranspose1d(4, 8, 4, stride=2, padding=1), nn.ReLU()),
         nn.ConvTranspose1d(8, 6, 3, groups=2),
     )
-    picture = (2, 4, 18, 18)
+    image = (2, 4, 18, 18)
     return {
-        "conv": (conv, picture, forms | vnni | ascend),
-        "BatchNorm": (norm, picture, plain | {"folded": {"fold_batch_norm": True}}),
+        "conv": (conv, image, forms | vnni | ascend),
+        "BatchNorm": (norm, image, plain | {"folded": {"fold_batch_norm": True}}),
         "linear": (mlp, (5, 40), plain | {"vnni": {"vnni": True}} | ascend),
         "linear, rank 3": (mlp, (5, 3, 40), plain | ascend),
         "conv 3d": (volume, (2, 4, 6, 7, 8), forms | in_2d | ascend),
         "conv 1d": (line, (2, 4, 30), forms | ascend),
         "transposed": (up, (2, 4, 7, 7), forms | ascend),
         "transposed 1d": (line_up, (2, 4, 9), forms | ascend),
-        "sums": (_sums(), picture, {"exact": forms[QLINEAR], "fast": forms[QLINEAR]}),
+        "sums": (_sums(), image, {"exact": forms[QLINEAR], "fast": forms[QLINEAR]}),
         "product": (_product(), (3, 6, 20), plain | ascend),
-        "conv, 16 bits": (conv, picture, integer),
+        "conv, 16 bits": (conv, image, integer),
         "linear, 16 bits": (mlp, (5, 40), plain),
         "transposed, 16 bits": (up, (2, 4, 7, 7), integer),
     }

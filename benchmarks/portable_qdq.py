@@ -42,7 +42,7 @@ def main(batches: int = 32) -> None:
         expected = outputs(onnx_runtime(exact), data)
         print(f"{'against deploy, target ort':44} {'relative':>9} {'largest':>9} {'argmax':>8}")
         for name, settings in {
-            "as the file says": {"optimize": False},
+            "no graph optimizations": {"optimize": False},
             "default": {},
             "session.x64quantprecision": {"precise": True},
         }.items():

@@ -84,7 +84,7 @@ def _change(
     if len(moved.natural) not in (1, layer.out_channels):
         raise ValueError(
             f"layer {summary.name!r} has {layer.out_channels} channels, the conversion "
-            f"moved {len(moved.natural)}"
+            f"adjusted {len(moved.natural)}"
         )
     natural, other = (torch.from_numpy(v.copy()) for v in (moved.natural, moved.moved))
     return layer, natural, other

@@ -25,7 +25,7 @@ Layers = Mapping[str, RangedModule]
 
 _END = object()
 _SHOWN = 8
-"""Names in a message."""
+"""Largest number of names in a message."""
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def _report(model: nn.Module, layers: Layers, start: Mapping[str, int], batches:
         )
     warnings.warn(
         f"calibrate: layers that are never called stay without a range: {names}. The model reads "
-        "their weight, or does not use them in eval mode; those are in no exported file",
+        "their weight, or does not use them in eval mode; exported files do not contain them",
         stacklevel=4,
     )
 
@@ -140,14 +140,14 @@ def _report(model: nn.Module, layers: Layers, start: Mapping[str, int], batches:
 def _float_layers(model: nn.Module) -> str:
     """Return a hint that names float layers outside the model, as a copied closure holds them."""
     registered = {id(module) for module in model.modules()}
-    places = [
+    references = [
         f"{reference.where} ({reference.kind})"
         for reference in held_elsewhere(model).values()
         if has_operator(reference.module) and id(reference.module) not in registered
     ]
-    if not places:
+    if not references:
         return ""
-    return f"; it holds float layers in {_few(places)}: try prepare_qat(model, inplace=True)"
+    return f"; it holds float layers in {_few(references)}: try prepare_qat(model, inplace=True)"
 
 
 def _rounds(
@@ -155,7 +155,7 @@ def _rounds(
 ) -> Iterator[Any]:
     """Iterate over batches until all called layers are calibrated or no rank has another batch.
 
-    Ranks synchronise when a layer has seen batch_num batches. A rank without another batch runs
+    Ranks synchronize when a layer has seen batch_num batches. A rank without another batch runs
     its last one again without updating statistics, so that it reaches the same collectives in the
     same order.
     """
@@ -169,7 +169,7 @@ def _rounds(
             last = batch
             yield batch
         elif last is _END:
-            raise ValueError("this process has no calibration batch, others have")
+            raise ValueError("this process has no calibration batch, but others do")
         else:
             with _counting_only(layers):
                 yield last

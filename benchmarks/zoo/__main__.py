@@ -73,11 +73,11 @@ def _run(package: str, name: str, *, limit: int) -> str:
         outcome = {"error": f"stopped after {limit} s"}
     outcome.setdefault("seconds", time.perf_counter() - started)
     _file(package, name).write_text(json.dumps(outcome, indent=1))
-    said = outcome["error"] or {
+    result = outcome["error"] or {
         exporter: one["error"] or f"{one['fake_deploy']} of {one['outputs']} differ"
         for exporter, one in outcome["exports"].items()
     }
-    return f"{package}/{name}: {outcome['seconds']:.0f} s: {said}"
+    return f"{package}/{name}: {outcome['seconds']:.0f} s: {result}"
 
 
 if __name__ == "__main__":

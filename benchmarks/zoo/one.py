@@ -83,7 +83,7 @@ def run(subject: Subject) -> Outcome:
     try:
         model = subject.make().eval()
         net, batches = _train(model, subject, outcome)
-    except Exception as error:  # a row says what happened
+    except Exception as error:  # its row in the table shows the error
         outcome.error = _first_line(error)
     else:
         for name in EXPORTERS:
@@ -128,11 +128,11 @@ def _export(net: nn.Module, model: nn.Module, x: tuple[Tensor, ...], exporter: s
         inter = Path(folder, "inter_model.onnx")
         try:
             torch.onnx.export(net, x, str(inter), dynamo=EXPORTERS[exporter])
-        except Exception as error:  # a row says what happened
+        except Exception as error:  # its row in the table shows the error
             return Exported(error=_first_line(error), float_fails=_float_fails(model, x, exporter))
         try:
             return _prove(net, x, inter)
-        except Exception as error:  # a row says what happened
+        except Exception as error:  # its row in the table shows the error
             traceback.print_exc()
             return Exported(error=_first_line(error))
 

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m bridge.amct", description=main.__doc__)
     parser.add_argument(
-        "--target", choices=TARGETS, default=TARGETS[0], help="what deploy models are written for"
+        "--target", choices=TARGETS, default=TARGETS[0], help="target of the deploy models"
     )
     parser.add_argument(
         "--prelude", help="a script that runs first; its names are defined in the script"

@@ -140,7 +140,7 @@ def _checked(model: nn.Module, pairs: Any) -> list[tuple[str, str]]:
         if path not in modules:
             raise ValueError(f"pairs: the model has no module {path!r}")
         if flat.count(path) > 1:
-            raise ValueError(f"pairs: {path!r} is there twice, and can be folded once")
+            raise ValueError(f"pairs: {path!r} is given twice, but can be folded only once")
     held = held_elsewhere(model)
     for layer_path, norm_path in chosen:
         reason = refusal(model, layer_path, norm_path, held=held)

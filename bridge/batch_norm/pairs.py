@@ -71,7 +71,7 @@ def traced_calls(model: nn.Module) -> Calls:
         graph = _Tracer().trace(model)
     except Exception as error:
         raise ValueError(
-            f"the model cannot be traced, give the pairs: {error} (or an example= to find them in)"
+            f"the model cannot be traced: {error}; give pairs=, or example= to find them in a run"
         ) from error
     modules = dict(model.named_modules())
     calls = Calls()

@@ -41,7 +41,7 @@ class TrainedScales(RangedModule):
         return self
 
     def _has_valid_scales(self) -> bool:
-        """Whether all trained scales are valid; this synchronises with the device."""
+        """Whether all trained scales are valid; this synchronizes with the device."""
         if not self._scales_started or self.wts_scales.is_meta:
             return True
         how = self.config.reciprocal_scale
@@ -105,7 +105,7 @@ class TrainedScales(RangedModule):
         if reciprocal != self.config.reciprocal_scale:
             errors.append(
                 f"{prefix}wts_scales was trained with s_rec_flag={reciprocal}, the configuration "
-                f"says {self.config.reciprocal_scale}"
+                f"has {self.config.reciprocal_scale}"
             )
         counted = self._started_without_input or state_dict.get(f"{prefix}cur_batch", 1)
         self._start_loaded_scales(anew=not counted)

@@ -175,7 +175,7 @@ def _tensor(weight: Any) -> str:
     if weight.dtype is not torch.float32:
         return f"its weight is {weight.dtype}, not torch.float32"
     if is_traceable_wrapper_subclass(weight) and not _is_distributed(weight):
-        return f"its weight is a {type(weight).__name__}, no ordinary tensor"
+        return f"its weight is a {type(weight).__name__}, a subclass of torch.Tensor"
     return ""
 
 

@@ -114,7 +114,10 @@ def test_converting_again_moves_the_same(converted, tmp_path):
     [
         (moved(np.ones(64, np.float32), 2.0, "5"), "no quantized layer '5' to adopt for"),
         (moved(np.ones(64, np.float32), 2.0, "1"), "no quantized layer '1' to adopt for"),
-        (moved(np.ones(3, np.float32), 2.0), "layer '0' has 64 channels, the conversion moved 3"),
+        (
+            moved(np.ones(3, np.float32), 2.0),
+            "'0' has 64 channels, the conversion adjusted 3",
+        ),
     ],
 )
 def test_a_conversion_of_another_model(converted, conversion, message):
@@ -138,7 +141,7 @@ def test_nothing_is_adopted_where_one_layer_does_not_fit(converted):
     other = moved(np.ones(3, np.float32), 2.0, "2").layers[0]
     conversion.layers = [conversion.layers[0], other]
     adopted = copy.deepcopy(model)
-    with pytest.raises(ValueError, match="'2' has 2 channels, the conversion moved 3"):
+    with pytest.raises(ValueError, match="'2' has 2 channels, the conversion adjusted 3"):
         adopt(adopted, conversion)
     assert "adopted_rescale" not in adopted[0]._buffers
 

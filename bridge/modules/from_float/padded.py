@@ -54,7 +54,7 @@ def _pads(rule: LayerRule, layer: Any, x: Tensor) -> list[tuple[int, int]] | Non
     if tracing and open_sizes() and _depends_on_size(rule, layer, shape):
         raise RuntimeError(
             f"{layer._where()}: its padding depends on the size of its input, which the "
-            "TorchScript exporter takes for fixed: leave no axis but the batch in dynamic_axes, or "
+            "TorchScript exporter treats as fixed: leave only the batch axis in dynamic_axes, or "
             "export with dynamo=True"
         )
     if pads is None:

@@ -87,7 +87,7 @@ def obstacle(layer: nn.Module, rule: LayerRule, *, plain: nn.Module, qat: nn.Mod
     if taken:
         return f"its {', '.join(taken)} would hide the QAT layer's own: rename"
     if rule.computes_parameters and any(_tensors(child) for child in layer.children()):
-        return "its weight may depend on parameters of a submodule, which must be its own"
+        return "its computed weight may depend on parameters of a submodule, not only on its own"
     with torch.no_grad():
         weight = layer.weight if rule.weight is None else rule.weight(layer)
         bias = None if rule.bias is None else rule.bias(layer)

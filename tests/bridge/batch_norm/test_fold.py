@@ -152,7 +152,7 @@ class Branching(nn.Module):
 
 def test_a_model_that_cannot_be_traced_needs_pairs():
     model, x = randomized(Branching()), torch.rand(2, 1, 5, 5)
-    with pytest.raises(ValueError, match=r"^the model cannot be traced, give the pairs: "):
+    with pytest.raises(ValueError, match=r"^the model cannot be traced: .*; give pairs=, or "):
         fold_batch_norm(model)
     folded = fold_batch_norm(model, pairs=[("conv", "norm")])
     close(folded(x), model(x))
@@ -438,7 +438,7 @@ def test_pairs_of_a_wrong_kind(given):
     ("given", "message"),
     [
         ([("0", "2")], r"^pairs: the model has no module '2'$"),
-        ([("0", "1"), ("0", "1")], r"^pairs: '0' is there twice"),
+        ([("0", "1"), ("0", "1")], r"^pairs: '0' is given twice"),
     ],
 )
 def test_pairs_that_are_not_there(given, message):

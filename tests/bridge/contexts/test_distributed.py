@@ -182,8 +182,8 @@ def test_a_group_of_its_own(results):
             "no batch on rank 1",
             [
                 "PeerError: calibration failed on rank 1 of the group: "
-                "ValueError: this process has no calibration batch, others have",
-                "ValueError: this process has no calibration batch, others have",
+                "ValueError: this process has no calibration batch, but others do",
+                "ValueError: this process has no calibration batch, but others do",
             ],
         ),
         (
