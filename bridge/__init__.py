@@ -1,27 +1,27 @@
 """Quantization-aware training in torch, and the ONNX models that compute what training computed.
 
-`__all__` has what the main path takes: prepare, calibrate, convert, verify. All else is in the
-modules below; those of layers, optimizers, switches, functions, BatchNorm and the export list their
-names. A name that is here and not in `__all__` is a second spelling of such a one.
+`__all__` has the functions of the usual workflow: prepare, calibrate, convert, verify. All others
+are in the modules below; their `__all__` lists the names for users. A name in this module that is
+not in `__all__` is an alias of such a one.
 
 Index, each importing only what is above it:
-    report          how results print, and turn into data
-    arguments       arguments of a wrong kind
+    report          results that print as tables and convert to JSON data
+    arguments       type checks of arguments
     operators       the table of operators and their limits
-    distributed     what processes exchange while they calibrate
-    layer_classes   what layers of other classes than torch's own compute
-    config          the one reader of configurations
+    distributed     collectives of calibration
+    layer_classes   rules for layers of other classes than torch's own
+    config          reading configurations
     modules         QAT operators as torch modules
-    optim           the parameters of quantization, for optimizers and distributed training
+    optim           parameter groups for optimizers; gradients under FSDP
     switches        freezing ranges and scales, turning quantization off
-    functional      modules as pure functions
+    functional      models as pure functions
     selection       which layers are quantized, and why others are not
     batch_norm      folding BatchNorm
-    prepare         replacing layers by QAT operators, and back
+    prepare         replacing float layers by QAT layers, and back
     calibration     finding ranges without training
-    sensitivities   which layers cost accuracy
-    export          from ONNX file to fake-quant and deploy model, and the proof that they agree
-    adoption        what a conversion adjusted, back in the torch model
+    sensitivities   sensitivity of the output to each layer's weight bits and input range
+    export          ONNX file -> fake-quant and deploy model, and the proof that they agree
+    adoption        using the rescales that a conversion adjusted in the torch model
     amct            AMCT's import paths
     cli             the command line
 """
@@ -39,7 +39,7 @@ from bridge.switches import set_quantization
 from qatfunc.version import __version__
 
 # isort: split
-# Second spellings.
+# Aliases.
 from bridge.batch_norm import NormPlan as NormPlan
 from bridge.batch_norm import bake_batch_norm as bake_batch_norm
 from bridge.batch_norm import plan_batch_norm as plan_batch_norm
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from bridge.export import ascend_twin as ascend_twin
     from bridge.export import sums_int8_exactly as sums_int8_exactly
 else:
-    # onnx and ONNX Runtime take longer to import than all else but torch, and training needs none.
+    # Training needs neither onnx nor ONNX Runtime, whose imports are the slowest after torch's.
     from bridge.export.public import lazily
 
     __getattr__, __dir__ = lazily(__name__)
