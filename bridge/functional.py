@@ -1,7 +1,7 @@
 """Modules as pure functions: a prepared model as a qatfunc Model, and back to a module."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -53,17 +53,7 @@ def functionalize(model: nn.Module) -> Model:
     modes = {module: module.training for module in template.modules()}
 
     def init() -> tuple[Params, ModuleState]:
-        derived = _derived_names(model)
-        params = {n: p.detach().clone() for n, p in model.named_parameters() if n not in derived}
-        buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n not in derived}
-        _start_scales(model, params, buffers)
-        seen = {
-            f"{path}.{name}": layer._calibration.get(name) or calibration.init(b.device)
-            for path, layer in qat_layers(model)
-            if not layer.calibrated
-            for name, b in ((name, layer.cur_batch) for name in layer.ranges)
-        }
-        return params, ModuleState(buffers, seen)
+        return _current_values(model)
 
     def run(
         params: Params, state: ModuleState, inputs: tuple[Any, ...]
@@ -79,30 +69,19 @@ def functionalize(model: nn.Module) -> Model:
     def calibrate(params: Params, state: ModuleState, *inputs: Any) -> ModuleState:
         seen, buffers = dict(state.seen), dict(state.buffers)
 
-        def hook(
-            path: str, layer: RangedModule, arguments: tuple[Any, ...], named: Mapping[str, Any]
-        ) -> None:
-            given = inspect.signature(layer.forward).bind(*arguments, **named).args
-            for name, x in zip(layer.ranges, layer.quantized_inputs(*given), strict=False):
-                if f"{path}.{name}" in seen:
-                    taken = calibration.take(seen[f"{path}.{name}"], x, where=path)
-                    seen[f"{path}.{name}"] = taken
-                    buffers[_join(path, "cur_batch")] = taken.batches
+        def observe(path: str, name: str, x: Tensor) -> None:
+            key = f"{path}.{name}"
+            if key in seen:
+                seen[key] = calibration.take(seen[key], x, where=path)
+                buffers[_join(path, "cur_batch")] = seen[key].batches
 
-        handles = [
-            layer.register_forward_pre_hook(
-                lambda m, a, k, path=path: hook(path, m, a, k), with_kwargs=True
-            )
-            for path, layer in layers.items()
-        ]
-        try:
-            template.eval()
-            run(params, state, inputs)
-        finally:
-            for module, training in modes.items():
-                module.training = training
-            for handle in handles:
-                handle.remove()
+        with _observed(layers, observe):
+            try:
+                template.eval()
+                run(params, state, inputs)
+            finally:
+                for module, training in modes.items():
+                    module.training = training
         return ModuleState(buffers, seen)
 
     def finish(params: Params, state: ModuleState) -> tuple[Params, ModuleState]:
@@ -184,6 +163,45 @@ def _check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tens
                 f"{what}[{name!r}] has shape {tuple(value.shape)}, "
                 f"the model's {tuple(own[name].shape)}"
             )
+
+
+def _current_values(model: nn.Module) -> tuple[Params, ModuleState]:
+    """Return copies of a model's parameters and state; trained weight scales are started."""
+    derived = _derived_names(model)
+    params = {n: p.detach().clone() for n, p in model.named_parameters() if n not in derived}
+    buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n not in derived}
+    _start_scales(model, params, buffers)
+    seen = {
+        f"{path}.{name}": layer._calibration.get(name) or calibration.init(layer.cur_batch.device)
+        for path, layer in qat_layers(model)
+        if not layer.calibrated
+        for name in layer.ranges
+    }
+    return params, ModuleState(buffers, seen)
+
+
+@contextmanager
+def _observed(
+    layers: Mapping[str, RangedModule], observe: Callable[[str, str, Tensor], None]
+) -> Iterator[None]:
+    """Call observe(path, range, x) for the quantized inputs of every forward in a with block."""
+
+    def hook(path: str, layer: RangedModule, args: Any, kwargs: Mapping[str, Any]) -> None:
+        arguments = inspect.signature(layer.forward).bind(*args, **kwargs).args
+        for name, x in zip(layer.ranges, layer.quantized_inputs(*arguments), strict=False):
+            observe(path, name, x)
+
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda m, a, k, path=path: hook(path, m, a, k), with_kwargs=True
+        )
+        for path, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
