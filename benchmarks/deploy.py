@@ -100,7 +100,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
             facts[f"{batch} {form}"] = {
                 "forms": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
                 "adjusted": sum(
-                    int((layer.moved.ulps != 0).sum()) for layer in done.layers if layer.moved
+                    int((layer.adjusted.ulps != 0).sum()) for layer in done.layers if layer.adjusted
                 ),
                 "differ": int((results[0].view(np.int32) != results[1].view(np.int32)).sum()),
                 "seconds": seconds,

@@ -46,9 +46,9 @@ def adopt(model: nn.Module, conversion: "Conversion") -> nn.Module:
             "rescales change that; convert with mode='exact'"
         )
     layers = dict(model.named_modules())
-    changes = [_change(layers, summary) for summary in conversion.layers if summary.moved]
-    for layer, natural, moved in changes:
-        layer.adopt_rescale(natural, moved)
+    changes = [_change(layers, summary) for summary in conversion.layers if summary.adjusted]
+    for layer, natural, adjusted in changes:
+        layer.adopt_rescale(natural, adjusted)
     lacking = lacking_layers(model, conversion)
     if lacking:
         warnings.warn(
@@ -78,13 +78,13 @@ def _change(
     layers: Mapping[str, nn.Module], summary: "LayerSummary"
 ) -> tuple[QATLayer, Tensor, Tensor]:
     """Return a layer, its rescale scale_x * scale_w, and the adjusted one."""
-    layer, moved = layers.get(summary.name), summary.moved
-    if not isinstance(layer, QATLayer) or moved is None:
+    layer, change = layers.get(summary.name), summary.adjusted
+    if not isinstance(layer, QATLayer) or change is None:
         raise ValueError(f"the model has no quantized layer {summary.name!r} to adopt for")
-    if len(moved.natural) not in (1, layer.out_channels):
+    if len(change.natural) not in (1, layer.out_channels):
         raise ValueError(
             f"layer {summary.name!r} has {layer.out_channels} channels, the conversion "
-            f"adjusted {len(moved.natural)}"
+            f"adjusted {len(change.natural)}"
         )
-    natural, other = (torch.from_numpy(v.copy()) for v in (moved.natural, moved.moved))
-    return layer, natural, other
+    natural, adjusted = (torch.from_numpy(v.copy()) for v in (change.natural, change.adjusted))
+    return layer, natural, adjusted

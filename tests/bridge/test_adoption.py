@@ -1,4 +1,4 @@
-"""adopt: what a conversion moved, in the torch model."""
+"""adopt: what a conversion adjusted, in the torch model."""
 
 import copy
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, adopt, calibrate, convert_qat_model, verify
-from bridge.export.result.conversion import MovedRescale
+from bridge.export.result.conversion import AdjustedRescale
 from tests.support.exporters import export
 from tests.support.modules.layers import same_state, state
 
@@ -30,11 +30,13 @@ def converted(tmp_path_factory, integers_first):
     return model, x, inter, convert_qat_model(inter, folder / "net")
 
 
-def moved(natural, factor, name="0"):
-    """A conversion that moved one layer."""
-    change = MovedRescale(natural=natural, moved=natural * np.float32(factor), ulps=natural)
-    others = [SimpleNamespace(name=other, moved=None) for other in ("0", "2", "4") if other != name]
-    layers = [SimpleNamespace(name=name, moved=change), *others]
+def adjusted(natural, factor, name="0"):
+    """A conversion that adjusted one layer."""
+    change = AdjustedRescale(natural=natural, adjusted=natural * np.float32(factor), ulps=natural)
+    others = [
+        SimpleNamespace(name=other, adjusted=None) for other in ("0", "2", "4") if other != name
+    ]
+    layers = [SimpleNamespace(name=name, adjusted=change), *others]
     return SimpleNamespace(mode="exact", layers=layers, left_in_float=[])
 
 
@@ -45,7 +47,7 @@ def rescale(layer):
 
 def test_the_adopted_model_has_the_bits_of_both_files(converted):
     model, x, inter, done = converted
-    assert done.layers[0].moved is not None, "or nothing is tested"
+    assert done.layers[0].adjusted is not None, "or nothing is tested"
     before = verify(model, inter, done.fake_quant, done.deploy, x)
     assert before.first_torch_fake == "0"
     adopted = copy.deepcopy(model)
@@ -56,15 +58,15 @@ def test_the_adopted_model_has_the_bits_of_both_files(converted):
     assert after.first_fake_deploy is None
 
 
-def test_what_is_moved_is_what_the_layer_multiplies_by(converted):
+def test_what_is_adjusted_is_what_the_layer_multiplies_by(converted):
     model, x, _, _ = converted
-    adopted = adopt(copy.deepcopy(model), moved(rescale(model[0]), 2.0))
+    adopted = adopt(copy.deepcopy(model), adjusted(rescale(model[0]), 2.0))
     assert torch.equal(adopted[0](x), model[0](x) * 2.0)
 
 
 def test_a_channel_whose_scale_changed_uses_its_scale(converted):
     model, x, _, _ = converted
-    adopted = adopt(copy.deepcopy(model), moved(rescale(model[0]), 2.0))
+    adopted = adopt(copy.deepcopy(model), adjusted(rescale(model[0]), 2.0))
     changed = copy.deepcopy(model)
     for net in (adopted, changed):
         with torch.no_grad():
@@ -74,9 +76,9 @@ def test_a_channel_whose_scale_changed_uses_its_scale(converted):
     assert torch.equal(y[:, 0], plain[:, 0] * 2.0)
 
 
-def test_training_goes_on_as_if_nothing_was_moved(converted):
+def test_training_goes_on_as_if_nothing_was_adjusted(converted):
     model, x, _, _ = converted
-    adopted = adopt(copy.deepcopy(model), moved(rescale(model[0]), 2.0)).train()
+    adopted = adopt(copy.deepcopy(model), adjusted(rescale(model[0]), 2.0)).train()
     plain = copy.deepcopy(model).train()
     for net in (adopted, plain):
         net(x).square().sum().backward()
@@ -97,26 +99,26 @@ def test_a_checkpoint_holds_it(converted):
     assert same_state(state(loaded), state(model))
 
 
-def test_converting_again_moves_the_same(converted, tmp_path):
+def test_converting_again_adjusts_the_same(converted, tmp_path):
     model, x, _, done = converted
     inter = export(adopt(copy.deepcopy(model), done), x, tmp_path / "m.onnx", "torchscript")
     again = convert_qat_model(inter, tmp_path / "net")
     for one, other in zip(again.layers, done.layers, strict=True):
         assert one.form == other.form
-        assert (one.moved is None) == (other.moved is None)
-    change, before = again.layers[0].moved, done.layers[0].moved
-    assert np.array_equal(change.moved, before.moved)
+        assert (one.adjusted is None) == (other.adjusted is None)
+    change, before = again.layers[0].adjusted, done.layers[0].adjusted
+    assert np.array_equal(change.adjusted, before.adjusted)
     assert np.array_equal(change.natural, before.natural)
 
 
 @pytest.mark.parametrize(
     ("conversion", "message"),
     [
-        (moved(np.ones(64, np.float32), 2.0, "5"), "no quantized layer '5' to adopt for"),
-        (moved(np.ones(64, np.float32), 2.0, "1"), "no quantized layer '1' to adopt for"),
+        (adjusted(np.ones(64, np.float32), 2.0, "5"), "no quantized layer '5' to adopt for"),
+        (adjusted(np.ones(64, np.float32), 2.0, "1"), "no quantized layer '1' to adopt for"),
         (
-            moved(np.ones(3, np.float32), 2.0),
-            "'0' has 64 channels, the conversion adjusted 3",
+            adjusted(np.ones(3, np.float32), 2.0),
+            "layer '0' has 64 channels, the conversion adjusted 3",
         ),
     ],
 )
@@ -137,8 +139,8 @@ def test_layers_that_the_file_has_not_are_named(converted):
 
 def test_nothing_is_adopted_where_one_layer_does_not_fit(converted):
     model, _, _, _ = converted
-    conversion = moved(rescale(model[0]), 2.0)
-    other = moved(np.ones(3, np.float32), 2.0, "2").layers[0]
+    conversion = adjusted(rescale(model[0]), 2.0)
+    other = adjusted(np.ones(3, np.float32), 2.0, "2").layers[0]
     conversion.layers = [conversion.layers[0], other]
     adopted = copy.deepcopy(model)
     with pytest.raises(ValueError, match="'2' has 2 channels, the conversion adjusted 3"):

@@ -1,12 +1,12 @@
 """What a conversion did, and whether its models agree.
 
 Index, each importing only what is above it:
-    exactness        proven or measured, in words
-    conversion       the outcome of a conversion
-    summary          what became of each layer
-    record           quantization factors as AMCT's text
+    exactness        whether accumulators are exact: proven or measured
+    conversion       the result of a conversion
+    summary          the summary of each layer
+    record           quantization factors as AMCT's record file
     multiplications  multiply-accumulates of any operator
-    explanation      the outcome of explain
-    explain          why each layer is what it is
-    verify           where training, fake-quant and deploy differ
+    explanation      the result of explain
+    explain          why each layer has its form
+    verify           where torch, fake-quant and deploy differ
 """

@@ -1,4 +1,4 @@
-"""What a conversion did: one line a layer, and the files."""
+"""The result of a conversion: the files, a summary of each layer, and their table."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,28 +14,28 @@ from bridge.report.printed import Printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MovedRescale:
-    """A rescale that was moved in both models, so that an integer operator computes the same.
+class AdjustedRescale:
+    """A rescale factor adjusted in both models, for which QLinearConv has the same bits.
 
     Args:
         natural: float32 (out,) or (1,), scale_x * scale_w.
-        moved: the same, some a few ulps off.
-        ulps: int64, by how many.
+        adjusted: float32 of the same shape, the factors used instead.
+        ulps: int64 of the same shape, the adjustments in ulps.
     """
 
     natural: Array
-    moved: Array
+    adjusted: Array
     ulps: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proof:
-    """Whether a layer's float step functions equal QLinearConv's, channel by channel.
+    """Per channel, whether QLinearConv is proven to give the codes of the float form.
 
     Args:
-        ulps: int64 (channels,) or (1,), by how many ulps rescales were moved.
-        proven: bool of that shape, whether all thresholds are equal; if one is not, the layer
-            takes another form, and no rescale is moved.
+        ulps: int64 (channels,) or (1,), the adjustments of rescale factors in ulps.
+        proven: bool of that shape, whether all thresholds are equal. If not all channels are
+            proven, the layer takes another form and no rescale is adjusted.
     """
 
     ulps: Array
@@ -43,50 +43,51 @@ class Proof:
 
     @property
     def natural(self) -> int:
-        """How many channels are equal as they are."""
+        """Number of channels that are equal without an adjustment."""
         return int((self.proven & (self.ulps == 0)).sum())
 
     @property
-    def moved(self) -> int:
-        """How many are equal after a move."""
+    def adjusted(self) -> int:
+        """Number of channels that are equal after an adjustment."""
         return int((self.proven & (self.ulps != 0)).sum())
 
     @property
     def unmatched(self) -> int:
-        """How many are not."""
+        """Number of channels that are not equal."""
         return int((~self.proven).sum())
 
     @property
     def farthest(self) -> int:
-        """Ulps of the farthest move."""
+        """Largest adjustment in ulps."""
         return int(np.abs(self.ulps).max(initial=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSummary:
-    """What became of one quantized layer, or of a sum or LeakyRelu in mode "fast".
+    """Summary of one quantized layer, or of an Add or LeakyRelu in mode "fast".
 
     Args:
         name: module path.
         op: operator in the inter model.
-        form: what it became in the deploy model.
-        bits: width of the input's integers.
-        scale_x: scale of the input, the first one of a product of two activations; the largest
-            where each channel has its own.
-        zero_point_x: zero point of that input, signed.
-        channels: weight scales, 1 for one a tensor; 0 where there is no weight.
-        bound: largest |accumulator| any input can cause, bias included; None if not known.
-        proven: bound < 2^24, so float32 sums are exact for every input.
-        moved: what the sums are multiplied by instead of scale_x * scale_w, None if by that.
-        arithmetic: what multiplies in the form: "int8", "float32" or "its runtime's".
+        form: operator or form in the deploy model.
+        bits: bits of the input's codes.
+        scale_x: scale of the input; of the first input for a product of two activations; the
+            largest one of a per-channel scale.
+        zero_point_x: zero point of that input, as a signed integer.
+        channels: number of weight scales: 1 for per tensor, 0 without a weight.
+        bound: largest possible |accumulator|, bias included; None if not known.
+        proven: whether bound < 2^24, so that float32 sums are exact for every input.
+        adjusted: the rescale used instead of scale_x * scale_w; None if it is not adjusted.
+        arithmetic: of the form: "int8", "float32" or "its runtime's".
         reason: why this form.
-        unchained: why the layer and what follows are no QLinearConv; None if they are, or if
-            there is none for its operator.
-        proof: the thresholds that were compared for QLinearConv, None if none were.
+        unchained: why the layer cannot become QLinearConv; None if it can, or if its operator has
+            no such form.
+        proof: result of the comparison with QLinearConv; None if there was none.
         bias_reach: largest |int32 bias|, None without a bias.
-        speed: the float layer's time over the form's, expected; None if not known.
-        seconds: times of the forms that were tried on this machine, by name, fastest first.
-        rounding: what mode "fast" rounds the output to, None if it stays float or in mode "exact".
+        speed: expected speedup, the float layer's time over the form's; None if not known.
+        seconds: (form, median seconds) of the forms timed on this machine, fastest first.
+        rounding: quantization of the output by mode "fast"; None if it stays float, and in mode
+            "exact".
     """
 
     name: str
@@ -98,7 +99,7 @@ class LayerSummary:
     channels: int
     bound: int | None
     proven: bool
-    moved: MovedRescale | None = None
+    adjusted: AdjustedRescale | None = None
     arithmetic: str
     reason: str
     unchained: str | None = None
@@ -111,18 +112,19 @@ class LayerSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion(Printed):
-    """The outcome of a conversion.
+    """The result of a conversion.
 
     Args:
         source: path of the model that was converted.
         fake_quant: path of the fake-quant model.
         deploy: path of the deploy model.
-        target: what the deploy model is for.
-        mode: "exact" or "fast"; with "fast" the torch model computes something else.
-        layers: the quantized layers, and the sums and LeakyRelus of mode "fast", in topological
-            order.
-        left_in_float: operators that could have been layers, and why they are not.
-        follow_symlinks: whether the source's weights may be symbolic links to files elsewhere.
+        target: name of the deploy model's target.
+        mode: "exact" or "fast"; with "fast" both models differ from the torch model.
+        layers: the quantized layers, and Add and LeakyRelu operators of mode "fast", in
+            topological order.
+        left_in_float: operators of quantizable types that stay in float, and why.
+        follow_symlinks: whether external data of the source may be symbolic links to files
+            elsewhere.
     """
 
     source: Path
@@ -140,7 +142,7 @@ class Conversion(Printed):
 
 
 def conversion_table(conversion: Conversion) -> Listing:
-    """Lay out the layers of a conversion.
+    """Return the table of a conversion's layers.
 
     Args:
         conversion: from convert_qat_model.

@@ -1,17 +1,17 @@
-"""Whether sums are proven exact, in words."""
+"""Text that tells whether the accumulators of a layer are exact in float32."""
 
 from qatfunc.limits import EXACT_FLOAT32
 
 
 def describe_exactness(bound: int | None, *, proven: bool, measured: int | None = None) -> str:
-    """Say whether the sums of a layer are exact for every input, or were on data.
+    """Describe whether a layer's sums are proven exact, measured on data, or neither.
 
     Args:
-        bound: largest |accumulator| any input can cause; None if not known.
-        proven: bound < 2^24.
-        measured: largest |accumulator| that data caused; None without data.
+        bound: largest possible |accumulator|; None if not known.
+        proven: whether bound < 2^24.
+        measured: largest |accumulator| on data; None without data.
     Returns:
-        such as "proven (1.2% of 2^24)".
+        text such as "proven (1.2% of 2^24)".
     """
     if bound is None:
         bound, proven = 0, False

@@ -1,4 +1,4 @@
-"""Explaining a conversion: what each layer became, why, how much work it is, and what is left."""
+"""Explaining a conversion: the form of each operator, why, its MACs and its headroom."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,22 @@ from qatfunc.limits import EXACT_FLOAT32, INT32_MAX
 def explain(
     conversion: Conversion, *, input_shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Explanation:
-    """Say of each operator what it became, why, how much work it is, and how near its limits.
+    """Explain each operator of a conversion: its form, why, its MACs and its numeric headroom.
 
-    The reasons are those by which the conversion chose. Sizes are inferred from the model that was
-    converted, which must still be there.
+    The reasons are those of the conversion. Sizes are inferred from the source file, which must
+    still exist.
 
     Args:
         conversion: from convert_qat_model.
-        input_shapes: the sizes of inputs that the model leaves open, by name; without them the
-            multiply-accumulates of what depends on these are not known.
+        input_shapes: shapes of inputs with dynamic axes, by name; without them, MACs that depend
+            on these are not known.
     Returns:
-        one line an operator, and the totals.
+        the explanation of each operator, and totals.
     Raises:
-        TypeError: conversion is none.
-        FileNotFoundError: the model that was converted is gone.
-        ConversionError: it cannot be read any more, or has other operators.
-        ValueError: input_shapes names no input, or contradicts the model.
+        TypeError: conversion is not what convert_qat_model returned.
+        FileNotFoundError: the source file no longer exists.
+        ConversionError: the source file cannot be read, or has other operators than before.
+        ValueError: input_shapes has a name that is no input, or contradicts the model.
     """
     if not isinstance(conversion, Conversion):
         raise TypeError(
@@ -80,7 +80,7 @@ def _layer(layer: LayerSummary, node: ir.Node, sizes: Sizes) -> LayerExplanation
         macs=macs(node, sizes),
         macs_per_position=macs_per_position(node, sizes),
         bound=layer.bound,
-        # Sums over 16 bits meet in int64.
+        # Accumulators of 16-bit inputs are int64.
         int32_bits=_bits(INT32_MAX + 1, layer.bound) if layer.bits == 8 else None,
         float32_bits=_bits(EXACT_FLOAT32, layer.bound),
         bias_bits=_bits(INT32_MAX + 1, layer.bias_reach),
@@ -109,7 +109,7 @@ def _other(node: ir.Node, name: str, sizes: Sizes) -> LayerExplanation:
         op=node.op_type,
         form=node.op_type if integers else "float",
         arithmetic=INT8 if integers else FLOAT32,
-        reason=f"{node.op_type} is no operator of layers, and stays as it is",
+        reason=f"{node.op_type} is not an operator that is quantized, and stays as it is",
         macs=multiply_accumulates(node, sizes),
         macs_per_position=None,
     )

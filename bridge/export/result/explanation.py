@@ -1,4 +1,4 @@
-"""A conversion explained, operator by operator, and its table."""
+"""The result of explain, operator by operator, and its table."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ class LayerExplanation:
     Args:
         name: module path.
         op: operator in the inter model.
-        form: what it is in the deploy model, "float" if it was left.
-        arithmetic: what multiplies in it: "int8", "float32" or "its runtime's".
-        reason: why this form, or why it was left in float.
-        unchained: why the layer and what follows are no QLinearConv; None if they are, or if
-            there is none for its operator.
-        macs: multiply-accumulates of one run, None if sizes are not known.
-        macs_per_position: those for one pixel of the output of a Conv, one of the input of a
-            ConvTranspose, one row of a matrix; None if not known.
-        bound: largest |accumulator| any input can cause; None if not known, or left in float.
-        int32_bits: bits between that bound and 2^31; negative beyond, infinite for 0, None also
-            where the sums are 64 bits wide.
-        float32_bits: bits between it and 2^24, below which float32 sums are proven exact.
-        bias_bits: bits between the largest |int32 bias| and 2^31, None without a bias.
-        proof: the thresholds that were compared for QLinearConv, None if none were.
-        speed: the float layer's time over the form's, expected; None if not known.
-        seconds: times of the forms that were tried on this machine, by name, fastest first.
+        form: operator or form in the deploy model; "float" if it stays in float.
+        arithmetic: of the form: "int8", "float32" or "its runtime's".
+        reason: why this form, or why it stays in float.
+        unchained: why the layer cannot become QLinearConv; None if it can, or if its operator has
+            no such form.
+        macs: multiply-accumulates of one run of the model; None if sizes are not known.
+        macs_per_position: multiply-accumulates for one output position of a Conv, one input
+            position of a ConvTranspose, one row of a matrix; None if not known.
+        bound: largest possible |accumulator|; None if not known, and in float.
+        int32_bits: headroom log2(2^31 / bound): negative above 2^31, infinite for a bound of 0;
+            None if bound is None or the accumulator is int64.
+        float32_bits: headroom log2(2^24 / bound); if positive, float32 sums are proven exact.
+        bias_bits: headroom log2(2^31 / largest |int32 bias|); None without a bias.
+        proof: result of the comparison with QLinearConv; None if there was none.
+        speed: expected speedup, the float layer's time over the form's; None if not known.
+        seconds: (form, median seconds) of the forms timed on this machine, fastest first.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Explanation(Printed):
     """A conversion, operator by operator.
 
     Args:
-        target: what the deploy model is for.
-        layers: every operator that multiplies and accumulates, left in float or not, in
-            topological order: Conv, ConvTranspose, Gemm and MatMul, and Einsum, LSTM, attention and
-            the like, which no conversion takes. Of operators of unknown domains nobody knows.
-        measured_on: the processors that expected speeds are from.
+        target: name of the deploy model's target.
+        layers: all operators that multiply and accumulate, quantized or in float, in topological
+            order: Conv, ConvTranspose, Gemm and MatMul, and Einsum, LSTM, attention and the like,
+            which are never quantized. Operators of unknown domains are included with unknown MACs.
+        measured_on: the processor of the cost model's times.
     """
 
     target: str
@@ -69,14 +69,14 @@ class Explanation(Printed):
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates of all operators, None if those of one are not known."""
+        """Multiply-accumulates of all operators; None if those of one operator are not known."""
         return _sum(layer.macs for layer in self.layers)
 
     @property
     def int8_share(self) -> float | None:
-        """Part of the multiply-accumulates that are of 8 bits; None if not known.
+        """Share of the multiply-accumulates that are in int8; None if not known.
 
-        Where the runtime chooses (target "qdq"), this is the part that it can compute so.
+        For target "qdq", whose runtime chooses the arithmetic, it is the share that can be.
         """
         whole = self.macs
         part = _sum(one.macs for one in self.layers if one.arithmetic != FLOAT32)
@@ -84,7 +84,7 @@ class Explanation(Printed):
 
     @property
     def left_to_runtime(self) -> bool:
-        """Whether a layer's arithmetic is what its runtime makes of it."""
+        """Whether the runtime chooses the arithmetic of some layer (target "qdq")."""
         return any(layer.arithmetic == OF_RUNTIME for layer in self.layers)
 
     def __rich__(self) -> Listing:
@@ -98,7 +98,7 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
 
 
 def explanation_table(explanation: Explanation) -> Listing:
-    """Lay out an explanation.
+    """Return the table of an explanation.
 
     Args:
         explanation: from explain.
@@ -148,9 +148,9 @@ def _thresholds(layer: LayerExplanation) -> str:
     if proof is None:
         return "-"
     parts = [f"{proof.natural} equal"]
-    if proof.moved:
+    if proof.adjusted:
         unit = "ulp" if proof.farthest == 1 else "ulps"
-        parts.append(f"{proof.moved} moved by up to {proof.farthest} {unit}")
+        parts.append(f"{proof.adjusted} adjusted by up to {proof.farthest} {unit}")
     if proof.unmatched:
         parts.append(f"{proof.unmatched} not matched")
     return ", ".join(parts)

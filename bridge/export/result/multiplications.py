@@ -1,4 +1,4 @@
-"""The multiply-accumulates of every operator that has some, also of those no conversion takes."""
+"""Multiply-accumulates of all operators that have some, quantizable or not."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,21 +12,20 @@ from bridge.export.read.layers import OPERATORS
 _MICROSOFT = "com.microsoft"
 _ML = "ai.onnx.ml"
 
-# Parts of operators' names. What has none of them computes element by element, moves or sums.
+# Parts of operator names. Operators with none of them are elementwise, reductions or copies.
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "RNN", "Einsum", "MoE", "FFT")
 _TRANSFORMS = ("DFT", "STFT", "Det", "Rfft", "Irfft", "Inverse")
 _OF_ML = ("LinearClassifier", "LinearRegressor", "SVMClassifier", "SVMRegressor")
 
 
 def multiplies(node: ir.Node) -> bool:
-    """Whether an operator multiplies and accumulates, or may: its domain is not known.
-
-    Operators by which others are computed element by element do not count.
+    """Whether an operator multiplies and accumulates, or may do so.
 
     Args:
         node: any node.
     Returns:
-        True for convolutions, matrix products, recurrent layers, attention and the like.
+        True for convolutions, matrix products, recurrent layers, attention and the like, and for
+        operators of unknown domains; False for elementwise operators.
     """
     if node.domain in (*STANDARD_DOMAINS, _MICROSOFT):
         return any(part in node.op_type for part in _PRODUCTS) or node.op_type in _TRANSFORMS
@@ -34,7 +33,7 @@ def multiplies(node: ir.Node) -> bool:
 
 
 def in_integers(node: ir.Node) -> bool:
-    """Whether an operator that a file brings multiplies integers of 8 bits already.
+    """Whether an operator of the source file multiplies 8-bit integers already.
 
     Args:
         node: one that multiplies.
@@ -49,9 +48,9 @@ def multiply_accumulates(node: ir.Node, sizes: Sizes) -> int | None:
 
     Args:
         node: one that multiplies.
-        sizes: of the values of the main graph.
+        sizes: shapes of the values of the main graph, by name.
     Returns:
-        the number; None if it is not known, as in loops.
+        the number; None if it is not known, as in a loop.
     """
     if node.domain not in (*STANDARD_DOMAINS, _MICROSOFT):
         return None
@@ -93,7 +92,7 @@ def _product(right: int) -> Callable[[ir.Node, Sizes], int | None]:
 
 
 def _recurrent(node: ir.Node, sizes: Sizes) -> int | None:
-    """Count every step's products by W and R; X is (steps, batch, inputs), or by layout 1."""
+    """Count the products with W and R in all steps; X is (steps, batch, inputs) or batch first."""
     x, w, r = (_size(node, i, sizes) for i in range(3))
     if x is None or w is None or r is None:
         return None
@@ -101,7 +100,7 @@ def _recurrent(node: ir.Node, sizes: Sizes) -> int | None:
 
 
 def _einsum(node: ir.Node, sizes: Sizes) -> int | None:
-    """Count a contraction from left to right, one operand after the other."""
+    """Count a contraction that joins the operands one by one, from left to right."""
     shapes = [_size(node, i, sizes) for i in range(len(node.inputs))]
     if any(shape is None for shape in shapes):
         return None
@@ -116,7 +115,7 @@ def _einsum(node: ir.Node, sizes: Sizes) -> int | None:
             lengths[name] = max(length, lengths.get(name, 1))
     if arrow:
         kept = set(_labels(result, 0)) | {name for name in lengths if name.isdigit()}
-    else:  # what is in one operand alone
+    else:  # labels of one operand only
         kept = {name for name in lengths if sum(name in one for one in labels) == 1}
     total, joined = 0, labels[0]
     for i, added in enumerate(labels[1:], start=1):
@@ -127,14 +126,14 @@ def _einsum(node: ir.Node, sizes: Sizes) -> int | None:
 
 
 def _labels(term: str, rank: int) -> list[str]:
-    """List the labels of an operand; the axes of an ellipsis are numbered from the last."""
+    """List the labels of an operand; axes of an ellipsis are numbered from the last."""
     before, dots, after = term.partition("...")
     extra = rank - len(before) - len(after) if dots else 0
     return [*before, *(str(i) for i in reversed(range(max(extra, 0)))), *after]
 
 
 def _attention(node: ir.Node, sizes: Sizes) -> int | None:
-    """Count Q K^T and the product by V; heads are an axis, or a part of the last one."""
+    """Count Q K^T and the product with V; heads are an axis of their own, or in the last axis."""
     q, k, v = (_size(node, i, sizes) for i in range(3))
     if q is None or k is None or v is None:
         return None
@@ -157,7 +156,7 @@ def _attention(node: ir.Node, sizes: Sizes) -> int | None:
 
 
 def _joined_attention(node: ir.Node, sizes: Sizes) -> int | None:
-    """Count com.microsoft's Attention, which projects its input to Q, K and V itself."""
+    """Count com.microsoft's Attention, which includes the projections to Q, K and V."""
     x, weight = _size(node, 0, sizes), _size(node, 1, sizes)
     past = len(node.inputs) > 4 and node.inputs[4] is not None
     if x is None or weight is None or past or "qkv_hidden_sizes" in node.attributes:

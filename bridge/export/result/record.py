@@ -1,4 +1,4 @@
-"""The quantization factors as a record file, in the text form of the reference's tools."""
+"""Quantization factors as an AMCT record file, in protobuf text format."""
 
 from collections.abc import Iterable
 
@@ -9,13 +9,14 @@ from bridge.export.read.zero_points import UINT8_SHIFT, uint8_zero_point
 
 
 def record_text(layers: Iterable[QuantizedLayer]) -> str:
-    """Return the factors of layers as protobuf text.
+    """Return the quantization factors of layers as protobuf text.
 
-    One `record` a layer: key, the layer's name; value, scale_d and offset_d of the input,
-    scale_w and offset_w of each output channel, as float32 numbers that read back exactly.
+    One `record` per layer: its key is the layer's name, its value has scale_d and offset_d of the
+    input and scale_w and offset_w of each output channel. Scales have enough digits to be read
+    back as the same float32.
 
     Args:
-        layers: as read.
+        layers: the quantized layers.
     Returns:
         the text.
     """
@@ -23,7 +24,7 @@ def record_text(layers: Iterable[QuantizedLayer]) -> str:
 
 
 def _record(layer: QuantizedLayer) -> str:
-    # As weights that int8 holds are stored as int8, without an offset.
+    # int8 weights have the offset 0; the uint8 zero point of others is shifted to int8.
     offset = uint8_zero_point(layer.weight) - UINT8_SHIFT if layer.weight.dtype != np.int8 else 0
     lines = [
         *(f"scale_d: {_number(scale)}" for scale in np.unique(layer.scale_x)),

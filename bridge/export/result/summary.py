@@ -1,4 +1,4 @@
-"""What a conversion did: one line a layer, and the files."""
+"""Summaries of the layers of a conversion."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from bridge.export.plan.forms import Choice, Form
 from bridge.export.read.layer import QuantizedLayer, signed_zero_point
 from bridge.export.read.products import QuantizedProduct
 from bridge.export.requantization.chains import Chain, Unchained
-from bridge.export.result.conversion import LayerSummary, MovedRescale, Proof
+from bridge.export.result.conversion import AdjustedRescale, LayerSummary, Proof
 
 
 def summarize_product(product: QuantizedProduct, form: Form) -> LayerSummary:
-    """Say what became of a product of two activations.
+    """Summarize a product of two activations.
 
     Args:
-        product: as read.
-        form: what it is in the deploy model.
+        product: the product.
+        form: its form in the deploy model.
     Returns:
-        its line of the summary.
+        the summary.
     """
     return LayerSummary(
         **_without_weights(product),
@@ -32,12 +32,12 @@ def summarize_product(product: QuantizedProduct, form: Form) -> LayerSummary:
 
 
 def summarize_elementwise(one: Elementwise) -> LayerSummary:
-    """Say what became of a sum or LeakyRelu of activations.
+    """Summarize an Add or LeakyRelu of mode "fast".
 
     Args:
-        one: as read.
+        one: the operator.
     Returns:
-        its line of the summary.
+        the summary.
     """
     return LayerSummary(
         **_without_weights(one),
@@ -52,14 +52,15 @@ def summarize_elementwise(one: Elementwise) -> LayerSummary:
 def summarize_layer(
     layer: QuantizedLayer, choice: Choice, chain: Chain | Unchained | None
 ) -> LayerSummary:
-    """Say what became of a layer with weights.
+    """Summarize a layer with weights.
 
     Args:
-        layer: as read.
-        choice: what it is in the deploy model.
-        chain: the chain that QLinearConv computes, if it does, or why there is none.
+        layer: the quantized layer.
+        choice: its form in the deploy model.
+        chain: the chain that becomes QLinearConv, or why there is none; None if its operator has
+            no such form.
     Returns:
-        its line of the summary.
+        the summary.
     """
     form, fitted = choice.form.name, None if chain is None else chain.fitted
     return LayerSummary(
@@ -72,8 +73,10 @@ def summarize_layer(
         channels=layer.scale_w.size,
         bound=layer.accumulator_bound,
         proven=layer.proven,
-        # A folded BatchNorm is no part of the torch layer, which could not adopt its factor.
-        moved=_moved(layer, chain) if isinstance(chain, Chain) and layer.norm is None else None,
+        # The torch layer cannot adopt the factor of a BatchNorm, which is another module.
+        adjusted=_adjusted(layer, chain)
+        if isinstance(chain, Chain) and layer.norm is None
+        else None,
         arithmetic=choice.form.arithmetic,
         reason=choice.reason,
         unchained=chain.reason if isinstance(chain, Unchained) else None,
@@ -96,8 +99,9 @@ def _without_weights(one: QuantizedProduct | Elementwise) -> dict[str, Any]:
     }
 
 
-def _moved(layer: QuantizedLayer, chain: Chain) -> MovedRescale | None:
+def _adjusted(layer: QuantizedLayer, chain: Chain) -> AdjustedRescale | None:
     ulps = chain.fitted.ulps
-    if not ulps.any():
+    # The torch layer cannot adopt the factor of a BatchNorm, which is another module.
+    if layer.norm is not None or not ulps.any():
         return None
-    return MovedRescale(natural=layer.rescale, moved=chain.rescale, ulps=ulps)
+    return AdjustedRescale(natural=layer.rescale, adjusted=chain.rescale, ulps=ulps)

@@ -1,12 +1,12 @@
-"""Where training, fake-quant and deploy differ.
+"""Where torch, fake-quant and deploy differ, bit by bit.
 
 Index, each importing only what is above it:
     compared      the files and the batch of a call
     differences   comparing arrays in every bit
     batch         one batch, for torch and for files
-    operands      inputs and outputs of layers in files
-    calls         watching the calls of modules
+    operands      codes and accumulators of layers in files
+    calls         hooks on the calls of modules
     torch_calls   comparing torch with fake-quant
-    verification  the outcome
-    verify        verify: all of it
+    verification  the result and its table
+    verify        the comparison of all three
 """

@@ -1,4 +1,4 @@
-"""One batch of data, as a torch model takes it and as its files do."""
+"""One batch of data, as arguments of the torch model and as inputs of its files."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +25,9 @@ class Batch:
     """One batch.
 
     Args:
-        arguments: positional arguments of the model's forward, copies of the caller's.
-        keywords: its keyword arguments.
-        feeds: the file's inputs, by name.
+        arguments: positional arguments of the model's forward, copied.
+        keywords: keyword arguments of forward, copied.
+        feeds: arrays of the file's inputs, by name, copied.
     """
 
     arguments: tuple[Any, ...]
@@ -36,18 +36,18 @@ class Batch:
 
 
 def read_batch(data: Any, model: nn.Module | None, inputs: Sequence[ir.Value], path: Path) -> Batch:
-    """Bring data to the forms that a model and its file take.
+    """Convert data to the arguments of a model and the inputs of its file.
 
     Args:
         data: a tensor, an array, a tuple or list of the model's positional arguments, or a dict
             by the names of its arguments or of the file's inputs.
-        model: None if there are only files.
-        inputs: of the file, those without a default.
-        path: of the file.
+        model: the torch model; None if only files are compared.
+        inputs: inputs of the file that have no default value.
+        path: of the file, for messages.
     Returns:
         the batch.
     Raises:
-        TypeError: data is of another kind, or an input of another dtype.
+        TypeError: data has another type, or an input another dtype.
         ValueError: the number of inputs, their names or a shape do not fit the file.
     """
     names = [value.name or "" for value in inputs]
@@ -68,7 +68,7 @@ def read_batch(data: Any, model: nn.Module | None, inputs: Sequence[ir.Value], p
     feeds = {}
     for value, name, array in zip(inputs, names, arrays, strict=True):
         _check(value, array, path)
-        feeds[name] = numpy_of(array).copy()  # the model may change its own in place
+        feeds[name] = numpy_of(array).copy()  # the model may modify its input in place
     device = next((p.device for p in model.parameters()), None) if model is not None else None
     return Batch(
         arguments=_tensors(arguments, device), keywords=_tensors(keywords, device), feeds=feeds
@@ -76,26 +76,26 @@ def read_batch(data: Any, model: nn.Module | None, inputs: Sequence[ir.Value], p
 
 
 def flatten_outputs(output: Any) -> list[Tensor | int | float]:
-    """List what a model returns in the order in which the exporters do.
+    """Flatten a model's output in the order of the exporters.
 
     Args:
-        output: tensors in tuples, lists, dicts and dataclasses, one within the other; None and
-            text are left out.
+        output: tensors and numbers in nested tuples, lists, dicts and dataclasses; None and str
+            are left out.
     Returns:
-        tensors and numbers.
+        the tensors and numbers.
     Raises:
-        TypeError: something else is in it.
+        TypeError: output contains another type.
     """
     return list(_leaves(output, numbers=True))
 
 
 def numpy_of(value: Tensor | Array | float) -> Array:
-    """Return a tensor's values as an array.
+    """Convert a tensor, array or number to a NumPy array.
 
     Args:
-        value: of any dtype; bfloat16, which NumPy has not, becomes float32.
+        value: of any dtype; bfloat16, which NumPy does not have, becomes float32.
     Returns:
-        the array; it may share memory.
+        the array; it may share memory with value.
     """
     if not isinstance(value, Tensor):
         return np.asarray(value)
@@ -128,7 +128,7 @@ def _leaves(value: Any, *, numbers: bool = False) -> Iterator[Any]:
 def _by_name(
     data: Mapping[str, Any], model: nn.Module | None, names: Sequence[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and the keyword arguments, these in the order of the signature."""
+    """Return positional and keyword arguments, the latter in signature order."""
     wanted: list[str] = []
     if model is not None:
         parameters = inspect.signature(model.forward).parameters
@@ -145,7 +145,7 @@ def _by_name(
 
 
 def _check(value: ir.Value, array: Tensor | Array, path: Path) -> None:
-    """Raise unless an array can be fed to an input."""
+    """Raise unless an array has the dtype and a shape of an input."""
     got = str(array.dtype).removeprefix("torch.")
     wanted = None if value.dtype is None else str(value.dtype.numpy())
     if wanted is not None and got != wanted:
@@ -169,7 +169,7 @@ def _check(value: ir.Value, array: Tensor | Array, path: Path) -> None:
 
 
 def _tensors(value: Any, device: torch.device | None) -> Any:
-    """Copy what holds arrays and tensors, with tensors."""
+    """Copy nested containers, with arrays converted to tensors."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy()).to(device)
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Watching the calls of a model's modules, while their values are what was computed."""
+"""Hooks on the calls of a model's modules, which see values before they can be modified."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,11 +28,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watcher:
-    """What looks at values at the time they are computed: a later operator may change them.
+    """Callbacks at the time of each call: a later operator may modify its tensors in place.
 
     Args:
-        inputs: gets the module and the tensors it takes, in the order of the signature.
-        output: gets what it returns.
+        inputs: called with the call, the module and its tensor arguments in signature order.
+        output: called with the call and its return value.
     """
 
     inputs: Callable[[Call, nn.Module, list[Tensor]], None]
@@ -41,14 +41,14 @@ class Watcher:
 
 @torch.no_grad()
 def run_watched(model: nn.Module, batch: Batch, watcher: Watcher) -> Any:
-    """Run a model in eval mode and show every call of its modules.
+    """Run a model in eval mode with callbacks on every call of its modules.
 
     Args:
-        model: its modes are put back afterwards.
-        batch: the arguments.
-        watcher: sees inputs before a module runs, and its output before anything else does.
+        model: the model; its training modes are restored.
+        batch: its arguments.
+        watcher: called before a module runs, and after it, before any other module.
     Returns:
-        what the model returns.
+        the model's output.
     """
     with _hooked(model, watcher), _in_eval_mode(model):
         return model(*batch.arguments, **batch.keywords)

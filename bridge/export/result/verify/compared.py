@@ -1,4 +1,4 @@
-"""The files and the batch that verify compares, from either form of its arguments."""
+"""The arguments of verify in either form: a conversion's result, or three files."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ _FORMS = "verify(model, result, data) or verify(model, inter, fake, deploy, data
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """What is compared with a model.
+    """The files and the data of a call of verify.
 
     Args:
-        inter: the model that was converted.
-        fake: the fake-quant model.
-        deploy: the deploy model.
+        inter: path of the model that was converted.
+        fake: path of the fake-quant model.
+        deploy: path of the deploy model.
         data: one batch.
-        follow_symlinks: whether weights of inter may be symbolic links to files elsewhere.
+        follow_symlinks: whether external data of inter may be symbolic links to files elsewhere.
     """
 
     inter: Path
@@ -33,15 +33,15 @@ class Compared:
 
 
 def read_arguments(given: Sequence[Any], named: Mapping[str, Any]) -> Compared:
-    """Read what follows the model in a call of verify.
+    """Bind the arguments after `model` in a call of verify.
 
     Args:
         given: positional arguments: (result, data) or (inter, fake, deploy, data).
-        named: those that are given by these names.
+        named: arguments given by these names.
     Returns:
-        the files, and the batch.
+        the files and the data.
     Raises:
-        TypeError: they are neither, or a path is of a wrong kind.
+        TypeError: the arguments are neither, or a path has a wrong type.
     """
     of_result = isinstance(given[0], Conversion) if given else "result" in named
     form = _of_conversion if of_result else _of_files

@@ -12,10 +12,10 @@ class Difference:
     """How two arrays differ.
 
     Args:
-        count: values that differ in any bit; two NaNs are equal.
-        total: values compared.
-        largest: largest difference, in the unit the field says; infinite between a number and a
-            NaN.
+        count: number of values that differ in any bit; NaNs are equal to each other.
+        total: number of values compared.
+        largest: largest absolute difference, in the unit given to compare; infinite between a
+            number and NaN.
     """
 
     count: int
@@ -24,14 +24,14 @@ class Difference:
 
 
 def compare(a: Array | None, b: Array | None, unit: Array | float = 1.0) -> Difference | None:
-    """Count the values of two arrays that differ.
+    """Compare two arrays bit by bit.
 
     Args:
-        a: any array.
-        b: another one; of another type, all its values differ.
-        unit: what the largest difference is counted in; it broadcasts to their shape.
+        a: any array, or None.
+        b: another array, or None; if its dtype is another, all values differ.
+        unit: unit of the largest difference; broadcasts to their shape.
     Returns:
-        the difference, None if one is missing or their shapes differ.
+        the difference; None if an array is None or their shapes differ.
     """
     if a is None or b is None or a.shape != b.shape:
         return None

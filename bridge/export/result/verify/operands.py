@@ -1,4 +1,4 @@
-"""Inputs and outputs of quantized layers, as their files hold them."""
+"""Codes of the inputs, and accumulators of the outputs, of quantized layers in their files."""
 
 import numpy as np
 
@@ -12,12 +12,12 @@ Quantized = QuantizedLayer | QuantizedProduct
 
 
 def operands_of(what: Quantized) -> tuple[Operand, ...]:
-    """List what is quantized at the inputs of a layer.
+    """List the quantized inputs of a layer or product.
 
     Args:
-        what: as read.
+        what: the layer or product.
     Returns:
-        one operand of a layer with weights, two of a product.
+        one operand for a layer with weights, two for a product.
     """
     if isinstance(what, QuantizedProduct):
         return what.operands
@@ -25,12 +25,12 @@ def operands_of(what: Quantized) -> tuple[Operand, ...]:
 
 
 def accumulator_step(what: Quantized) -> Array:
-    """Return what one step of the accumulator is in the output.
+    """Return the change of the output when the accumulator changes by 1.
 
     Args:
-        what: as read.
+        what: the layer or product.
     Returns:
-        float32, broadcast to the output.
+        float32 rescale factors that broadcast to the output.
     """
     if isinstance(what, QuantizedProduct):
         return np.asarray(what.rescale)
@@ -38,13 +38,13 @@ def accumulator_step(what: Quantized) -> Array:
 
 
 def float_input(operand: Operand, values: Feeds) -> Array | None:
-    """Find what an operand is quantized from among the values of a model.
+    """Find the float input of an operand's QuantizeLinear among the values of a model.
 
     Args:
-        operand: as read.
-        values: by name.
+        operand: the operand.
+        values: values of the model, by name.
     Returns:
-        the float array, None if the model has no such value.
+        the float array; None if the model has no such value.
     """
     producer = operand.x_q.producer()
     source = None if producer is None or not producer.inputs else producer.inputs[0]
@@ -52,13 +52,13 @@ def float_input(operand: Operand, values: Feeds) -> Array | None:
 
 
 def codes_in(operand: Operand, values: Feeds) -> Array | None:
-    """Find the codes of an operand among the values of a model.
+    """Find or compute the codes of an operand from the values of a model.
 
     Args:
-        operand: as read.
-        values: by name.
+        operand: the operand.
+        values: values of the model, by name.
     Returns:
-        codes, integer-valued float32; None if the model has neither them nor what they come from.
+        codes, integer-valued floats; None if the model has neither them nor the float input.
     """
     x = float_input(operand, values)
     if x is not None and x.dtype.kind == "f":
@@ -66,19 +66,19 @@ def codes_in(operand: Operand, values: Feeds) -> Array | None:
     stored = values.get(operand.x_q.name or "")
     if stored is None:
         return None
-    # Count as the operand's type does, whatever type a model holds them in.
+    # The model may hold uint8 codes of an int8 operand, and vice versa.
     shift = np.iinfo(stored.dtype).min - np.iinfo(operand.zero_point.dtype).min
     return stored.astype(np.float32) - np.float32(shift)
 
 
 def codes_of(x: Array, operand: Operand) -> Array:
-    """Quantize as an operand does.
+    """Quantize a float array with an operand's scale and zero point.
 
     Args:
-        x: float.
-        operand: as read.
+        x: float, any shape.
+        operand: the operand.
     Returns:
-        codes, integer-valued floats; NaN stays.
+        codes, integer-valued floats of the same shape; NaN where x is NaN.
     """
     info = np.iinfo(operand.zero_point.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -87,13 +87,13 @@ def codes_of(x: Array, operand: Operand) -> Array:
 
 
 def largest_accumulator(output: Array, step: Array) -> int:
-    """Return the largest |accumulator| that an output comes from.
+    """Return the largest |accumulator| of a layer, from its output.
 
     Args:
-        output: of a layer.
-        step: accumulator_step of it.
+        output: of the layer, float.
+        step: from accumulator_step.
     Returns:
-        of what is finite the largest, 0 if nothing is.
+        the largest finite one; 0 if none is finite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         sums = np.rint(np.abs(output) / step)

@@ -1,4 +1,4 @@
-"""Comparing a torch model's layers with those of its fake-quant model, while it runs."""
+"""Comparing the layers of a torch model, while it runs, with those of its fake-quant model."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,19 @@ from qatfunc.numerics.torch_internals import original_module
 
 @dataclass(slots=True)
 class TorchCalls:
-    """What a run of the torch model had in common with fake-quant.
+    """Differences between a run of the torch model and the fake-quant model.
 
     Args:
-        output: what the model returned.
-        codes: of the inputs of layers, by the layer's name and the operand's index.
-        results: of the outputs of layers, by name.
-        measured: the largest |accumulator| of layers, by name.
+        output: the model's output.
+        codes: differences of input codes, by layer name and operand index.
+        results: differences of outputs, by layer name.
+        measured: largest |accumulator|, by layer name.
         first: the first module whose output differs.
-        nan: the first layer that met a NaN.
-        missing: quantized layers of the model that the file has not by their names.
-        uncalled: those of them that the model did not call.
-        unmatched: layers that the model calls more or less often than the file has them.
+        nan: the first layer whose input has NaN.
+        missing: quantized layers of the model whose names are not in the file.
+        uncalled: those of `missing` that the model did not call.
+        unmatched: layers that the model calls more or less often than the file has operators of
+            their name.
     """
 
     output: Any = None
@@ -52,12 +53,12 @@ class TorchCalls:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model that was exported, out of what compiles it or runs it in parallel.
+    """Unwrap torch.compile, DataParallel and DistributedDataParallel.
 
     Args:
         model: any module.
     Returns:
-        the module whose layers have the names in the file.
+        the module that was exported, whose layer names are those in the file.
     """
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
@@ -72,20 +73,20 @@ def compare_calls(
     values: Mapping[str, str],
     fake: Feeds,
 ) -> TorchCalls:
-    """Run a torch model and compare what its modules compute with a fake-quant model's values.
+    """Run a torch model and compare its modules' outputs with the fake-quant model's values.
 
-    The n-th call of a layer is compared with the n-th operator of its name. Where a file has
-    more or fewer operators than there are calls, as exporters merge equal calls and drop unused
-    ones, nothing of that layer is compared.
+    The n-th call of a layer is compared with the n-th operator of its name. A layer is not
+    compared if the file has more or fewer such operators than the model makes calls, because
+    exporters merge equal calls and drop unused ones.
 
     Args:
         model: the torch model.
         batch: its arguments.
         quantized: the layers of the file, in topological order.
-        values: by the path of a module or the name of a layer, the value it returns in the file.
-        fake: the values of the fake-quant model.
+        values: name of the output in the file, by module path or layer name.
+        fake: values of the fake-quant model, by name.
     Returns:
-        the comparison.
+        the differences.
     """
     seen = _Comparison(_by_path(model, quantized), values, fake)
     output = run_watched(model, batch, Watcher(inputs=seen.see_inputs, output=seen.see_output))
@@ -159,12 +160,12 @@ class _Comparison:
 
 
 def _by_path(model: nn.Module, quantized: Sequence[Quantized]) -> dict[str, list[Quantized]]:
-    """List the operators of each module in the order of its calls."""
+    """List the operators of each module in call order."""
     paths = {module: path for path, module in model.named_modules()}
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[str, list[Quantized]] = defaultdict(list)
     for layer in quantized:
-        # The file names further calls NAME#2, NAME#3, ...
+        # In the file, repeated calls of a layer are named NAME#2, NAME#3, ...
         module = modules.get(layer.name) or modules.get(layer.name.rpartition("#")[0])
         if module is not None:
             found[paths[module]].append(layer)

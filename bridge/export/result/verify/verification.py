@@ -1,4 +1,4 @@
-"""What a verification found, and its table."""
+"""The result of verify and its table."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,21 @@ from bridge.report.printed import Printed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCheck:
-    """One quantized layer on the data.
+    """Differences of one quantized layer on the data; None where a model lacks the value.
 
     Args:
         name: module path.
         op: operator in the inter model.
-        codes_torch_fake: the layer's quantized input, torch against fake-quant, in steps of it.
+        codes_torch_fake: codes of the layer's input, torch against fake-quant; in units of the
+            code.
         codes_fake_deploy: the same, fake-quant against deploy.
-        output_torch_fake: the layer's output, in steps of its accumulator.
+        output_torch_fake: the layer's output, torch against fake-quant; in units of the
+            accumulator.
         output_fake_deploy: the same, fake-quant against deploy.
-        bound: largest |accumulator| any input can cause, None if not known.
-        measured: largest |accumulator| the data caused.
-        proven: bound < 2^24: exact for every input; otherwise exactness is what was measured.
-    None stands for a value that one of the models does not have.
+        bound: largest possible |accumulator|; None if not known.
+        measured: largest |accumulator| on the data.
+        proven: whether bound < 2^24, so that sums are exact for every input and not only on the
+            data.
     """
 
     name: str
@@ -38,11 +40,11 @@ class LayerCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputCheck:
-    """One output of the model on the data; differences are absolute.
+    """Differences of one output of the model on the data, absolute.
 
     Args:
         name: in the inter model.
-        torch_fake: torch against fake-quant, None without a torch model.
+        torch_fake: torch against fake-quant; None without a torch model.
         fake_deploy: fake-quant against deploy.
     """
 
@@ -53,22 +55,22 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification(Printed):
-    """The outcome of verify.
+    """The result of verify.
 
     Args:
         layers: the quantized layers in topological order.
         outputs: the model's outputs.
         first_torch_fake: the first module whose output differs between torch and fake-quant.
         first_fake_deploy: the first value that differs between fake-quant and deploy.
-        first_nan: the first quantized layer whose input had a NaN. What a quantizer makes of one
-            differs between engines, so nothing is promised for such data.
-        interface: how the inputs and outputs of a file differ from the inter model's in names or
-            order, one line a file.
-        missing: quantized layers of the torch model that the inter model has not by their names.
-        uncalled: those of them that the torch model did not call.
+        first_nan: the first quantized layer whose input has NaN. The code of NaN differs between
+            engines, so equality is not guaranteed for such data.
+        interface: differences of the inputs and outputs of a file from the inter model's, in
+            names or order, one line each.
+        missing: quantized layers of the torch model whose names are not in the inter model.
+        uncalled: those of `missing` that the torch model did not call.
         unmatched: layers that the torch model calls more or less often than the inter model has
-            operators for, as exporters merge equal calls and drop unused ones; they are not
-            compared with torch.
+            operators of their name, because exporters merge equal calls and drop unused ones; they
+            are not compared with torch.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -83,9 +85,9 @@ class Verification(Printed):
 
     @property
     def exact(self) -> bool:
-        """Whether every output has the same bits, name and place on all paths, and no layer a NaN.
+        """Whether all outputs have equal bits, names and order, and no layer has NaN in its input.
 
-        Without a torch model the paths are fake-quant and deploy.
+        The models are torch, fake-quant and deploy; without a torch model the latter two.
         """
         differences = [d for o in self.outputs for d in (o.torch_fake, o.fake_deploy)]
         equal = all(d is None or d.count == 0 for d in differences)
@@ -97,7 +99,7 @@ class Verification(Printed):
 
 
 def verification_table(verification: Verification) -> Listing:
-    """Lay out the differences a verification counted.
+    """Return the table of a verification's differences.
 
     Args:
         verification: from verify.

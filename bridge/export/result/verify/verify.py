@@ -1,4 +1,4 @@
-"""verify: where training, fake-quant and deploy compute the same bits, and where they do not."""
+"""verify: which values of torch, fake-quant and deploy have the same bits, and which do not."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -48,29 +48,28 @@ def verify(
 
 
 def verify(model: nn.Module | None, *given: Any, **named: Any) -> Verification:
-    """Compare training (in eval mode), fake-quant and deploy, layer by layer, in every bit.
+    """Compare the torch model in eval mode, fake-quant and deploy, layer by layer, in every bit.
 
         verify(model, result, data)
         verify(model, inter, fake, deploy, data)
 
-    A conversion of mode "fast" computes something else than the model: fake-quant and deploy are
-    compared all the same, and differences to torch are what the mode costs on this data.
+    For a conversion of mode "fast", which differs from the torch model, the differences between
+    torch and fake-quant show what the mode costs on this data.
 
     Args:
-        model: the trained model; its modes are put back afterwards. None compares the files only.
+        model: the trained model, whose training modes are restored; None compares only the files.
         *given: (result, data), or (inter, fake, deploy, data). `result` is what convert_qat_model
             returned, whose files are compared; `inter` what torch.onnx.export wrote for the model,
             `fake` the fake-quant and `deploy` the deploy model, of any target. `data` is one batch:
             a tensor or an array, a tuple or list of the model's positional arguments, or a dict by
             the names of its arguments or of the file's inputs.
-        **named: the same by these names.
+        **named: the same arguments by name.
     Returns:
-        differences for each layer and output, and the first place where paths part.
+        the differences of each layer and output, and the first values that differ.
     Raises:
-        TypeError: model, result, a path or data is of a wrong kind, or an input of another dtype.
+        TypeError: model, result, a path or data has a wrong type, or an input has another dtype.
         FileNotFoundError: a file is missing.
-        ValueError: data does not fit the model's inputs, or the outputs of the paths do not
-            match in number or shape.
+        ValueError: data does not fit the model's inputs, or outputs differ in number or shape.
     """
     if model is not None:
         check_model(model, "verify")
@@ -80,7 +79,7 @@ def verify(model: nn.Module | None, *given: Any, **named: Any) -> Verification:
     layers, products, _ = read_quantized(graph)
     quantized: list[Quantized] = [*layers, *products]
     modules = _values_of_modules(graph, quantized)
-    # An initializer that is an input too has a default, which stays.
+    # An input that is also an initializer has a default value and needs no data.
     inputs = [v for v in graph.inputs if v.name not in graph.initializers]
     batch = read_batch(files.data, model, inputs, inter)
     different = _interfaces(inter, *both)
@@ -125,12 +124,12 @@ def _run(path: Path, feeds: Feeds, extra: Sequence[str] = ()) -> Feeds:
 
 
 def _in_order(path: Path, results: Feeds) -> list[Array]:
-    """List the outputs of a file; one may have several places."""
+    """List the outputs of a file in order; a value may be more than one output."""
     return [results[name] for name in interface(path)[1]]
 
 
 def _interfaces(inter: Path, *others: Path) -> tuple[str, ...]:
-    """Say where files have other inputs or outputs than the inter model, or in another order."""
+    """Describe how inputs and outputs of files differ from the inter model's in name or order."""
     wanted = interface(inter)
     return tuple(
         f"{path.name} has the {what} {there}, {inter.name} {here}"
@@ -141,7 +140,7 @@ def _interfaces(inter: Path, *others: Path) -> tuple[str, ...]:
 
 
 def _values_of_modules(graph: ir.Graph, layers: Sequence[Quantized]) -> dict[str, str]:
-    """Map a module's path to the value it returns: the last one written in its scope."""
+    """Map the path of each module to its output: the last value computed in its scope."""
     found: dict[str, str] = {}
     for node in graph:
         path = module_path(node) or scope_of_name(node.name or "")
@@ -196,7 +195,7 @@ def _check_outputs(
     checks = []
     for name, computed, one, other in zip(names, torch_, fake, deploy, strict=True):
         first, second = compare(computed, one), compare(one, other)
-        if not alike:  # another output in this place may have another shape
+        if not alike:  # a different output at this position may have another shape
             first = first or (None if computed is None else _all_of(computed))
             second = second or _all_of(one)
         if second is None or (first is None and computed is not None):
@@ -215,7 +214,7 @@ def _all_of(values: Array) -> Difference:
 
 def _torch_outputs(output: Any, count: int) -> list[Array]:
     found = flatten_outputs(output)
-    if len(found) > count:  # exporters may leave numbers out
+    if len(found) > count:  # exporters may leave out Python numbers
         found = [value for value in found if not isinstance(value, bool | int | float)]
     if len(found) != count:
         raise ValueError(f"the model has {len(found)} outputs, fake-quant has {count}")
@@ -238,7 +237,7 @@ def _differ(first: Feeds, second: Feeds, name: str) -> bool:
 
 
 def _signed(values: Array | None) -> Array | None:
-    """Count unsigned codes as the signed ones they stand for in the other model."""
+    """Shift uint8 codes to the int8 codes of the other model."""
     if values is None or values.dtype != np.uint8:
         return values
     return (values.astype(np.int16) - UINT8_SHIFT).astype(np.int8)

@@ -123,7 +123,7 @@ _CONFIGS = st.builds(
 def test_codes_are_handed_on_and_adopted(
     spatial: int, channels: int, operators: list[str], config: Any, form: str, random: Random
 ) -> None:
-    """y_fake = y_deploy in every bit, and y_torch too once the moved rescales are adopted."""
+    """y_fake = y_deploy in every bit, and y_torch too once the adjusted rescales are adopted."""
     torch.manual_seed(int(random.integers(1 << 30)))
     net = Through(spatial, channels, operators, config).eval()
     _assert_exact_and_adopted(net, 8 - spatial, form, random)
@@ -152,7 +152,7 @@ def test_codes_of_a_transposed_convolution_are_handed_on_and_adopted(
     form: str,
     random: Random,
 ) -> None:
-    """y_fake = y_deploy in every bit, and y_torch too once the moved rescales are adopted."""
+    """y_fake = y_deploy in every bit, and y_torch too once the adjusted rescales are adopted."""
     torch.manual_seed(int(random.integers(1 << 30)))
     channels = transposed["groups"] * int(random.integers(1, 4))
     net = Through(spatial, channels, operators, config, transposed).eval()
@@ -221,8 +221,8 @@ def _assert_exact_and_adopted(net: Through, size: int, form: str, random: Random
     y, summaries = assert_fake_equals_deploy(source, x.numpy(), form=form)
     forms = [summary.form for summary in summaries]
     event(f"{forms.count(form)} of 3 as {form}")
-    moved = sum(summary.moved is not None for summary in summaries)
-    event(f"{moved} moved")
+    adjusted = sum(summary.adjusted is not None for summary in summaries)
+    event(f"{adjusted} adjusted")
     done = SimpleNamespace(layers=summaries, mode="exact", left_in_float=[])
     adopt(net, done)  # type: ignore[arg-type]
     with torch.no_grad():

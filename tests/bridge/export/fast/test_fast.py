@@ -108,7 +108,7 @@ def test_a_residual_block_in_integers_and_its_bits(tmp_path):
     operands = []
     for i, name in enumerate("fg"):
         one = layer(done, name)
-        rescale = (SX * ARRAYS["sw"]) if one.moved is None else one.moved.moved
+        rescale = (SX * ARRAYS["sw"]) if one.adjusted is None else one.adjusted.adjusted
         sums = np.einsum("nchw,oc->nohw", x_q, WEIGHTS[i, :, :, 0, 0].astype(np.int64))
         y = sums.astype(np.float32) * rescale.reshape(-1, 1, 1)
         operands.append(codes(y, one.rounding) - one.rounding.zero_point)
@@ -353,7 +353,7 @@ CONDITION = """
 """
 TWO = OUTPUT + ", float[N, 4, H3, L3] z"
 OTHERS = {
-    "nothing moved": ({}, {"max_ulps": 0}),
+    "nothing adjusted": ({}, {"max_ulps": 0}),
     "a folded norm": (
         {"between": conv("xd", "g", 1) + NORM, **STATISTICS},
         {"fold_batch_norm": True},
@@ -391,7 +391,7 @@ OTHERS = {
 
 ELEMENTWISE = ("Add", "LeakyRelu")
 FOUND = {
-    "nothing moved": ["Add"],
+    "nothing adjusted": ["Add"],
     "a folded norm": ["Add"],
     "16 bits later": ["Add"],
     "an added sum": ["Add", "Add"],

@@ -117,7 +117,7 @@ def test_nodes_and_bits(tmp_path, name):
 
     x = picture()
     (first, _) = done.layers
-    rescale = (SX * SW).astype(np.float32) if first.moved is None else first.moved.moved
+    rescale = (SX * SW).astype(np.float32) if first.adjusted is None else first.adjusted.adjusted
     inner = function(sums(x).astype(np.float32) * rescale.reshape(-1, 1, 1))
     second = np.einsum("nchw,oc->nohw", codes(inner, SC, ZC), LAST[:, :, 0, 0].astype(np.int64))
     expected = second.astype(np.float32) * (SC * ARRAYS["sv"]).reshape(-1, 1, 1)
@@ -145,40 +145,40 @@ def long_sums():
     }
 
 
-def test_rescales_are_moved_only_as_far_as_allowed(tmp_path):
+def test_rescales_are_adjusted_only_as_far_as_allowed(tmp_path):
     """Sums this long have no multiplier for every rescale; without, another form is taken."""
     wide = long_sums()
     held = convert(chained("c = Relu (f)", **wide), tmp_path, max_ulps=0)
     assert forms(held)["first"] == "ConvInteger"
-    assert held.layers[0].moved is None
+    assert held.layers[0].adjusted is None
     missed = held.layers[0].proof
-    assert missed.unmatched > 0 == missed.moved
+    assert missed.unmatched > 0 == missed.adjusted
     assert missed.natural + missed.unmatched == 64
     assert held.layers[0].unchained == (
         f"{missed.unmatched} of 64 channels have no multiplier within 0 ulps"
     )
-    moved = convert(chained("c = Relu (f)", **wide), tmp_path)
-    assert forms(moved)["first"] == "QLinearConv"
-    change = moved.layers[0].moved
+    done = convert(chained("c = Relu (f)", **wide), tmp_path)
+    assert forms(done)["first"] == "QLinearConv"
+    change = done.layers[0].adjusted
     assert 0 < np.abs(change.ulps).max() <= 64
-    steps = np.abs(change.moved.view(np.int32).astype(np.int64) - change.natural.view(np.int32))
+    steps = np.abs(change.adjusted.view(np.int32).astype(np.int64) - change.natural.view(np.int32))
     assert np.array_equal(steps, np.abs(change.ulps))
-    proof = moved.layers[0].proof
-    assert proof.moved == np.count_nonzero(change.ulps) == missed.unmatched
+    proof = done.layers[0].proof
+    assert proof.adjusted == np.count_nonzero(change.ulps) == missed.unmatched
     assert (proof.natural, proof.unmatched) == (missed.natural, 0)
     assert proof.farthest == np.abs(change.ulps).max()
-    assert moved.layers[0].unchained is None
+    assert done.layers[0].unchained is None
     assert same_bits(change.natural, (SX * wide["sw"]).astype(np.float32))
     x = np.random.default_rng(3).normal(0.0, 4.0, (1, 64, 5, 5)).astype(np.float32)
-    results = [run_model(path, [x])["y"] for path in (moved.fake_quant, moved.deploy)]
+    results = [run_model(path, [x])["y"] for path in (done.fake_quant, done.deploy)]
     assert same_bits(*results)
 
 
-def test_a_weight_of_two_layers_is_not_moved(tmp_path):
+def test_a_weight_of_two_layers_is_not_adjusted(tmp_path):
     """A torch layer that is called twice has one rescale for both places."""
     again = "[again] g = Conv (xd, wd, b) c = Relu (f)"
     done = convert(chained(again, outputs=TWO + "g", **long_sums()), tmp_path)
-    assert [layer.moved for layer in done.layers] == [None] * 3
+    assert [layer.adjusted for layer in done.layers] == [None] * 3
     (first, _, _) = done.layers
     assert first.unchained == (
         f"{first.proof.unmatched} of 64 channels have no multiplier; "

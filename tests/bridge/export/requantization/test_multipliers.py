@@ -33,9 +33,9 @@ def first_that_must_move():
 def test_moves_are_as_small_as_can_be():
     made, bound = first_that_must_move()
     found = fit_multipliers(made, bound)
-    moved = np.flatnonzero(found.ulps)
+    adjusted = np.flatnonzero(found.ulps)
     assert found.proven.all()
-    assert 10 < len(moved) < 190
+    assert 10 < len(adjusted) < 190
     before, after = (a.rescale.view(np.int32).astype(int) for a in (made, found.steps))
     np.testing.assert_array_equal(after - before, found.ulps)
     for distance in range(np.abs(found.ulps).max()):

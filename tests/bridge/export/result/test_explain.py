@@ -228,13 +228,13 @@ def test_sums_of_16_bits_are_no_int32(tmp_path):
 def test_thresholds(tmp_path):
     proto = chained("c = Relu (f)", **long_sums())
     first, second = explained(proto, tmp_path).layers
-    assert first.proof.natural + first.proof.moved == 64
-    assert first.proof.moved > 0 == first.proof.unmatched
+    assert first.proof.natural + first.proof.adjusted == 64
+    assert first.proof.adjusted > 0 == first.proof.unmatched
     assert first.unchained is None
     assert second.proof is None
     assert second.unchained == "'y' is an output of the model"
     held, _ = explained(proto, tmp_path, max_ulps=0).layers
-    assert held.proof.unmatched == first.proof.moved
+    assert held.proof.unmatched == first.proof.adjusted
     assert held.unchained.startswith(f"{held.proof.unmatched} of 64 channels have no multiplier")
 
 

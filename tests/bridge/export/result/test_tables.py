@@ -97,12 +97,12 @@ def test_an_explanation():
     assert lines[2] == [*columns, "why"]
     conv = ["conv", "Conv", "ConvInteger (int8)", "1,200"]
     assert lines[4] == [*conv, "27.8 / 20.8 / -", "-", "1.50", "fastest"]
-    moved = "1 equal, 1 moved by up to 1 ulp"
+    adjusted = "1 equal, 1 adjusted by up to 1 ulp"
     assert lines[5][2:7] == [
-        *("QLinearConv (int8)", "1,200", "27.8 / 20.8 / 31.0", moved, "not known"),
+        *("QLinearConv (int8)", "1,200", "27.8 / 20.8 / 31.0", adjusted, "not known"),
     ]
     assert lines[6][4:] == [
-        *("27.8 / -0.5 / 31.0", "1 equal, 2 moved by up to 3 ulps, 1 not matched", "not known"),
+        *("27.8 / -0.5 / 31.0", "1 equal, 2 adjusted by up to 3 ulps, 1 not matched", "not known"),
         "fastest; no QLinearConv: Add 'a' computes in float; sums are not proven to stay below "
         "2^24",
     ]
