@@ -8,12 +8,12 @@ from qatfunc.spec import IntSpec
 
 
 def quantize_centered(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
-    """Round x to spec's grid, counted from the zero point, as integer-valued float32.
+    """Quantize x to integers relative to the zero point, as integer-valued float32.
 
     y = clamp(round(x / scale), qmin - zero_point, qmax - zero_point)  =  q - zero_point
 
-    Rounding is half to even and the division is a true one, as in ONNX QuantizeLinear: a
-    reciprocal, or a zero point added before rounding, differs in last-bit cases.
+    Rounding is half to even, of a true quotient, as in ONNX QuantizeLinear. Multiplying by
+    1 / scale, or adding the zero point before rounding, gives another integer in rare cases.
 
     Args:
         x: float32, any shape.
@@ -32,7 +32,7 @@ def quantize_centered(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
 
 
 def quantize(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
-    """Round x to spec's grid and return the stored integers.
+    """Quantize x to the integers of a grid.
 
     q = clamp(round(x / scale) + zero_point, qmin, qmax)
 
@@ -55,7 +55,7 @@ def quantize(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
 
 
 def dequantize(q: Tensor, qparams: QParams) -> Tensor:
-    """Return the real numbers that stored integers stand for.
+    """Return the real numbers that quantized integers represent.
 
     x = (q - zero_point) * scale
 
@@ -69,7 +69,7 @@ def dequantize(q: Tensor, qparams: QParams) -> Tensor:
 
 
 def fake_quantize(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
-    """Round x to spec's grid and return it as float.
+    """Quantize x and dequantize it again.
 
     y = (clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale
 
@@ -87,11 +87,11 @@ def fake_quantize(x: Tensor, qparams: QParams, spec: IntSpec) -> Tensor:
 
 
 def check_broadcast(scale: Tensor, x: Tensor) -> None:
-    """Refuse a scale that would not broadcast to x, or would make the result larger than x.
+    """Raise unless a scale broadcasts to x, without adding or widening axes.
 
     Args:
         scale: any shape.
-        x: what it is to quantize.
+        x: the tensor to quantize.
     Raises:
         ValueError: scale does not broadcast to x's shape.
     """

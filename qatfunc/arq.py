@@ -1,4 +1,4 @@
-"""ARQ, adaptive range quantization of weights: the scale follows the weights at every step."""
+"""ARQ, adaptive range quantization: the weights determine their scales at every step."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from qatfunc.ste import straight_through
 
 
 def symmetric_scale(high: T, low: T, spec: IntSpec, arithmetic: Arithmetic = TENSORS) -> T:
-    """Scale that lets the wider side of [low, high] end on the grid's end.
+    """Return the scale at which the larger of |low| and |high| is the end of the grid.
 
     scale = |high| / qmax    if |high| >= |low|
             |low| / -qmin    otherwise (the negative side has one step more)
@@ -37,18 +37,18 @@ def symmetric_scale(high: T, low: T, spec: IntSpec, arithmetic: Arithmetic = TEN
 def arq_qparams(
     weight: Tensor, spec: WeightSpec, *, transposed: bool = False, groups: int = 1
 ) -> QParams:
-    """Scale each channel so that its extreme weight meets the grid's end.
+    """Return scales that map the largest |weight| of each channel to the end of the grid.
 
     Args:
         weight: float32, (out, in/groups, *k) or, transposed, (in, out/groups, *k).
         spec: the grid, and whether scales are per output channel.
         transposed: whether the operator is a transposed convolution.
-        groups: groups of the operator; matters to a transposed one only.
+        groups: groups of the operator, used only if it is transposed.
     Returns:
-        scale and a zero zero point, of weight's rank.
+        scale, and a zero point of 0, of weight's rank.
     Raises:
         ValueError: weight has no elements, or groups does not divide a transposed weight.
-    Gradient: none; the scale is a constant of the step.
+    Gradient: none; the scale is a constant in each training step.
     Source: docs/semantics.md, 2; AMCT arq_retrain.
 
     >>> weight = torch.tensor([[1.27, -1.0], [0.5, -1.28]])
@@ -72,7 +72,7 @@ def arq_qparams(
 def arq_quantize(
     weight: Tensor, spec: WeightSpec, *, transposed: bool = False, groups: int = 1
 ) -> tuple[Tensor, QParams]:
-    """Quantize a weight by ARQ to integer-valued float32 that trains.
+    """Quantize a weight by ARQ to integer-valued float32, with straight-through gradients.
 
     q = clamp(round(weight / scale), qmin, qmax);  the weight used is q * scale
 

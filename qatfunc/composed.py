@@ -1,6 +1,7 @@
-"""Quantized operators as a composition of plain functions, which every transform can take apart.
+"""Quantized operators composed of plain functions, which all transforms of torch.func support.
 
-Operators run on integers in floats: the sums are exact, in any order, below 2^24 (or 2^53).
+They compute on integer-valued floats, whose sums are exact, in any order, below 2^24 in float32 and
+2^53 in float64.
 """
 
 import torch
@@ -17,7 +18,7 @@ from qatfunc.ulq import ulq_quantize
 
 
 def composed_op(op: Bilinear, x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
-    """Compute a weighted operator on integers and scale the sums.
+    """Compute an operator with a weight on integers, and rescale the sums.
 
     y = float32(op(q_x, q_w) + round(bias / (scale_x * scale_w))) * (scale_x * scale_w)
 
@@ -27,7 +28,8 @@ def composed_op(op: Bilinear, x: Tensor, params: Params, spec: LayerSpec) -> Ten
         params: see qatfunc.operators.
         spec: the grids.
     Returns:
-        float32 output; without params["clip"], or spec.weight, what is not quantized is float.
+        float32 output. Without params["clip"] the input is not quantized, and without spec.weight
+        the weight is not; the operator then computes in float32.
     Gradient: ULQ's for x and clip, ARQ's or LSQ's for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
@@ -45,15 +47,15 @@ def composed_op(op: Bilinear, x: Tensor, params: Params, spec: LayerSpec) -> Ten
     acc = _add_bias(op(q_x, q_weight), bias, rescale).to(torch.float32)
     adopted = params.get("adopted")
     if adopted is not None:
-        natural, moved = (op.per_channel(value) for value in adopted)
-        rescale = straight_through(torch.where(rescale == natural, moved, rescale), rescale)
+        natural, adjusted = (op.per_channel(value) for value in adopted)
+        rescale = straight_through(torch.where(rescale == natural, adjusted, rescale), rescale)
     return acc * rescale
 
 
 def composed_matmul(
     a: Tensor, b: Tensor, clips: tuple[Clip, Clip] | None, spec: ActivationSpec
 ) -> Tensor:
-    """Multiply two activations on integers and scale the sums.
+    """Multiply two activations on integers, and rescale the sums.
 
     y = float32(q_a @ q_b) * (scale_a * scale_b)
 
@@ -82,7 +84,7 @@ def composed_matmul(
 def _partly_quantized(
     op: Bilinear, x: Tensor, params: Params, spec: LayerSpec, bias: Tensor | None
 ) -> Tensor:
-    """Compute in float where the input, the weight or both are not quantized."""
+    """Compute in float32 where the input or the weight is not quantized."""
     weight = params["weight"]
     if params.get("clip") is not None:
         q_x, x_qparams = ulq_quantize(x, params["clip"], spec.activation)
@@ -95,8 +97,8 @@ def _partly_quantized(
 
 
 def _add_bias(acc: Tensor, bias: Tensor | None, rescale: Tensor) -> Tensor:
-    # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
-    # integers (Winograd forms). Adding +0.0 where there is no bias turns -0.0 into +0.0.
+    # Rounding does not change an exact sum; it corrects convolutions whose algorithm is inexact on
+    # integers (Winograd). Adding +0.0 where there is no bias turns -0.0 into +0.0.
     exact = torch.round(acc.detach())
     if bias is None:
         return straight_through(exact + 0.0, acc)

@@ -1,22 +1,22 @@
-"""What numbers can hold, and which scales and ranges are of use."""
+"""The largest integers that number types hold exactly, and the limits of scales and ranges."""
 
 EXACT_FLOAT32 = 1 << 24
 """Below this every integer, and every sum of integers in any order, is exact in float32."""
 
 EXACT_FLOAT64 = 1 << 53
-"""Up to this every integer is exact in float64, which sums products of 16-bit operands."""
+"""Up to this every integer is exact in float64, in which 16-bit operands are summed."""
 
 INT32_MAX = (1 << 31) - 1
-"""Largest int32: of a sum in an accumulator, of a bias, of a count."""
+"""The largest int32, which bounds accumulators, biases and counts."""
 
 SMALLEST_SCALE = 2.0**-23
-"""Below this a scale stands for an empty range and is replaced by 1 (float32 epsilon)."""
+"""A scale below this, the float32 epsilon, belongs to an empty range and is replaced by 1."""
 
 LARGEST_SCALE = 2.0**32
-"""Above this a trained weight scale is of no use."""
+"""A trained weight scale above this is invalid."""
 
 LARGEST_END = 2.0**64
-"""Above this, in magnitude, an end of a range is of no use.
+"""An end of a range above this, in magnitude, is invalid.
 
-With LARGEST_SCALE it keeps products of two scales by a 32-bit integer within float32.
+Together with LARGEST_SCALE it keeps a 32-bit integer times two scales within float32.
 """

@@ -1,4 +1,4 @@
-"""LSQ, a weight scale that is trained beside the weight."""
+"""LSQ: weight scales that are trained together with the weight."""
 
 import math
 
@@ -13,13 +13,11 @@ from qatfunc.ste import replace_value, straight_through
 
 
 def valid_scales(stored: Tensor, *, reciprocal: bool = False) -> Tensor:
-    """Return where trained weight scales are of use.
-
-    SMALLEST_SCALE <= scale <= LARGEST_SCALE, which NaN is not
+    """Return which trained weight scales are valid: SMALLEST_SCALE <= scale <= LARGEST_SCALE.
 
     Args:
-        stored: float32, scales as they are trained.
-        reciprocal: whether what is trained is 1 / scale.
+        stored: float32, the trained parameter.
+        reciprocal: whether the parameter is 1 / scale.
     Returns:
         bool of stored's shape.
     """
@@ -29,16 +27,16 @@ def valid_scales(stored: Tensor, *, reciprocal: bool = False) -> Tensor:
 
 
 def resolve_scale(stored: Tensor, previous: Tensor, *, reciprocal: bool = False) -> Tensor:
-    """Replace trained weight scales that training has made meaningless, each for itself.
+    """Replace each trained weight scale that is invalid by its last valid value.
 
     Args:
-        stored: float32, scales as they are trained.
-        previous: float32 of stored's shape, the last valid ones in the same form.
-        reciprocal: whether what is trained is 1 / scale.
+        stored: float32, the trained parameter.
+        previous: float32 of stored's shape, its last valid values.
+        reciprocal: whether the parameter is 1 / scale.
     Returns:
-        float32 of stored's shape, where not valid_scales from previous; the next call's previous.
-    Gradient: straight through to stored, also where a scale was replaced; nothing to one that is
-        not finite, which no gradient would change.
+        float32 of stored's shape; `previous` of the next call.
+    Gradient: straight through to stored, also where a scale was replaced; 0 where stored is not
+        finite.
     Source: docs/semantics.md, 5.
 
     >>> resolve_scale(torch.tensor([0.5, -0.1]), torch.tensor([0.4, 0.2]))
@@ -51,7 +49,7 @@ def resolve_scale(stored: Tensor, previous: Tensor, *, reciprocal: bool = False)
 def lsq_quantize(
     weight: Tensor, scale: Tensor, spec: IntSpec, *, channels: int
 ) -> tuple[Tensor, QParams]:
-    """Quantize a weight by a trained scale to integer-valued float32 that trains.
+    """Quantize a weight by a trained scale to integer-valued float32, with LSQ's gradients.
 
     q = clamp(round(weight / scale), qmin, qmax);  the weight used is q * scale
 
@@ -67,7 +65,7 @@ def lsq_quantize(
     Gradient: with respect to y = q * scale and its upstream g,
         weight: g;  scale: sum(g * r) / sqrt(elements * qmax), where r is
         round(w/s) - w/s inside the grid, qmax above it and qmin below it, and elements is
-        the size of one output channel, for one scale a tensor too (as recorded).
+        the size of one output channel, also with one scale per tensor (as the reference has it).
     Source: docs/semantics.md, 5; Esser et al. 2020, arXiv:1902.08153; AMCT ulq_retrain.
     """
     fixed = scale.detach()
@@ -79,7 +77,9 @@ def lsq_quantize(
 
 
 def lsq_slope(weight: Tensor, scale: Tensor, spec: IntSpec, *, channels: int) -> Tensor:
-    """Return what each weight's gradient counts in that of its scale: r / sqrt(elements * qmax).
+    """Return the derivatives of quantized weights with respect to their scale, as LSQ scales them.
+
+    r / sqrt(elements * qmax)
 
     Args:
         weight: float32, any shape.
@@ -91,5 +91,5 @@ def lsq_slope(weight: Tensor, scale: Tensor, spec: IntSpec, *, channels: int) ->
     """
     ratio = weight / scale
     integers = torch.clamp(torch.round(ratio), spec.qmin, spec.qmax)
-    rest = torch.where((ratio > spec.qmax) | (ratio < spec.qmin), integers, integers - ratio)
-    return rest * (1.0 / math.sqrt(weight.numel() / channels * spec.qmax))
+    residual = torch.where((ratio > spec.qmax) | (ratio < spec.qmin), integers, integers - ratio)
+    return residual * (1.0 / math.sqrt(weight.numel() / channels * spec.qmax))

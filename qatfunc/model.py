@@ -24,7 +24,7 @@ from torch import Tensor
 from qatfunc import calibration
 from qatfunc.calibration import LearnedRange
 from qatfunc.lsq import resolve_scale, valid_scales
-from qatfunc.numerics.concrete import looks_at_values
+from qatfunc.numerics.concrete import may_read_values
 from qatfunc.operators.arguments import check_params, check_spec
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec, LayerSpec, SearchSpec
@@ -33,29 +33,29 @@ Pytree = Any
 
 
 class LayerState(NamedTuple):
-    """What a quantized operator carries beside its parameters."""
+    """The state of a quantized operator, besides its parameters."""
 
     previous: Clip
     """The last valid range of its input."""
     previous_scale: Tensor
     """float32 (out,) or (1,), the last valid trained scales of its weight; (0,) without them."""
     seen: calibration.CalibrationState
-    """What calibration has seen of its input."""
+    """Calibration statistics of its input."""
 
 
 class Model(NamedTuple):
-    """A network as pure functions; none of them changes an argument."""
+    """A network as pure functions, which do not modify their arguments."""
 
     init: Callable[..., tuple[Pytree, Pytree]]
     """init(...) -> (params, state)."""
     calibrate: Callable[..., Pytree]
-    """calibrate(params, state, *inputs) -> state: take a batch into account."""
+    """calibrate(params, state, *inputs) -> state: add a batch to the calibration statistics."""
     finish: Callable[[Pytree, Pytree], tuple[Pytree, Pytree]]
     """finish(params, state) -> (params, state): ranges become trained parameters."""
     apply: Callable[..., Any]
     """apply(params, state, *inputs) -> output."""
     update: Callable[..., tuple[Any, Pytree]]
-    """update(params, state, *inputs) -> (output, state): apply, and the state it leaves."""
+    """update(params, state, *inputs) -> (output, state): apply, and the state for the next step."""
 
 
 def transform(
@@ -67,15 +67,15 @@ def transform(
 
     Args:
         net: net(quantized, *inputs) -> output, pure.
-        spec: the grids of every operator, or of each by name.
-        search: how ranges are found.
+        spec: the grids of all operators, or {name: grids of that operator}.
+        search: batches, candidates and percentiles of the search for ranges.
     Returns:
         the model; its params are {name: operator's params}, its state {name: LayerState}.
     Raises:
-        TypeError: net, spec or search is of a wrong kind; init: so are params.
-        ValueError: init: params have a name that means nothing, or no weight, or a trained weight
-            scale that is not valid; calibrate: an operator's input is not finite or too large.
-            Under a transform, or compiled, values are not looked at.
+        TypeError: net, spec or search has the wrong type; from init: params has.
+        ValueError: from init: params has an unknown name, no weight, or an invalid trained weight
+            scale; from calibrate: an operator's input is not finite or too large. Values are not
+            checked under a transform and while compiling.
         KeyError: net uses a name that params or spec do not have.
     """
     how = search or SearchSpec()
@@ -142,7 +142,7 @@ def _fresh(name: str, layer: Mapping[str, Any]) -> LayerState:
     given = layer.get("weight_scale")
     none = torch.zeros(0, dtype=torch.float32, device=device)
     scale = none if given is None else given.detach()
-    if looks_at_values() and not bool(valid_scales(scale).all()):
+    if may_read_values() and not bool(valid_scales(scale).all()):
         raise ValueError(
             f"{name}: weight_scale must be from 2^-23 to 2^32 where training starts, got values "
             f"from {scale.min().item():g} to {scale.max().item():g}"
@@ -159,7 +159,7 @@ def _finished(state: LayerState, found: LearnedRange) -> LayerState:
 def _resolve(
     params: Mapping[str, Any], state: LayerState, spec: ActivationSpec
 ) -> tuple[dict[str, Any], LayerState]:
-    """Replace what training made meaningless, and remember what is valid."""
+    """Replace an invalid range and invalid trained scales, and keep the valid ones as the last."""
     layer = dict(params)
     if "clip" in layer:
         trained = LearnedRange(layer["clip"], state.previous)

@@ -1,4 +1,4 @@
-"""The tensors that quantization is described by: NamedTuples, hence pytrees to torch."""
+"""NamedTuples of tensors that describe quantization; torch treats them as pytrees."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,10 +10,10 @@ Params = Mapping[str, Any]
 
 
 class QParams(NamedTuple):
-    """What an integer q stands for: `(q - zero_point) * scale`.
+    """Scale and zero point: an integer q represents `(q - zero_point) * scale`.
 
-    Both broadcast to the tensor they quantize: shape () or rank-0 for one scale a tensor,
-    otherwise full rank with size 1 off the channel axis.
+    Both broadcast to the quantized tensor: shape () for one scale per tensor, otherwise full rank
+    with size 1 on every axis but that of the channels.
     """
 
     scale: Tensor
@@ -23,20 +23,21 @@ class QParams(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """The range an activation is clipped to: trained float32 scalars, one pair a sample in vmap."""
+    """The range that an activation is clipped to: two trained float32 scalars."""
 
     max: Tensor
     min: Tensor
 
 
 class Adopted(NamedTuple):
-    """A rescale to use instead of scale_x * scale_w, where that is still what it was.
+    """Rescale factors that a conversion adjusted, to be used instead of scale_x * scale_w.
 
-    A conversion moves some of a layer's factors by a few ulps; holding both numbers lets the
-    moved one go out of use by itself once training changes the scales.
+    A conversion changes some factors of a layer by a few ulps, so that integer arithmetic gives
+    the same codes. An adjusted factor is used while scale_x * scale_w equals the natural one, and
+    no longer once training has changed the scales.
     """
 
     natural: Tensor
     """float32 (out,) or (1,): scale_x * scale_w at the conversion."""
-    moved: Tensor
+    adjusted: Tensor
     """float32, of the same shape."""

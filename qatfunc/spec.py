@@ -47,12 +47,12 @@ class IntSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSpec(IntSpec):
-    """The grid of a weight: symmetric, one scale a tensor or one an output channel.
+    """The grid of a weight: symmetric, with one scale per tensor or per output channel.
 
     Args:
         bits: width of the integers.
-        per_channel: one scale for each output channel. Which axis that is belongs to the
-            operator (see `qatfunc.linear_maps.channels`), so it cannot be given wrongly here.
+        per_channel: one scale for each output channel. The operator determines the axis, see
+            `qatfunc.linear_maps.channels`.
     """
 
     per_channel: bool = True
@@ -64,11 +64,11 @@ class WeightSpec(IntSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationSpec(IntSpec):
-    """The grid of an activation: one learned range a tensor.
+    """The grid of an activation: one learned range per tensor.
 
     Args:
-        bits: width of the integers, 8 or 16 in what is deployed today.
-        symmetric: zero point 0 instead of one that spends the whole grid on the range.
+        bits: width of the integers; models with 8 and 16 can be deployed.
+        symmetric: the zero point is 0; otherwise it is such that the range fills the grid.
         fixed_min: the lower end of the range stays at 0 (after a ReLU).
     """
 
@@ -86,15 +86,15 @@ class SearchSpec:
     """The IFMR clip search that gives an activation its first range.
 
     Args:
-        batch_num: batches to look at before the search, at least 1.
-        max_percentile: share of the values that lies at or below the largest one considered.
-        min_percentile: share of the values that lies at or above the smallest one considered.
+        batch_num: batches that calibration sees before the search, at least 1.
+        max_percentile: share of the values at or below the one that is taken for the largest.
+        min_percentile: share of the values at or above the one that is taken for the smallest.
         start: first candidate, as a fraction of the largest value.
         end: end of the candidates, exclusive as in torch.arange.
         step: distance between candidates.
-        symmetric: search a range around 0; otherwise only the upper end moves.
+        symmetric: search ranges symmetric around 0; otherwise only the upper end varies.
     Raises:
-        TypeError: a value is of a wrong kind.
+        TypeError: a value has the wrong type.
         ValueError: a value is outside its range.
     """
 
@@ -131,7 +131,7 @@ class LayerSpec:
 
     Args:
         weight: the weight's grid, None for a float weight.
-        activation: the input's grid; whether the input is quantized is up to params["clip"].
+        activation: the input's grid. The input is quantized where params has a "clip".
     """
 
     weight: WeightSpec | None = field(default_factory=WeightSpec)
@@ -145,9 +145,9 @@ class LayerSpec:
 
     @property
     def wide(self) -> bool:
-        """Whether products are so wide that float32 cannot hold a useful sum of them.
+        """Whether sums are computed in float64, which is exact to 2^53.
 
-        An 8-bit by 8-bit layer sums exactly in float32 up to 2^24; 16-bit activations pass
-        that within a few elements, so their sums are carried in float64 (exact to 2^53).
+        Sums of products of 8-bit integers are exact in float32 below 2^24. With 16-bit
+        activations a few products exceed that.
         """
         return self.weight is not None and self.activation.bits + self.weight.bits > 16

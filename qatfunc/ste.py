@@ -1,18 +1,18 @@
-"""Straight-through gradients as plain composition."""
+"""Straight-through gradients, by detach."""
 
 import torch
 from torch import Tensor
 
 
 def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Return value's numbers with surrogate's derivative.
+    """Return value, with the derivative of surrogate.
 
     y = value + (surrogate - surrogate)        dy = d surrogate
 
-    Written with detach instead of an autograd Function, so that every transform of torch.func,
-    forward and double differentiation, and torch.compile around torch.func.grad are right
-    without a rule of ours (compiling the gradient of an autograd Function drops its backward).
-    The sum also turns -0.0 into +0.0, the only zero an integer accumulator has.
+    It uses detach instead of an autograd Function: the transforms of torch.func, forward-mode and
+    second derivatives, and torch.compile around torch.func.grad then need no rules of their own
+    (torch.compile around torch.func.grad drops the backward of an autograd Function). The sum also
+    turns -0.0 into +0.0, the only zero of an integer accumulator.
 
     Args:
         value: float32 or float64, finite.
@@ -26,13 +26,13 @@ def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
 
 
 def replace_value(x: Tensor, value: Tensor) -> Tensor:
-    """Straight through for a trained number that training may have made NaN or infinite.
+    """Return value, with the derivative of x wherever x is finite.
 
     y = value        dy = dx where x is finite, 0 elsewhere
 
     Args:
-        x: float32, what is trained.
-        value: float32 of x's shape, what is used.
+        x: float32, a trained tensor, which may have become NaN or infinite.
+        value: float32 of x's shape, used in its stead.
     Returns:
         value's bits (with +0.0 for -0.0).
     Gradient: g to x where it is finite, nothing to value.

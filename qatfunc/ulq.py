@@ -1,4 +1,4 @@
-"""ULQ, an activation range whose two ends are trained."""
+"""ULQ: activation ranges whose two ends are trained."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from qatfunc.ste import replace_value, straight_through
 
 
 def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
-    """Replace the ends of a range that training has made meaningless.
+    """Replace the invalid ends of a trained range by those of the last valid range.
 
     fixed_min                  -> min = 0
     max <= min (crossed)       -> both from previous
@@ -23,17 +23,17 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
 
     An end that is NaN, infinite, or larger than LARGEST_END in magnitude is unusable.
 
-    A range narrower than SMALLEST_SCALE but not crossed is kept, as the recorded behaviour of
-    the reference has it; its scale then becomes 1.
+    A range narrower than SMALLEST_SCALE but not crossed is kept, as the reference does; its scale
+    then becomes 1.
 
     Args:
         clip: the trained range.
         previous: the last range that was valid.
         spec: says whether the lower end is fixed at 0.
     Returns:
-        a valid range, which is the next call's previous.
-    Gradient: straight through to clip, also where an end was replaced; nothing to an end that is
-        not finite, which no gradient would change.
+        a valid range; `previous` of the next call.
+    Gradient: straight through to clip, also where an end was replaced; 0 for an end that is not
+        finite.
     Source: docs/semantics.md, 3.
     """
     high = clip.max.detach()
@@ -46,7 +46,7 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
     )
     high = torch.where(crossed | ~usable_high, previous.max, high)
     low = torch.where(crossed | ~usable_low, previous.min, low)
-    crossed = high <= low  # an end at 0 beside one of previous that is 0 too
+    crossed = high <= low  # one end at 0, and the other replaced by 0
     high, low = torch.where(crossed, previous.max, high), torch.where(crossed, previous.min, low)
     if spec.fixed_min:
         low = torch.zeros_like(low)
@@ -54,14 +54,14 @@ def resolve_clip(clip: Clip, previous: Clip, spec: ActivationSpec) -> Clip:
 
 
 def valid_ends(clip: Clip, spec: ActivationSpec) -> tuple[float, float] | None:
-    """Read a range that resolve_clip would return as it is, if that costs next to nothing.
+    """Return the ends of a valid range as Python floats, where reading them is cheap.
 
     Args:
         clip: the trained range; not under a transform of torch.func.
         spec: says whether the lower end is fixed at 0.
     Returns:
-        its upper and lower end; None where it would be replaced, and where it is on another
-        device or being traced.
+        its upper and lower end; None where resolve_clip would replace one, where the range is not
+        on a CPU, and while tracing.
     """
     if traced() or not reads_cheaply(clip.max):
         return None
@@ -119,7 +119,7 @@ def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:
 
 
 def ulq_quantize(x: Tensor, clip: Clip, spec: ActivationSpec) -> tuple[Tensor, QParams]:
-    """Quantize x within a learned range to integer-valued float32 that trains.
+    """Quantize x within a learned range to integer-valued float32, with ULQ's gradients.
 
     n = clamp(round(x / scale), qmin - zero_point, qmax - zero_point);  the input used is
     n * scale, with scale and zero_point from ulq_qparams(clip)
@@ -145,7 +145,7 @@ def ulq_quantize(x: Tensor, clip: Clip, spec: ActivationSpec) -> tuple[Tensor, Q
 
 
 def _ulq_surrogate(x: Tensor, clip: Clip, qparams: QParams, spec: ActivationSpec) -> Tensor:
-    """An expression linear in x, clip.max and clip.min with the derivatives of ulq_quantize."""
+    """Return an expression in x, clip.max and clip.min that has the derivatives of ulq_quantize."""
     scale, zero_point = qparams
     fixed = x.detach()
     upper = fixed > scale * (spec.qmax - zero_point)

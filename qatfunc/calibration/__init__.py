@@ -1,13 +1,13 @@
 """Calibration of an activation range, streamed: init, update with each batch, finish.
 
 Index:
-    inputs          which batches are of use
-    sorting         order, and the largest and smallest values
-    histogram       what is kept of many values
-    state           init, update, merge: what calibration has seen
+    inputs          checks of calibration batches
+    sorting         sorting, and the largest and smallest values
+    histogram       histograms with exact counts and sums
+    state           init, update, merge: the statistics of an activation
     clip_search     the clip whose quantization error over the data is smallest (IFMR)
     ranges          extremes, search, finish: the first range of an activation
-    learned_range   start, take, finish, resolve: a range from first batch to last training step
+    learned_range   start, take, finish, resolve: a range from calibration to training
 """
 
 from qatfunc.calibration.inputs import LARGEST_INPUT, check_input, unusable

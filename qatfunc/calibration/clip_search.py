@@ -6,10 +6,10 @@ candidates share,
 
     kmax^2 s^2 N - 2 kmax s sum(x) - 2 s * sum over k of G(b_k),   G(b) = sum of max(b - x, 0)
 
-so 61 passes over the data become look-ups in one table of prefix sums. Where the data is a
-histogram, a bin that holds a boundary gives G only within bounds (its values lie between its
-edges and have a known sum, and max(b - x, 0) is convex), and so does each candidate's error: a
-winner whose largest possible error is below every other's smallest one is certain.
+so 61 passes over the data become look-ups in one table of prefix sums. With a histogram, a bin that
+holds a boundary gives bounds of G only (its values lie between its edges and have a known sum, and
+max(b - x, 0) is convex), and hence bounds of each candidate's error. The best candidate is
+certified if its largest possible error is at most the smallest possible one of every other.
 """
 
 from typing import NamedTuple, Protocol
@@ -27,11 +27,11 @@ from qatfunc.spec import ActivationSpec, SearchSpec
 _HALF = BINS // 2
 
 _BOUNDARIES = 16_384
-"""How many boundaries are looked up at once."""
+"""Number of boundaries that are looked up at once."""
 
 
 class DataSummary(Protocol):
-    """Data that candidates are searched over."""
+    """Data over which the candidates' errors are computed."""
 
     @property
     def total(self) -> Tensor:
@@ -50,11 +50,11 @@ class DataSummary(Protocol):
         """float32, the smallest values, ascending."""
 
     def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least and the most that G can be at boundaries, float64."""
+        """Return a lower and an upper bound of G at boundaries, float64."""
 
 
 class SortedValues(NamedTuple):
-    """All values; G is known."""
+    """All values, so that G is known exactly."""
 
     ordered: Tensor
     """float64 (N,), ascending."""
@@ -82,14 +82,14 @@ class SortedValues(NamedTuple):
         return self.ordered.to(torch.float32)
 
     def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return G twice."""
+        """Return G as both bounds."""
         below = torch.searchsorted(self.ordered, boundaries)
         found = boundaries * below - self.sums[below]
         return found, found
 
 
 class BinnedValues(NamedTuple):
-    """Bins of one width; G lies within bounds."""
+    """Bins of one width, which give bounds of G."""
 
     counts: Tensor
     """int64 or int32 (BINS,), values in each bin."""
@@ -111,7 +111,7 @@ class BinnedValues(NamedTuple):
         return self.sums_before[-1]
 
     def integrals(self, boundaries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return bounds on G: what lies in the bin that holds b is not known one by one."""
+        """Return bounds of G, from the number and sum of the values in the bin of a boundary."""
         reached = torch.clamp(torch.ceil(boundaries / self.width) - 1.0, -_HALF - 1, _HALF)
         cell = reached.to(torch.int64) + _HALF
         inside = (cell >= 0) & (cell < BINS)
@@ -131,20 +131,20 @@ class ClipSearch(NamedTuple):
     """The outcome of a search."""
 
     clip: Clip
-    """The winner's range, float32 scalars."""
+    """The best candidate's range, float32 scalars."""
     scale: Tensor
-    """The winner's step, float32 scalar."""
+    """The best candidate's scale, float32 scalar."""
     certified: Tensor
-    """bool scalar: no other candidate can have a smaller error on this data."""
+    """bool scalar: whether no other candidate can have a smaller error on this data."""
 
 
 def summarize_values(x: Tensor) -> SortedValues:
-    """Sort values, over which a search is exact.
+    """Sort values and sum them from the left, for an exact search.
 
     Args:
         x: float32 (n,), n >= 1.
     Returns:
-        the values in order, and their sums.
+        the sorted values and their prefix sums.
     """
     ordered = ascending(x).to(torch.float64)
     return SortedValues(ordered, _sums_before(ordered))
@@ -153,7 +153,7 @@ def summarize_values(x: Tensor) -> SortedValues:
 def summarize_bins(
     *, total: Tensor, counts: Tensor, sums: Tensor, width: Tensor, largest: Tensor, smallest: Tensor
 ) -> BinnedValues:
-    """Add up bins from the left.
+    """Sum bins from the left, for a search with bounds.
 
     Args:
         total: int64 scalar, number of values.
@@ -163,7 +163,7 @@ def summarize_bins(
         largest: float32, the largest values, descending.
         smallest: float32, the smallest values, ascending.
     Returns:
-        bins over which a search is certain or says that it is not.
+        the bins and their prefix sums.
     """
     return BinnedValues(
         counts=counts,
@@ -186,15 +186,15 @@ def search_clip(data: DataSummary, spec: ActivationSpec, how: SearchSpec) -> Cli
                     |max_init| < |min_init| else 2^(n-1) - 1; zero_point = 0
         otherwise:  M = max_init, s_i = (c_i - min_init) / (2^n - 1),
                     zero_point = -round(min_init / s) - 2^(n-1)
-    Result: clip.max = (qmax - zero_point) * s, clip.min = (qmin - zero_point) * s; the first of
-    equals wins. Where the data has no extent the step is 1.
+    Result: clip.max = (qmax - zero_point) * s, clip.min = (qmin - zero_point) * s of the best
+    candidate, the first of equal ones. A step s below SMALLEST_SCALE is replaced by 1.
 
     Args:
-        data: what calibration saw.
+        data: the statistics of calibration.
         spec: the grid.
         how: candidates and percentiles.
     Returns:
-        the winner.
+        the best candidate.
     Source: docs/semantics.md, 4; AMCT ifmr.
     """
     high = torch.clamp(_kth(data.largest, data.total, how.max_percentile), min=0.0)
@@ -228,7 +228,7 @@ def _tail_reaches(data: DataSummary, percentile: float) -> Tensor:
 def _candidates(
     high: Tensor, low: Tensor, ratios: Tensor, spec: ActivationSpec, how: SearchSpec
 ) -> tuple[Tensor, Tensor]:
-    """Step and zero point of each candidate, float32, in the reference's order of operations."""
+    """Return each candidate's scale and zero point, float32, by the reference's operations."""
     if how.symmetric:
         reach = torch.maximum(high.abs(), low.abs())
         below, above = torch.full_like(high, -spec.qmin), torch.full_like(high, spec.qmax)
@@ -244,7 +244,7 @@ def _candidates(
 def _error_bounds(
     data: DataSummary, steps: Tensor, zero_points: Tensor, spec: ActivationSpec
 ) -> tuple[Tensor, Tensor]:
-    """Smallest and largest possible squared error of each candidate, short of sum(x^2)."""
+    """Return bounds of each candidate's squared error, less the sum(x^2) that all share."""
     total = data.total.to(torch.float64)
     least, most = [], []
     cells = torch.arange(spec.steps, dtype=torch.float64, device=steps.device)
@@ -262,5 +262,5 @@ def _error_bounds(
 
 
 def _sums_before(values: Tensor) -> Tensor:
-    """Sum what comes before each value, and all of them."""
+    """Return the sum of the values before each value, and the sum of all."""
     return F.pad(torch.cumsum(values, 0), (1, 0))

@@ -1,16 +1,16 @@
-"""Histograms of float32 values that lose nothing but resolution.
+"""Histograms of float32 values, with exact counts and sums.
 
     bin half + m:      m * width <= x < (m + 1) * width
     bin half - 1 - m:  m * width <= -x < (m + 1) * width,  -x > 0
 
-The width is a power of two, so widening the range merges whole bins. What is summed is summed
-exactly, whatever the order: float32 values of one binary exponent are multiples of one unit, and
-2^29 of them add up without rounding in float64. Every bin holds one exponent only, except the two
-at 0, which are therefore summed exponent by exponent.
+The width is a power of two, so widening the range merges whole bins. Sums are exact in any order:
+float32 values of one binary exponent are multiples of one unit, and float64 adds 2^29 of them
+without rounding. Each bin holds values of one exponent, except the two bins at 0, which are
+therefore summed exponent by exponent.
 
-On a CPU values are taken in blocks that fit its caches, into copies of what was there before, and
-NumPy finds their bins, in a third of torch's time. Elsewhere, and where somebody records or
-transforms what is computed, nothing may depend on values and the same is done in whole tensors.
+On a CPU, NumPy bins the values in blocks that fit the cache, in a third of torch's time. On other
+devices, and under tracing or transforms, operations on whole tensors do the same, and none of them
+depends on values.
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ BINS = 65_536
 """Bins of a histogram, a power of two."""
 
 FULL = INT32_MAX
-"""A bin counts no further."""
+"""The largest count of a bin, which saturates there."""
 
 SMALLEST_EXPONENT = -100
-"""Where empty histograms begin."""
+"""The exponent of an empty histogram."""
 
 _BLOCK = 1 << 15
-"""Values whose indices and float64 copies stay in a cache."""
+"""Number of values whose indices and float64 copies fit the cache."""
 
 _HALF = BINS // 2
 _HALF_BITS = _HALF.bit_length() - 1
 _LEAST_FREXP, _FREXPS = -148, 277
-"""Exponents that frexp gives to float32 numbers, and how many these are."""
+"""The smallest exponent that frexp returns for float32 numbers, and how many there are."""
 
 
 class Bins(NamedTuple):
@@ -55,7 +55,7 @@ class Bins(NamedTuple):
 
 
 def empty_bins(device: torch.device | str | None = None) -> Bins:
-    """Return bins that hold nothing.
+    """Return an empty histogram.
 
     Args:
         device: where the values are.
@@ -71,10 +71,10 @@ def empty_bins(device: torch.device | str | None = None) -> Bins:
 
 
 def add_to_bins(bins: Bins, x: Tensor) -> Bins:
-    """Count values and add them up.
+    """Add values to a histogram.
 
     Args:
-        bins: what was there before; it is left as it is.
+        bins: the histogram so far; not modified.
         x: float32 (n,), finite.
     Returns:
         the new bins, wide enough for x.
@@ -90,15 +90,15 @@ def add_to_bins(bins: Bins, x: Tensor) -> Bins:
         sums = wide.sums.scatter_add(0, index, values)
         near = wide.near + _by_exponent(x, torch.where(_is_near(x, width), values, 0.0))
     else:
-        # What was widened is a copy already.
+        # _widened has copied them, so they may be changed in place.
         counts, sums = wide.counts, wide.sums
         small = _count_in_blocks(x.numpy(), wide, width.item(), signed=low.item() < 0)
         near = wide.near + _by_exponent(small, small.to(torch.float64))
-    return Bins(wide.exponent, _few(counts), sums.index_fill(0, _at_zero(sums), 0.0), near)
+    return Bins(wide.exponent, _saturated(counts), sums.index_fill(0, _at_zero(sums), 0.0), near)
 
 
 def join_bins(many: Sequence[Bins]) -> Bins:
-    """Return the bins of all values together.
+    """Merge histograms.
 
     Args:
         many: at least one, on one device.
@@ -109,7 +109,7 @@ def join_bins(many: Sequence[Bins]) -> Bins:
     wide = [_widened(bins, exponent) for bins in many]
     return Bins(
         exponent=exponent,
-        counts=_few(torch.stack([bins.counts for bins in wide]).sum(0)),
+        counts=_saturated(torch.stack([bins.counts for bins in wide]).sum(0)),
         sums=torch.stack([bins.sums for bins in wide]).sum(0),
         near=torch.stack([bins.near for bins in wide]).sum(0),
     )
@@ -127,7 +127,7 @@ def bin_width(bins: Bins) -> Tensor:
 
 
 def whole_sums(bins: Bins) -> Tensor:
-    """Return the sum of the values in each bin, those at 0 rounded once.
+    """Return the sum of the values in each bin; those of the two bins at 0 are rounded once.
 
     Args:
         bins: of any width.
@@ -138,7 +138,7 @@ def whole_sums(bins: Bins) -> Tensor:
 
 
 def _count_in_blocks(values: np.ndarray, bins: Bins, width: float, *, signed: bool) -> Tensor:
-    """Add values to counts and sums of bins, which are changed, and return those near 0."""
+    """Add values to counts and sums in place, and return the values of the two bins at 0."""
     per_bin, bound = np.float32(1.0 / width), np.float32(width)
     ones = bins.counts.new_ones(min(len(values), _BLOCK))
     near = []
@@ -159,14 +159,14 @@ def _count_in_blocks(values: np.ndarray, bins: Bins, width: float, *, signed: bo
 def _locate(x: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     """Return the bins of values, int64, and the values as float64."""
     values = x.to(torch.float64)
-    # An ulp outwards, which no quotient of 24 bits needs to reach another bin but those below 0
-    # that lie on an edge: they belong to the bin beyond it.
+    # One ulp further from 0: this changes the bin only of negative values on an edge, which belong
+    # to the outer bin. No other quotient of 24 bits is that close to an edge.
     quotients = torch.mul(values, (1.0 + torch.finfo(torch.float64).eps) / width)
     return quotients.floor_().add_(_HALF).to(torch.int64), values
 
 
 def _is_near(x: Tensor, width: Tensor) -> Tensor:
-    """Whether values add something to the bins at 0."""
+    """Whether values are in the two bins at 0, and not 0."""
     size = x.abs()
     return (size < width.to(torch.float32)) & (size > 0)
 
@@ -185,9 +185,9 @@ def _widened(bins: Bins, exponent: Tensor) -> Bins:
     side = torch.arange(_HALF, device=exponent.device)
     wider = side >> torch.clamp(exponent - bins.exponent, max=62)
     merged = torch.cat([_HALF - 1 - wider.flip(0), _HALF + wider])
-    # What comes to lie in the bins at 0 moves to its exponent: a bin beside 0 has only one.
+    # A bin that merges into one of the bins at 0 is added to `near`, at its only exponent.
     lower = torch.cat([-side.flip(0), side]) * bin_width(bins)
-    moves = torch.cat([wider.flip(0), wider]) == 0
+    reaches_zero = torch.cat([wider.flip(0), wider]) == 0
     signed = torch.where(torch.arange(BINS, device=exponent.device) < _HALF, -1.0, 1.0)
     position = torch.where(lower == 0, signed, lower).to(torch.float32)
     counts = bins.counts.to(torch.int64)
@@ -195,17 +195,17 @@ def _widened(bins: Bins, exponent: Tensor) -> Bins:
     return Bins(
         exponent=exponent,
         counts=torch.zeros_like(counts).scatter_add(0, merged, counts),
-        sums=zeros.scatter_add(0, merged, torch.where(moves, 0.0, bins.sums)),
-        near=bins.near + _by_exponent(position, torch.where(moves, bins.sums, 0.0)),
+        sums=zeros.scatter_add(0, merged, torch.where(reaches_zero, 0.0, bins.sums)),
+        near=bins.near + _by_exponent(position, torch.where(reaches_zero, bins.sums, 0.0)),
     )
 
 
-def _few(counts: Tensor) -> Tensor:
+def _saturated(counts: Tensor) -> Tensor:
     return torch.clamp(counts, max=FULL).to(torch.int32)
 
 
 def _by_exponent(at: Tensor, amounts: Tensor) -> Tensor:
-    """Sum amounts by the sign and the exponent of the float32 number that they belong to."""
+    """Sum amounts by the sign and the exponent of the float32 numbers `at`."""
     index = torch.frexp(at).exponent.to(torch.int64) - _LEAST_FREXP
     index = torch.where(at < 0, index, index + _FREXPS)
     zeros = torch.zeros(2 * _FREXPS, dtype=torch.float64, device=at.device)

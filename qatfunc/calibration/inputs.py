@@ -1,4 +1,4 @@
-"""Which batches are of use to calibration."""
+"""Checks of calibration batches."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from qatfunc.limits import LARGEST_END
-from qatfunc.numerics.concrete import looks_at_values
+from qatfunc.numerics.concrete import may_read_values
 
 LARGEST_INPUT = LARGEST_END / 2
-"""The largest magnitude that ranges are found for, as a search tries wider ones."""
+"""Largest magnitude of a calibration input; the search also tries ranges wider than the input."""
 
 
 def unusable(x: Tensor) -> str:
-    """Say why a batch is of no use to calibration, which waits for the device.
+    """Return why a batch cannot be used for calibration; this waits for the device.
 
     Args:
         x: float32, any shape.
     Returns:
-        what is wrong; nothing where x has elements, all finite and at most LARGEST_INPUT in
+        the reason; empty if x has elements, all of them finite and at most LARGEST_INPUT in
         magnitude.
     """
     if x.numel() == 0:
@@ -32,15 +32,15 @@ def unusable(x: Tensor) -> str:
 
 
 def check_input(where: str | Callable[[], str], x: Tensor, *, always: bool = False) -> None:
-    """Refuse a batch that is of no use.
+    """Raise if a batch cannot be used for calibration.
 
     Args:
-        where: name of the layer for the message, or what finds it out.
+        where: name of the layer for the message, or a function that returns it.
         x: its input, float32.
-        always: check values also under a transform and while compiling, where they may have none.
+        always: check also under a transform and while tracing, where values may not be readable.
     Raises:
         ValueError: see unusable.
     """
-    reason = unusable(x) if always or looks_at_values() else ""
+    reason = unusable(x) if always or may_read_values() else ""
     if reason:
         raise ValueError(f"{where() if callable(where) else where}: {reason}")

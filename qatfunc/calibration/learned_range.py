@@ -1,11 +1,11 @@
-"""A learned range from its first batch to its use in training: start, take, finish, resolve.
+"""A learned range from calibration to training: start, take, finish, resolve.
 
     range = start_range()
-    seen  = take(seen, x, where="conv1")             # each batch
-    range = finish_range(seen, spec, how)            # after the last batch
+    state = take(state, x, where="conv1")            # with every calibration batch
+    range = finish_range(state, spec, how)           # after the last one
     range = resolve_range(range, spec)               # at every training step
 
-Everything that owns ranges (modules, modules as functions, qatfunc.model) takes these steps.
+Modules, modules as functions (bridge.functionalize) and qatfunc.model all use these functions.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from qatfunc.ulq import resolve_clip
 
 
 class LearnedRange(NamedTuple):
-    """A trained range, and the valid one that replaces it where training made it meaningless."""
+    """A trained range, and the last valid one, which replaces it where it is invalid."""
 
     clip: Clip
-    """The range as it is trained."""
+    """The trained range."""
     previous: Clip
     """The last valid range."""
 
@@ -60,24 +60,24 @@ def take(
     where: str | Callable[[], str],
     always_check: bool = False,
 ) -> CalibrationState:
-    """Check a batch, and take it into account.
+    """Check a calibration batch, and add it to the statistics.
 
     Args:
-        seen: what calibration has seen so far, None for nothing.
+        seen: the statistics so far; None if this is the first batch.
         x: float32, any shape.
-        where: name of the layer, for the message.
-        always_check: as for check_input.
+        where: name of the layer for the message, or a function that returns it.
+        always_check: as check_input's `always`.
     Returns:
         the new state.
     Raises:
-        ValueError: x is of no use to calibration, see inputs.unusable.
+        ValueError: x cannot be used for calibration, see unusable.
     """
     check_input(where, x, always=always_check)
     return update(init(x.device) if seen is None else seen, x)
 
 
 def finish_range(seen: CalibrationState, spec: ActivationSpec, how: SearchSpec) -> LearnedRange:
-    """Return the range with which training starts, which is its own last valid range.
+    """Return the range with which training starts; it is also the last valid one.
 
     Args:
         seen: at least one batch.
@@ -86,7 +86,7 @@ def finish_range(seen: CalibrationState, spec: ActivationSpec, how: SearchSpec) 
     Returns:
         float32 scalars, four tensors of their own.
     Raises:
-        ValueError: nothing was seen yet.
+        ValueError: there was no batch.
     Source: docs/semantics.md, 4.
     """
     clip = finish(seen, spec, how)
@@ -97,10 +97,10 @@ def resolve_range(trained: LearnedRange, spec: ActivationSpec) -> LearnedRange:
     """Return the range to quantize by, and the last valid range for the next step.
 
     Args:
-        trained: the range after an optimizer's step, and the last valid one before it.
+        trained: the range after an optimizer step, and the last valid range before it.
         spec: says whether the lower end is fixed at 0.
     Returns:
-        ulq.resolve_clip's range, and the same without its gradient.
+        the range of ulq.resolve_clip; as the last valid one, without its gradient.
     Gradient: as ulq.resolve_clip.
     Source: docs/semantics.md, 3.
     """

@@ -1,4 +1,4 @@
-"""From what calibration has seen to a range: its extremes, or the winner of the clip search."""
+"""The range of an activation by its calibration statistics: extremes, or the clip search."""
 
 import torch
 
@@ -16,14 +16,14 @@ from qatfunc.spec import ActivationSpec, SearchSpec
 
 
 def extremes(state: CalibrationState) -> Clip:
-    """Return the range that holds every value seen, widened to hold 0.
+    """Return the range of all values, widened to include 0.
 
     Args:
         state: at least one batch.
     Returns:
         float32 scalars.
     Raises:
-        ValueError: nothing was seen yet.
+        ValueError: the state is empty.
     """
     if state.values.numel() == 0 and state.counts.numel() == 0:
         raise ValueError("calibration has seen no batch yet")
@@ -35,16 +35,16 @@ def extremes(state: CalibrationState) -> Clip:
 
 
 def search(state: CalibrationState, spec: ActivationSpec, how: SearchSpec) -> ClipSearch:
-    """Search the clip over everything seen and say whether the winner is certain.
+    """Search the clip with the smallest quantization error over the calibration data.
 
     Args:
         state: at least one batch.
         spec: the grid to search for.
         how: candidates and percentiles.
     Returns:
-        the clip, and whether no other candidate can have a smaller error.
+        the clip, and whether it is certain that no other candidate has a smaller error.
     Raises:
-        ValueError: nothing was seen yet.
+        ValueError: the state is empty.
     """
     found = search_clip(_summary(state), spec, how)
     if state.counts.numel() == 0:
@@ -57,8 +57,7 @@ def finish(
 ) -> Clip:
     """Return the first range for an activation.
 
-    After how.batch_num batches it is the winner of the clip search; before that, the running
-    extremes.
+    After how.batch_num batches it is the result of the clip search, before that the extremes.
 
     Args:
         state: at least one batch.
@@ -67,7 +66,8 @@ def finish(
     Returns:
         float32 scalars. With spec.fixed_min the lower end is 0.
     Raises:
-        ValueError: nothing was seen yet.
+        TypeError: spec or how has the wrong type.
+        ValueError: the state is empty.
     Source: docs/semantics.md, 4.
 
     >>> from qatfunc import calibration

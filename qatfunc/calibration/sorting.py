@@ -1,6 +1,6 @@
-"""Sorting, and the ends of sorted values, without sorting everything.
+"""Sorting, and updating the largest or smallest values without sorting all of them.
 
-On a CPU NumPy does it, which sorts float32 values in a tenth of the time that torch takes.
+On a CPU it uses NumPy, which sorts float32 values in a tenth of torch's time.
 """
 
 import numpy as np
@@ -10,10 +10,10 @@ from torch import Tensor
 from qatfunc.numerics.concrete import reads_values
 
 _BLOCK = 1 << 15
-"""Values compared at once: they stay in a cache."""
+"""Values compared at once, which fit the cache."""
 
 _FIRST = 1 << 17
-"""Values from which a tail is first taken."""
+"""Number of values that the first update of a tail looks at."""
 
 
 def ascending(x: Tensor) -> Tensor:
@@ -28,21 +28,21 @@ def ascending(x: Tensor) -> Tensor:
 
 
 def add_to_tail(tail: Tensor, x: Tensor, *, largest: bool) -> Tensor:
-    """Return the largest, or smallest, of the values of a tail and of others.
+    """Return the largest, or smallest, of the values of a tail and of further values.
 
     Args:
-        tail: float32 (k,), ordered from its extreme value.
+        tail: float32 (k,), the most extreme value first.
         x: float32 (n,), no NaN.
-        largest: which values the tail holds.
+        largest: whether the tail holds the largest values.
     Returns:
-        float32 (k,), ordered from its extreme value.
+        float32 (k,), the most extreme value first.
     """
     if not reads_values(x):
         return torch.topk(torch.cat([tail, x]), len(tail), largest=largest).values
     kept, values = tail.numpy(), x.numpy()
     start = 0
     while start < len(values):
-        # As many values as were seen before hold few that are new to the tail.
+        # Of as many values as were already seen, few belong to the tail.
         stop = max(2 * start, _FIRST)
         found = _beyond(values[start:stop], kept[-1], largest=largest)
         if len(found):
@@ -58,7 +58,7 @@ def _beyond(values: np.ndarray, end: np.float32, *, largest: bool) -> np.ndarray
 
 
 def _extreme(values: np.ndarray, count: int, *, largest: bool) -> np.ndarray:
-    """Return the largest, or smallest, of more values than that, from the extreme one."""
+    """Return the `count` largest, or smallest, of more than `count` values, most extreme first."""
     if largest:
         return np.sort(np.partition(values, -count)[-count:])[::-1]
     return np.sort(np.partition(values, count)[:count])

@@ -1,11 +1,10 @@
 """Calibration of an activation range, streamed: init, update with each batch, finish.
 
-The state keeps the first values as they are. Past EXACT_VALUES of them it becomes a histogram (see
-histogram.py), together with the exact largest and smallest values. Its size does not grow with the
-batches (0.82 MB at most). A bin counts up to FULL values; where one has more, no winner is
-certified any more.
+The state holds up to EXACT_VALUES values unchanged. Beyond that it holds a histogram (see
+histogram.py) and the largest and smallest values, exactly. Its size is limited to 0.82 MB. A bin
+counts up to FULL values; if one is full, no result of the search is certified.
 
-States of different data merge into the state of all of it, in whatever order.
+States of different data can be merged, in any order, into the state of all the data.
 """
 
 from collections.abc import Sequence
@@ -24,18 +23,20 @@ from qatfunc.calibration.histogram import (
 from qatfunc.calibration.sorting import add_to_tail
 
 EXACT_VALUES = 65_536
-"""Values kept as they are; a search over them is exact."""
+"""Number of values that are kept unchanged; a search over them is exact."""
 
 TAIL_VALUES = 4_096
-"""Largest and smallest values kept exactly beside the histogram; covers a percentile of
-0.999999 up to four thousand million values."""
+"""Number of largest, and of smallest, values that are kept besides the histogram.
+
+That is enough for a percentile of 0.999999 of four thousand million values.
+"""
 
 
 class CalibrationState(NamedTuple):
-    """What calibration has seen of one activation."""
+    """Calibration statistics of one activation."""
 
     batches: Tensor
-    """int64 scalar, updates so far."""
+    """int64 scalar, number of updates."""
     values: Tensor
     """float32 (n,), every value seen while n <= EXACT_VALUES, empty afterwards."""
     total: Tensor
@@ -61,7 +62,7 @@ class CalibrationState(NamedTuple):
 
 
 def init(device: torch.device | str | None = None) -> CalibrationState:
-    """Return the state that has seen nothing.
+    """Return the empty state.
 
     Args:
         device: where the activations are.
@@ -82,14 +83,15 @@ def init(device: torch.device | str | None = None) -> CalibrationState:
 
 
 def update(state: CalibrationState, x: Tensor) -> CalibrationState:
-    """Take a batch into account.
+    """Add a batch to the statistics.
 
     Args:
-        state: what was seen before; it is left as it is.
-        x: float32, any shape, finite (see check_input: looking at values waits for the device).
+        state: the statistics so far; not modified.
+        x: float32, any shape, finite. Values are not checked, see check_input.
     Returns:
         the new state.
     Raises:
+        TypeError: state or x has the wrong type.
         ValueError: x has no elements.
     """
     if not isinstance(state, CalibrationState):
@@ -109,17 +111,17 @@ def update(state: CalibrationState, x: Tensor) -> CalibrationState:
 
 
 def merge(states: Sequence[CalibrationState]) -> CalibrationState:
-    """Return the state that has seen all that several have seen.
+    """Merge the statistics of several parts of the data.
 
-    Every order of merging and updating leads to the same range, in every bit, up to 2^29 values
-    in a bin.
+    Every order of merging and updating leads to the same range, bit for bit, up to 2^29 values in
+    a bin.
 
     Args:
         states: at least one, on one device; empty ones too.
     Returns:
-        the state; its batches are those of all together.
+        the state of all the data, with the sum of their batches.
     Raises:
-        ValueError: there is none.
+        ValueError: states is empty.
 
     >>> a, b = update(init(), torch.tensor([1.0, -2.0])), update(init(), torch.tensor([3.0]))
     >>> merge([a, b]).values

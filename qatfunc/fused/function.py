@@ -1,10 +1,9 @@
-"""The quantized operator as one autograd Function that keeps no more than float training does.
+"""The quantized operator as one autograd Function, which saves no more than the float operator.
 
-Saved for the backward pass are the operands and the weight's scales; the integers are computed
-again. Both directions are Functions: a kernel does the work, and whatever asks for more than that
-(forward differentiation, the derivative of the backward, a batch of gradients of one output) gets
-it from the composition of plain functions. Under vmap, layers with parameters of their own are
-computed one by one.
+It saves the operands and the weight's scales; backward quantizes again. Forward and backward are
+each a Function that calls a kernel. Forward-mode derivatives, second derivatives and batches of
+gradients of one output are those of the composition of plain functions (qatfunc.composed). Under
+vmap, layers with weights of their own are computed one after the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ _OPTIONAL = ("bias", "weight_scale")
 def fused_op(
     op: Bilinear, x: Tensor, params: Params, *, weight: WeightSpec, activation: ActivationSpec
 ) -> Tensor:
-    """Compute what composed.composed_op computes, in fewer passes and less memory.
+    """Compute the result of composed.composed_op, in fewer passes and less memory.
 
     Args:
         op: the operator.
@@ -95,7 +94,7 @@ class _Forward(Function):
 
 
 class _Eager(Function):
-    """_Forward without transforms and forward differentiation, which a small layer would notice."""
+    """_Forward without transforms and forward mode, whose overhead slows small layers down."""
 
     @staticmethod
     def forward(ctx: Any, spec: FusedSpec, *tensors: Tensor) -> Tensor:
@@ -161,7 +160,7 @@ class _Backward(Function):
 
 
 for _function in (_Forward, _Backward):
-    # Function.apply asks for forward's signature each time, and takes long to find it out.
+    # Function.apply derives the signature of forward at every call unless it is stored.
     _function.forward.__signature__ = signature(_function.forward)  # type: ignore[union-attr]
 
 
@@ -198,7 +197,7 @@ def _composed_backward(
 def _tangent(
     function: Callable[..., Any], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]
 ) -> Any:
-    """Push tangents, None for zero, through a function."""
+    """Return the derivative of a function in the direction of tangents, None for zero."""
     pairs = zip(primals, tangents, strict=True)
     filled = tuple(torch.zeros_like(p) if t is None else t for p, t in pairs)
     return torch.func.jvp(function, tuple(primals), filled)[1]

@@ -12,28 +12,28 @@ from qatfunc.spec import ActivationSpec
 from qatfunc.ulq import range_scale, ulq_qparams
 
 _FEW_VALUES = 1024
-"""Up to here looking for the extremes costs less than clamping and masking for nothing does."""
+"""Up to this many values, finding the extremes costs less than an unnecessary clamp and mask."""
 
 
 class Grid(NamedTuple):
-    """Integers from low to high, counted from the zero point, in steps of scale."""
+    """The integers from low to high, relative to the zero point, and their scale."""
 
     scale: Tensor
     low: Number
     high: Number
     clips: bool = True
-    """Whether what is quantized may lie outside."""
+    """Whether the tensor to quantize may have values outside the grid."""
 
 
 def activation_grid(x: Tensor, clip: Clip, spec: ActivationSpec) -> Grid:
     """Return the grid of a range.
 
     Args:
-        x: what is to be quantized.
+        x: the tensor to quantize.
         clip: a valid range, scalars.
         spec: width and symmetry.
     Returns:
-        the grid, whose values are those of ulq.ulq_qparams.
+        the grid of ulq.ulq_qparams.
     """
     if not reads_cheaply(clip.max):
         scale, zero_point = ulq_qparams(clip, spec)
@@ -46,7 +46,7 @@ def activation_grid(x: Tensor, clip: Clip, spec: ActivationSpec) -> Grid:
 
 
 def _holds(x: Tensor, low: float, high: float) -> bool:
-    """Whether few values, none of them NaN, lie from the float32 nearest to low to that to high."""
+    """Whether a small x has no NaN and lies within low and high, both rounded to float32."""
     if not 0 < x.numel() <= _FEW_VALUES:
         return False
     least, most = torch.aminmax(x)
@@ -59,6 +59,6 @@ def clamped_(x: Tensor, grid: Grid) -> Tensor:
 
 
 def to_integers(x: Tensor, grid: Grid) -> Tensor:
-    """Return clamp(round(x / scale), low, high) in one new tensor of x's memory format."""
+    """Return clamp(round(x / scale), low, high), allocating one tensor of x's memory format."""
     integers = torch.div(x, grid.scale).round_()
     return clamped_(integers, grid) if grid.clips else integers

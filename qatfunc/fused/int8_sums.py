@@ -1,10 +1,10 @@
-"""Sums of a linear layer's integers by a CPU's INT8 instructions, where they give the same bits.
+"""INT8 matrix products of linear layers on a CPU, where they are exact and faster than float32.
 
-Both ways give the same bits while every partial sum stays below 2^24, which sums of the weights'
-magnitudes prove, and while the INT8 kernel is right. It is not on every CPU nor for every shape
-(sums of two products that saturate; one column), so shapes earn it one by one, see int8_trial.
-Convolutions always sum in floats: oneDNN's INT8 ones were wrong or crashed for some geometries,
-and packing the weight at every call took what integers saved.
+float32 and int32 sums are equal while every partial sum stays below 2^24, which sums of |weight|
+bound, if the INT8 kernel is correct. For some CPUs and shapes it is not (pairwise sums that
+saturate; products with one column), so every shape is tried first, see int8_trial. Convolutions
+always compute in float32: oneDNN's INT8 convolutions were wrong or crashed for some geometries, and
+packing the weight at every call took as long as INT8 saved.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qatfunc.fused.grid import Grid
-from qatfunc.fused.int8_trial import Operands, Signature, Trials, Ways, extremes, is_earned
+from qatfunc.fused.int8_trial import Operands, Signature, Trials, Ways, extremes, passes_trial
 from qatfunc.limits import EXACT_FLOAT32
 from qatfunc.linear_maps.bilinear import Bilinear, Linear
 from qatfunc.numerics.torch_internals import int8_matmul
@@ -27,28 +27,28 @@ Mode = Literal["auto", "always", "never"]
 _MODE: ContextVar[Mode] = ContextVar("int8_forward", default="auto")
 
 _FEWEST_ROWS = 64
-"""Rows of an input below which integers save nothing."""
+"""Rows of an input below which INT8 saves no time."""
 _FEWEST_WEIGHTS = 1 << 14
-"""Weights below which integers save nothing."""
+"""Weights below which INT8 saves no time."""
 _SMALLEST_SIDE = 16
-"""Rows, inputs and outputs below which no shape is tried: kernels were wrong for one column."""
+"""Rows, inputs and outputs below which no shape is tried: with one column, kernels were wrong."""
 _LARGEST_OPERAND = 1 << 25
 """Elements above which no shape is tried, as a trial takes as much memory again."""
 _CALLS_BEFORE_TRIAL = 16
-"""Calls of a shape before its trial in mode "auto", which takes as long as some eight calls."""
+"""Calls of a shape before its trial in mode "auto"; a trial takes as long as about eight calls."""
 
 _TRIALS = Trials()
 
 
 @contextmanager
 def int8_forward(mode: Mode) -> Iterator[None]:
-    """Say whether forwards of quantized linear layers may run in INT8 on a CPU; no bit changes.
+    """Choose when quantized linear layers compute in INT8 on a CPU; results do not change.
 
     Args:
-        mode: "auto", where it was found to be exact and faster, which is the default; "always",
-            where it was found to be exact, however slow; "never".
+        mode: "auto" (the default), where a trial found INT8 exact and faster; "always", where a
+            trial found it exact, even if slower; "never".
     Raises:
-        ValueError: mode is something else.
+        ValueError: mode is another string.
     """
     if mode not in ("auto", "always", "never"):
         raise ValueError(f'mode must be "auto", "always" or "never", got {mode!r}')
@@ -60,7 +60,7 @@ def int8_forward(mode: Mode) -> Iterator[None]:
 
 
 def integer_sums(op: Bilinear, x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
-    """Apply an operator to integers, in INT8 where its shapes have earned that.
+    """Apply an operator to integers, in INT8 where a trial of the shape allows that.
 
     Args:
         op: the operator.
@@ -75,18 +75,18 @@ def integer_sums(op: Bilinear, x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
         return op(x, weight)
     signature = Signature(mode, x.numel() // x.shape[-1], *weight.shape[::-1])
     due = _TRIALS.is_due(signature, after=_CALLS_BEFORE_TRIAL if mode == "auto" else 0)
-    if not (due or _TRIALS.has_earned(signature)):
+    if not (due or _TRIALS.has_passed(signature)):
         return op(x, weight)
     fits = has_equal_sums(x, weight, grid)
     if mode == "auto":
         _TRIALS.note(signature, fits=fits)
     if fits and due:
-        _TRIALS.hold(signature, lambda: _earns(op, (x, weight, grid), timed=mode == "auto"))
+        _TRIALS.hold(signature, lambda: _passes(op, (x, weight, grid), timed=mode == "auto"))
     return int8_sums(x, weight, grid) if fits and not due else op(x, weight)
 
 
 def int8_sums(x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
-    """Multiply 8-bit integers in INT8, whether or not this CPU does so exactly.
+    """Multiply 8-bit integers in INT8; exact only if the CPU's kernel is.
 
     Args:
         x: float32 (*, in), integers of the grid.
@@ -103,14 +103,14 @@ def int8_sums(x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
 
 
 def has_equal_sums(x: Tensor, weight: Tensor, grid: Grid) -> bool:
-    """Return whether operands fit 8 bits and no order of summation rounds.
+    """Return whether operands fit 8 bits and their sums are exact in any order.
 
     Args:
-        x: float32, integers of the grid, or NaN, for which the answer is no.
+        x: float32, integers of the grid, or NaN.
         weight: float32, integers or NaN.
         grid: x's.
     Returns:
-        True where float32 and int32 hold every partial sum.
+        True if float32 and int32 hold every partial sum exactly; False with NaN.
     """
     low, high = float(grid.low), float(grid.high)
     if not (high - low <= 255 and -255 <= low <= 0 <= high):
@@ -125,13 +125,15 @@ def _sums_if_equal(x: Tensor, weight: Tensor, grid: Grid) -> Tensor | None:
     return int8_sums(x, weight, grid) if has_equal_sums(x, weight, grid) else None
 
 
-def _earns(op: Bilinear, own: Operands, *, timed: bool) -> bool:
-    # Finding out whether operands fit is part of what integers cost.
-    return _serves(timed=timed) and is_earned(Ways(_sums_if_equal, op), own, timed=timed)
+def _passes(op: Bilinear, own: Operands, *, timed: bool) -> bool:
+    # The time to check the operands counts as part of INT8.
+    return _medium_shape_passes(timed=timed) and passes_trial(
+        Ways(_sums_if_equal, op), own, timed=timed
+    )
 
 
 def _is_candidate(op: Bilinear, x: Tensor, weight: Tensor, mode: Mode) -> bool:
-    """Whether INT8 comes into question for operands of these shapes."""
+    """Whether INT8 may be used for operands of these shapes."""
     if not isinstance(op, Linear) or type(x) is not Tensor or not x.is_cpu:
         return False
     if mode == "auto" and weight.numel() < _FEWEST_WEIGHTS:
@@ -145,7 +147,7 @@ def _is_candidate(op: Bilinear, x: Tensor, weight: Tensor, mode: Mode) -> bool:
 
 
 @cache
-def _serves(*, timed: bool) -> bool:
-    """Whether a middling shape earns INT8; if not, trials of large ones would take seconds."""
+def _medium_shape_passes(*, timed: bool) -> bool:
+    """Whether a shape of medium size passes; if not, trials of large ones would take seconds."""
     own = next(extremes(128, 256, 256))
-    return is_earned(Ways(_sums_if_equal, Linear()), own, timed=timed)
+    return passes_trial(Ways(_sums_if_equal, Linear()), own, timed=timed)

@@ -1,10 +1,10 @@
-"""Which shapes of a matrix product may be computed in INT8: each is tried on operands of its own.
+"""Trials of which shapes of a matrix product INT8 computes exactly, and faster than float32.
 
-    earned = equal sums on its first operands
-             and equal sums on extreme operands of the same shape
-             and, where time matters, at most 1 / MARGIN of the time that floats take
+    passed = equal sums of the first operands of the shape
+             and equal sums of extreme operands of the shape
+             and, if timed, at most 1 / MARGIN of float32's time
 
-No property of a CPU says beforehand which shapes its kernels compute rightly or faster.
+No documented property of a CPU tells for which shapes its kernels are exact or faster.
 """
 
 import time
@@ -19,31 +19,31 @@ from qatfunc.fused.grid import Grid
 from qatfunc.numerics.torch_internals import onednn_is_enabled
 
 MARGIN = 1.1
-"""How many times as fast as floats integers have to be: what timing a few calls can tell."""
+"""Factor by which INT8 must be faster; timing a few calls does not resolve less."""
 HOPELESS = 2.0
-"""How many times as slow as floats integers may be before a trial ends early."""
+"""Factor by which INT8 may be slower before a trial is stopped early."""
 
 _MOST_TRIALS = 256
-_MOST_COUNTED = 1024
+_MOST_COUNTERS = 1024
 _MOST_MISFITS = 8
 
 _BLOCK, _MOST_INPUTS = 64, 896
-"""Extreme weights are zero but in blocks of inputs, as float32 sums 1,024 products of 2^14."""
+"""Extreme weights are 0 except in blocks of inputs: float32 sums 1,024 products of 2^14 exactly."""
 
 Operands = tuple[Tensor, Tensor, Grid]
 """x (*, in) and weight (out, in), float32 integers, and x's grid."""
 
 
 class Ways(NamedTuple):
-    """Two ways to the same sums."""
+    """The two kernels that a trial compares."""
 
     integers: Callable[[Tensor, Tensor, Grid], Tensor | None]
-    """None where operands do not fit."""
+    """It returns None for operands that do not fit 8 bits."""
     floats: Callable[[Tensor, Tensor], Tensor]
 
 
 class Signature(NamedTuple):
-    """What a kernel depends on beside values; `mode` says what a trial has to show."""
+    """The shape of a call; a trial is timed if `mode` is "auto"."""
 
     mode: str
     rows: int
@@ -52,72 +52,72 @@ class Signature(NamedTuple):
 
 
 class Trials:
-    """What trials have shown, in this process; neither it nor their number grows without bound."""
+    """Results of trials in this process; their number, and that of counted calls, is limited."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._earned: dict[tuple[Signature, int, bool], bool] = {}
+        self._passed: dict[tuple[Signature, int, bool], bool] = {}
         self._calls: dict[Signature, int] = {}
         self._misfits: dict[Signature, int] = {}
 
-    def has_earned(self, signature: Signature) -> bool:
-        """Return whether a trial of the signature was held and passed."""
-        return self._earned.get(_with_settings(signature), False)
+    def has_passed(self, signature: Signature) -> bool:
+        """Return whether a trial of the signature was run and passed."""
+        return self._passed.get(_with_settings(signature), False)
 
     def is_due(self, signature: Signature, *, after: int) -> bool:
-        """Count a call, and return whether the signature's trial is to be held now.
+        """Count a call, and return whether the signature's trial is due.
 
         Args:
             signature: of the call.
             after: calls that come before the trial.
         Returns:
-            False once a trial was held, and where as many were held as may be.
+            False after the trial, and once the largest number of trials is reached.
         """
-        if _with_settings(signature) in self._earned or len(self._earned) >= _MOST_TRIALS:
+        if _with_settings(signature) in self._passed or len(self._passed) >= _MOST_TRIALS:
             return False
-        if len(self._calls) >= _MOST_COUNTED:
+        if len(self._calls) >= _MOST_COUNTERS:
             self._calls, self._misfits = {}, {}
         calls = self._calls.get(signature, 0)
         self._calls[signature] = calls + 1
         return calls >= after
 
     def note(self, signature: Signature, *, fits: bool) -> None:
-        """Refuse a signature whose operands keep failing to fit, since looking at them takes time.
+        """Refuse a signature whose operands repeatedly do not fit: checking them takes time.
 
         Args:
             signature: of a call.
-            fits: whether its operands do.
+            fits: whether its operands fit 8 bits.
         """
         misfits = 0 if fits else self._misfits.get(signature, 0) + 1
         self._misfits[signature] = misfits
         if misfits >= _MOST_MISFITS:
-            self._earned[_with_settings(signature)] = False
+            self._passed[_with_settings(signature)] = False
 
     def hold(self, signature: Signature, trial: Callable[[], bool]) -> None:
-        """Hold a trial, unless another thread holds one, which would spoil its times.
+        """Run a trial, unless another thread runs one, which would distort the times.
 
         Args:
-            signature: what is tried.
-            trial: returns whether it passed.
+            signature: of the call.
+            trial: returns whether the signature passes.
         """
         if not self._lock.acquire(blocking=False):
             return
         try:
-            self._earned[_with_settings(signature)] = trial()
+            self._passed[_with_settings(signature)] = trial()
         finally:
             self._lock.release()
             self._calls.pop(signature, None)
 
 
-def is_earned(ways: Ways, own: Operands, *, timed: bool) -> bool:
-    """Try whether integers give the sums of floats and, if asked, in clearly less time.
+def passes_trial(ways: Ways, own: Operands, *, timed: bool) -> bool:
+    """Return whether INT8 gives the sums of float32 and, if timed, in clearly less time.
 
     Args:
-        ways: the two ways.
-        own: operands, which fit.
-        timed: whether time matters.
+        ways: the two kernels.
+        own: operands of the call, which fit 8 bits.
+        timed: whether INT8 must be faster, too.
     Returns:
-        whether the integers earn their use for operands of these shapes.
+        whether INT8 may be used for operands of these shapes.
     """
     try:
         if not _is_equal(ways, own):  # the first call, which also prepares the kernel
@@ -140,14 +140,14 @@ def is_earned(ways: Ways, own: Operands, *, timed: bool) -> bool:
 
 
 def extremes(rows: int, inputs: int, outputs: int) -> Iterator[Operands]:
-    """Return operands at the ends of 8 bits, in all combinations of signs.
+    """Return operands with the extreme 8-bit values, in all combinations of signs.
 
     Args:
         rows: of x.
         inputs: columns of x and of the weight.
         outputs: rows of the weight.
     Returns:
-        three pairs, one at a time, whose sums float32 holds.
+        three pairs, one at a time, whose sums are exact in float32.
     """
     like = {"dtype": torch.float32, "device": "cpu"}
     grid = Grid(torch.ones((), **like), -128.0, 127.0)  # type: ignore[call-overload]
@@ -170,5 +170,5 @@ def _is_equal(ways: Ways, operands: Operands) -> bool:
 
 
 def _with_settings(signature: Signature) -> tuple[Signature, int, bool]:
-    """Add the settings of torch by which it chooses a kernel."""
+    """Add the settings of torch that determine the kernel."""
     return signature, torch.get_num_threads(), onednn_is_enabled()

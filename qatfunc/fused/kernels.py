@@ -32,23 +32,23 @@ from qatfunc.spec import ActivationSpec, WeightSpec
 _ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
 
 _FEW_SCALES = 16
-"""Up to here numbers cost less than operators on tensors do."""
+"""Up to this many scales, Python floats are faster than operators on tensors."""
 
 _FEW_WEIGHTS = 256
-"""Up to here all of a weight as numbers costs less than its extremes by channel."""
+"""Up to this many weights, a list of them all is faster than their extremes per channel."""
 
 _FEW_CHANNELS = 4
-"""Up to here two gradients of a weight cost less than one of an input (measured with oneDNN)."""
+"""Up to this many channels, two weight gradients are faster than one input gradient (oneDNN)."""
 
 
 class FusedSpec(NamedTuple):
-    """What is static about one call of the fused operator.
+    """The static part of one call of the fused operator.
 
     Args:
         op: the operator.
         weight: the weight's grid.
         activation: the input's grid.
-        optional: which optional parameters there are, of "bias" and "weight_scale".
+        optional: names of the optional parameters that are given: "bias", "weight_scale".
     """
 
     op: Bilinear
@@ -67,13 +67,13 @@ class Operands(NamedTuple):
 
 
 def named(spec: FusedSpec, tensors: Sequence[Tensor]) -> Operands:
-    """Give names to (x, weight, clip.max, clip.min, *optional)."""
+    """Return (x, weight, clip.max, clip.min, *optional) by their names."""
     optional = dict(zip(spec.optional, tensors[4:], strict=True))
     return Operands(tensors[0], tensors[1], Clip(*tensors[2:4]), optional)
 
 
 class Grids(NamedTuple):
-    """The grids of one call, which its backward uses again."""
+    """The grids of one call, which its backward reuses."""
 
     x: Grid
     weight: Grid
@@ -81,7 +81,7 @@ class Grids(NamedTuple):
 
 
 def grids_of(spec: FusedSpec, operands: Operands, scales: Tensor) -> Grids:
-    """Return the grids of a forward whose weight had these scales."""
+    """Return the grids of a forward, given the scales of its weight."""
     x = activation_grid(operands.x, operands.clip, spec.activation)
     return Grids(x, Grid(scales, spec.weight.qmin, spec.weight.qmax))
 
@@ -90,18 +90,18 @@ def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Grids]:
     """Compute the operator.
 
     Args:
-        spec: what is static.
+        spec: the static part of the call.
         operands: the tensors.
     Returns:
-        the output, and what the operands were quantized to.
+        the output, and the grids of the operands.
     """
     op, weight_grid = spec.op, _weight_grid(spec, operands)
     grid = activation_grid(operands.x, operands.clip, spec.activation)
     rescale = _output_scales(op, weight_grid.scale) * grid.scale
     integers = to_integers(operands.x, grid), to_integers(operands.weight, weight_grid)
     acc = integer_sums(op, *integers, grid)
-    # Rounding an exact sum changes nothing; it repairs convolutions that are not exact on
-    # integers (Winograd forms). Adding +0.0 turns -0.0 into the only zero an integer has.
+    # Rounding does not change an exact sum; it corrects convolutions whose algorithm is inexact on
+    # integers (Winograd). Adding +0.0 turns -0.0 into +0.0, the only zero of an integer.
     if not _sums_exactly(op, acc):
         acc.round_()
     bias = operands.optional.get("bias")
@@ -112,19 +112,19 @@ def fused_forward(spec: FusedSpec, operands: Operands) -> tuple[Tensor, Grids]:
 def fused_backward(
     spec: FusedSpec, needed: Sequence[bool], g: Tensor, grids: Grids, operands: Operands
 ) -> tuple[Tensor, ...]:
-    """Compute gradients of the operands from nothing that the float operator does not keep too.
+    """Compute the gradients of the operands from tensors that the float operator saves, too.
 
-    With n the integers of x and w' = q_w * scale_w they come from dL/dx' = op^T(g, w') and
-    dL/dw' = op^T(g, n) * scale_x, hence without a pass over g.
+    With n the integers of x and w' = q_w * scale_w, they follow from dL/dx' = op^T(g, w') and
+    dL/dw' = op^T(g, n) * scale_x, without another pass over g.
 
     Args:
-        spec: what is static.
-        needed: which of (x, weight, clip.max, clip.min, *optional) are wanted.
+        spec: the static part of the call.
+        needed: which of (x, weight, clip.max, clip.min, *optional) need a gradient.
         g: the output's gradient.
         grids: as fused_forward returned them.
         operands: the tensors of the forward.
     Returns:
-        the gradients wanted, in that order.
+        the needed gradients, in that order.
     """
     wanted = dict(zip(("x", "weight", "max", "min", *spec.optional), needed, strict=True))
     quantized = quantize_again(operands.x, operands.clip, grids.x, spec.activation)
@@ -142,7 +142,7 @@ def fused_backward(
 
 
 class _Step(NamedTuple):
-    """What gradients start from."""
+    """The arguments of a backward, and the input quantized again."""
 
     spec: FusedSpec
     wanted: dict[str, bool]
@@ -173,7 +173,7 @@ def _by_input(step: _Step, slope: Tensor) -> dict[str, Tensor]:
 
 
 def _slopes(step: _Step) -> tuple[Tensor | None, Tensor | None]:
-    """dL/dx' and dL/dw' where wanted, scales multiplied into the smaller factor or the result."""
+    """dL/dx' and dL/dw' if needed; scales multiply the smaller factor, or the result."""
     op, g, weight = step.spec.op, step.g, step.operands.weight
     integers = step.quantized.integers
     small_weight = min(g.numel(), integers.numel()) >= weight.numel()
@@ -204,14 +204,14 @@ def _input_slope(step: _Step) -> Tensor:
 
 
 def _by_first_layer(step: _Step) -> dict[str, Tensor]:
-    """Gradients of the range and of the weight, where nobody asks for the input's gradient.
+    """Gradients of the range and of the weight of a layer whose input needs no gradient.
 
     <op^T(g, w'), share> = <w', gradient of the weight for the input `share`>
     """
     op, g, weight = step.spec.op, step.g, step.operands.weight
     fake_input = step.quantized.integers * step.quantized.grid.scale
     inputs = [fake_input, *range_shares(step.quantized)]
-    if weight.shape[1] == 1:  # three channels cost no more than one, as vectors are wider
+    if weight.shape[1] == 1:  # three channels fit the vectors that one needs
         wide = weight.new_empty(len(weight), len(inputs), *weight.shape[2:])
         slopes = op.weight_gradient(g, torch.cat(inputs, 1), wide).split(1, 1)
     else:
@@ -236,7 +236,7 @@ def _weights(step: _Step, slope: Tensor) -> dict[str, Tensor]:
 
 
 def _weight_grid(spec: FusedSpec, operands: Operands) -> Grid:
-    """Return the grid with the scales of arq.arq_qparams, or those given, of the weight's rank."""
+    """Return the weight's grid, with trained scales or arq.arq_qparams', of the weight's rank."""
     op, weight, ends = spec.op, operands.weight, (spec.weight.qmin, spec.weight.qmax)
     given = operands.optional.get("weight_scale")
     if given is not None:
@@ -256,18 +256,18 @@ def _weight_grid(spec: FusedSpec, operands: Operands) -> Grid:
     numbers = [symmetric_scale(high, low, spec.weight, FLOATS) for high, low in extremes]
     pairs = zip(extremes, numbers, strict=True)
     clips = any(_clips(high, scale, ends[1]) for (high, _), scale in pairs)
-    # A third of the time that a tensor of a list takes.
+    # frombuffer takes a third of the time of torch.tensor(list).
     scales = torch.frombuffer(array("f", numbers), dtype=torch.float32).view(count, *ones)
     return Grid(scales, *ends, clips=clips)
 
 
 def _clips(high: float, scale: float, qmax: int) -> bool:
-    """Whether weights up to high may round to more than qmax, as where the lower end is met."""
+    """Whether weights up to high may round above qmax, if the lowest weight set the scale."""
     return high > (qmax + 0.49) * scale
 
 
 def _extremes(rows: Tensor) -> Iterable[tuple[float, float]]:
-    """Return each row's largest and smallest weight, NaN where one is NaN."""
+    """Return each row's largest and smallest weight; NaN for a row with a NaN."""
     if rows.numel() <= _FEW_WEIGHTS:
         numbers = rows.tolist()
         if math.isfinite(sum(map(sum, numbers))):
@@ -280,7 +280,7 @@ def _shaped(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _output_scales(op: Bilinear, scales: Tensor) -> Tensor:
-    """Return the weight's scales as they multiply an output."""
+    """Return the weight's scales in a shape that broadcasts to the output."""
     if scales.numel() == 1:
         return scales
     if op.transposed:
@@ -289,7 +289,7 @@ def _output_scales(op: Bilinear, scales: Tensor) -> Tensor:
 
 
 def _sums_exactly(op: Bilinear, x: Tensor) -> bool:
-    """Whether products are added up as they are, which oneDNN is always asked to do."""
+    """Whether the kernel sums the products themselves, as oneDNN's convolutions in torch do."""
     return x.is_cpu and (isinstance(op, Linear) or onednn_is_enabled())
 
 

@@ -6,8 +6,9 @@ With n the integers of x and g the gradient of x' = n * scale:
     clip.max: E + sum of g above;   clip.min: sum of g below - E
     E = sum(g * (n - clamp(x / scale, low, high))) / steps + e_max * sum above + e_min * sum below
 
-where e_end = (round(end / scale) - end / scale) / steps. Only the few elements outside the range
-contribute to both sums, so their integers, high above and low below, tell one from the other.
+where e_end = (round(end / scale) - end / scale) / steps. Both sums are over the few elements
+outside the range, whose integers are `high` above it and `low` below it; so sum(g) and sum(g * n)
+over these elements determine them.
 """
 
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from qatfunc.spec import ActivationSpec
 
 
 class Quantized(NamedTuple):
-    """An input and what a backward pass has to know about it again."""
+    """An input, its integers and its rounding errors, as backward needs them."""
 
     x: Tensor
     clip: Clip
@@ -31,7 +32,7 @@ class Quantized(NamedTuple):
     steps: int
     """high - low of the grid."""
     integers: Tensor
-    """n, counted from the zero point."""
+    """n, relative to the zero point."""
     rounding: Tensor
     """n - x / scale inside the range, 0 outside."""
 
@@ -45,7 +46,7 @@ def quantize_again(x: Tensor, clip: Clip, grid: Grid, spec: ActivationSpec) -> Q
         grid: the range's.
         spec: width and symmetry.
     Returns:
-        the integers, and how far they are from x.
+        the integers and the rounding errors.
     """
     ratio = torch.div(x, grid.scale)
     integers = ratio.round()
@@ -62,16 +63,16 @@ def inside(g: Tensor, quantized: Quantized, *, out: Tensor | None = None) -> Ten
     Args:
         g: a gradient, of x's shape.
         quantized: x and its grid.
-        out: memory of x's shape that may be used for it.
+        out: a tensor of x's shape that may be overwritten with the result.
     Returns:
-        a tensor of x's shape; g where nothing is outside.
+        a tensor of x's shape; g itself where nothing is outside.
     """
     if not quantized.grid.clips:
         return g
     lowest, highest = _ends(quantized.grid)
     if isinstance(highest, Tensor) or isinstance(lowest, Tensor):
         return g.masked_fill((quantized.x > highest) | (quantized.x < lowest), 0.0)
-    # The backward of hardtanh is one pass; it drops the bounds themselves, which are inside here.
+    # The backward of hardtanh is a single pass. It excludes the bounds, which count as inside here.
     below, above = -next_float32(-lowest), next_float32(highest)
     if out is None:
         return torch.ops.aten.hardtanh_backward.default(g, quantized.x, below, above)
@@ -89,7 +90,7 @@ def input_gradients(g: Tensor, quantized: Quantized) -> tuple[Tensor, Tensor, Te
     """
     grid, steps = quantized.grid, quantized.steps
     rounding, like = number(dot(g, quantized.rounding)), quantized.clip
-    # Memory that is touched for the first time takes ten times as long as the arithmetic.
+    # Reused, because writing to newly allocated memory takes ten times as long as the arithmetic.
     passed = inside(g, quantized, out=quantized.rounding)
     if not grid.clips:
         error = rounding / steps
@@ -104,7 +105,7 @@ def input_gradients(g: Tensor, quantized: Quantized) -> tuple[Tensor, Tensor, Te
 
 
 def range_shares(quantized: Quantized) -> tuple[Tensor, Tensor]:
-    """Return what each element's gradient counts in those of clip.max and clip.min.
+    """Return the derivatives of each quantized element with respect to clip.max and clip.min.
 
     Args:
         quantized: x and its integers.
@@ -120,7 +121,7 @@ def range_shares(quantized: Quantized) -> tuple[Tensor, Tensor]:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum a * b over all elements, without a copy where both have one dense memory format."""
+    """Sum a * b over all elements, without a copy if both have the same dense memory format."""
     if not (a.is_contiguous() and b.is_contiguous()):
         order = sorted(range(a.ndim), key=a.stride, reverse=True)
         a, b = a.permute(order), b.permute(order)

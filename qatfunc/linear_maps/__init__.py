@@ -1,7 +1,7 @@
-"""What is computed on the integers: maps that are linear in the input and in the weight.
+"""Linear and convolutions: operators that are linear in the input and in the weight.
 
 Index:
-    padding     what "same" and "valid" mean
-    channels    where the output channels of a weight are
+    padding     padding="same" and "valid" as numbers of elements
+    channels    the layout of output channels in a weight
     bilinear    linear, convolution and transposed convolution, with their gradients
 """

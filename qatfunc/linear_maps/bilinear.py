@@ -1,4 +1,4 @@
-"""What is computed on the integers: maps linear in input and weight, and their gradients."""
+"""Operators that are linear in input and weight (linear, convolutions), and their gradients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ class Linear:
         return F.linear(x, weight)
 
     def per_channel(self, values: Tensor) -> Tensor:
-        """Shape one value for each output channel so that it broadcasts to the output."""
+        """Reshape one value per output channel so that it broadcasts to the output."""
         return values if values.ndim == 1 else values.reshape(-1)
 
     def sum_to_channels(self, y: Tensor) -> Tensor:
-        """Sum an output over all but its channels."""
+        """Sum an output over all axes but that of the channels."""
         return _rows(y).sum(0)
 
     def join_batches(self, x: Tensor) -> Tensor:
-        """Make one batch of a stack of batches."""
+        """Merge a stack of batches, (count, N, *), into the one batch that the operator takes."""
         return x
 
     def split_batches(self, y: Tensor, count: int) -> Tensor:  # noqa: ARG002
-        """Undo join_batches for the output."""
+        """Split the output of join_batches into its stack of batches again."""
         return y
 
     def input_gradient(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002
@@ -58,10 +58,10 @@ class Convolution:
     """A convolution or transposed convolution without a bias, of one to three axes.
 
     Args:
-        stride, padding, output_padding, dilation: one an axis.
+        stride, padding, output_padding, dilation: one per axis.
         groups: as torch's.
         transposed: whether it is a transposed convolution.
-        outer: what torch.nn.functional.pad adds to the input first, empty for nothing.
+        outer: amounts by which torch.nn.functional.pad pads the input first; empty for none.
     """
 
     stride: tuple[int, ...]
@@ -87,19 +87,19 @@ class Convolution:
         )
 
     def per_channel(self, values: Tensor) -> Tensor:
-        """Shape one value for each output channel so that it broadcasts to the output."""
+        """Reshape one value per output channel so that it broadcasts to the output."""
         return values.reshape(-1, *(1 for _ in self.stride))
 
     def sum_to_channels(self, y: Tensor) -> Tensor:
-        """Sum an output over all but its channels."""
+        """Sum an output over all axes but that of the channels."""
         return y.sum([d for d in range(y.ndim) if d != 1])
 
     def join_batches(self, x: Tensor) -> Tensor:
-        """Make one batch of a stack of batches."""
+        """Merge a stack of batches, (count, N, *), into the one batch that the operator takes."""
         return x.flatten(0, 1)
 
     def split_batches(self, y: Tensor, count: int) -> Tensor:
-        """Undo join_batches for the output."""
+        """Split the output of join_batches into its stack of batches again."""
         return y.unflatten(0, (count, -1))
 
     def input_gradient(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Convolution:
         return self._cut(self._gradients(g, self._padded(x), weight, [True, False, False])[0])
 
     def weight_gradient(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the gradient of weight, of which only the shape matters."""
+        """Return the gradient of weight, of which only the shape is used."""
         return self._gradients(g, self._padded(x), weight, [False, True, False])[1]
 
     def gradients(self, g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ Bilinear = Linear | Convolution
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return x as a matrix; what is one already costs nothing."""
+    """Return x as a matrix."""
     return x if x.ndim == 2 else x.flatten(0, -2)
 
 
@@ -153,8 +153,8 @@ def convolution(
     """Describe a convolution in torch's terms.
 
     Args:
-        kernel_size: one size an axis.
-        stride: one for all axes or one an axis.
+        kernel_size: one size per axis.
+        stride: one for all axes or one per axis.
         padding: as stride, or "same" or "valid".
         dilation: as stride.
         groups: as torch's.
@@ -163,7 +163,7 @@ def convolution(
     Raises:
         ValueError: padding is another string.
     """
-    # A small layer would notice what finding out takes. torch.compile would warn of the memory.
+    # Cached, because a small layer is called often; torch.compile warns of lru_cache.
     describe = _convolution if traced() else _known_convolution
     return describe(_fixed(kernel_size), _fixed(stride), _fixed(padding), _fixed(dilation), groups)
 
@@ -194,7 +194,7 @@ def transposed_convolution(
 
     Args:
         axes: number of spatial axes.
-        stride: one for all axes or one an axis.
+        stride: one for all axes or one per axis.
         padding: as stride.
         output_padding: as stride.
         dilation: as stride.

@@ -1,9 +1,9 @@
-"""Where the output channels of a weight are.
+"""The layout of output channels in a weight.
 
-Conv and Linear hold them on axis 0. A transposed convolution holds weight (in, out/groups, ...),
-so output channel c is the pair (group, index on axis 1) with c = group * (out/groups) + index:
-with groups its scales vary along both leading axes. Everything that needs to know goes through
-here; a full-rank scale needs no axis afterwards.
+Conv and Linear have them on axis 0. The weight of a transposed convolution is (in, out/groups,
+...), so output channel c is the pair (group, index on axis 1) with c = group * (out/groups) +
+index: with groups, its scales vary along both leading axes. Only this file depends on the layout;
+the full-rank scales that it returns broadcast to the weight.
 """
 
 import torch
@@ -33,14 +33,14 @@ def channel_extremes(weight: Tensor, *, transposed: bool, groups: int) -> tuple[
 
 
 def per_output(scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
-    """Read one value for each output channel off a full-rank weight scale.
+    """Return one value per output channel of a full-rank weight scale.
 
     Args:
-        scale: broadcasts to the weight; size 1 everywhere for one scale a tensor.
+        scale: broadcasts to the weight; size 1 on every axis for one scale per tensor.
         transposed: whether the operator is a transposed convolution.
         groups: groups of the operator.
     Returns:
-        (out,) or, for one scale a tensor, (1,).
+        (out,) or, for one scale per tensor, (1,).
     """
     if scale.numel() == 1 or not transposed:
         return scale.flatten()
@@ -48,11 +48,11 @@ def per_output(scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
 
 
 def to_full_rank(values: Tensor, weight: Tensor, *, transposed: bool, groups: int) -> Tensor:
-    """Spread one value for each output channel over a weight: the inverse of per_output.
+    """Expand one value per output channel to a weight's rank: the inverse of per_output.
 
     Args:
         values: (out,) or (1,).
-        weight: the weight whose shape and layout are wanted.
+        weight: the weight to which the result broadcasts.
         transposed: whether the operator is a transposed convolution.
         groups: groups of the operator.
     Returns:
@@ -67,7 +67,7 @@ def to_full_rank(values: Tensor, weight: Tensor, *, transposed: bool, groups: in
 
 
 def sum_to_channels(terms: Tensor, *, transposed: bool, groups: int) -> Tensor:
-    """Sum what has a weight's shape over each output channel: the transpose of to_full_rank.
+    """Sum a tensor of a weight's shape over each output channel: the adjoint of to_full_rank.
 
     Args:
         terms: (out, in/groups, *k) or, transposed, (in, out/groups, *k).

@@ -1,4 +1,4 @@
-"""What padding="same" and "valid" mean in numbers."""
+"""padding="same" and "valid" as numbers of elements."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ def same_padding(kernel_size: Sequence[int], dilation: Ints) -> list[tuple[int, 
     """Padding before and after each spatial axis for padding="same", torch's convention.
 
     Args:
-        kernel_size: one size an axis.
-        dilation: one for all axes or one an axis.
+        kernel_size: one size per axis.
+        dilation: one for all axes or one per axis.
     Returns:
-        (before, after) an axis; after is the larger one where they differ.
+        (before, after) for each axis; after is the larger one where they differ.
 
     >>> same_padding([4, 3], 1)
     [(1, 2), (1, 1)]
@@ -25,16 +25,16 @@ def same_padding(kernel_size: Sequence[int], dilation: Ints) -> list[tuple[int, 
 def resolve_padding(
     padding: Ints | str, kernel_size: Sequence[int], dilation: Ints
 ) -> tuple[Ints, list[int]]:
-    """Split padding into what a convolution takes and what has to be padded before it.
+    """Split padding into a convolution's own and what must be padded before it.
 
     Args:
         padding: ints, "same" or "valid".
-        kernel_size: one size an axis.
-        dilation: one for all axes or one an axis.
+        kernel_size: one size per axis.
+        dilation: one for all axes or one per axis.
     Returns:
         padding for the operator, and a list for torch.nn.functional.pad (empty if none).
     Raises:
-        TypeError: padding is no number of elements.
+        TypeError: padding is a float.
         ValueError: padding is another string.
     """
     if not isinstance(padding, str):

@@ -20,16 +20,16 @@ T = TypeVar("T", float, Tensor)
 
 
 class Arithmetic(NamedTuple):
-    """What +, -, *, / and comparisons do not provide."""
+    """The operations of a formula besides +, -, *, / and comparisons."""
 
     where: Callable[[Any, Any, Any], Any]
     """where(condition, a, b), as torch.where."""
     nearest: Callable[[Any], Any]
-    """Round to an integer, ties to even; what is not finite stays as it is."""
+    """Round to an integer, ties to even; infinity and NaN stay unchanged."""
     float32: Callable[[Any], Any]
     """Round the result of one operation to float32."""
     full_like: Callable[[Any, float], Any]
-    """full_like(x, value): value in x's form."""
+    """full_like(x, value): a number like x with this value."""
 
 
 def to_float32(value: float) -> float:
@@ -55,7 +55,7 @@ def next_float32(value: float) -> float:
 
 
 def round_half_even(value: float) -> float:
-    """Round to an integer, ties to even; what is not finite stays as it is."""
+    """Round to an integer, ties to even; infinity and NaN stay unchanged."""
     return float(round(value)) if math.isfinite(value) else value
 
 
@@ -72,7 +72,7 @@ def _as_it_is(value: Tensor) -> Tensor:
 
 
 TENSORS = Arithmetic(torch.where, torch.round, _as_it_is, torch.full_like)
-"""Of float32 tensors."""
+"""Arithmetic of float32 tensors."""
 
 FLOATS = Arithmetic(_where, round_half_even, to_float32, _second)
-"""Of Python floats that float32 holds."""
+"""Arithmetic of Python floats that are float32 numbers."""

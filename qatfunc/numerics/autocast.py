@@ -1,4 +1,4 @@
-"""Keeping autocast away from sums of integers."""
+"""Switching autocast off where integers are summed."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,14 +9,14 @@ _NOTHING = nullcontext()
 
 
 def exact_types(x: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which operators compute in the types they are given.
+    """Return a context in which operators compute in the dtypes of their operands.
 
     Autocast would round sums of integers to bfloat16 or float16.
 
     Args:
         x: a tensor on the device that computes.
     Returns:
-        a context that turns autocast off; one that does nothing where it is off already.
+        a context that switches autocast off, or does nothing if it is off already.
     """
     return torch.autocast(x.device.type, enabled=False) if autocasting(x) else _NOTHING
 
@@ -25,20 +25,20 @@ def autocasting(x: Tensor) -> bool:
     """Return whether autocast is on for a tensor's device.
 
     Args:
-        x: any tensor; the meta device knows no autocast.
+        x: any tensor; there is no autocast for the meta device.
     Returns:
-        True where operators would choose their types.
+        True where autocast chooses the dtypes of operators.
     """
-    # Naming the device takes longer than asking about it.
+    # x.is_cpu is faster than x.device.
     device = "cpu" if x.is_cpu else x.device.type
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def widened(x: Tensor) -> Tensor:
-    """Return a tensor in float32, and one that is so already as it is.
+    """Convert a tensor to float32; return a float32 tensor unchanged.
 
-    An exporter records every conversion, also one of float32 to float32, with the type that it
-    expects, and refuses its own record when it computes it again within autocast.
+    An exporter records a conversion from float32 to float32 with the dtype that it expects, and
+    fails when it runs its own record under autocast.
 
     Args:
         x: any tensor.

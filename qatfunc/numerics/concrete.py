@@ -1,10 +1,10 @@
-"""Numbers read off tensors: where that is allowed and costs next to nothing.
+"""Where the values of tensors may be read as Python numbers, and where that is cheap.
 
-Numbers are Python floats on a CPU, where chains of operators on one-element tensors cost more
-than small layers do and bounds given as tensors make torch.clamp ten times slower. On other
-devices they stay tensors: reading them would stall the device. What tensors are divided or
-multiplied by is a tensor everywhere: torch takes twice as long to bring a float to their type, and
-elsewhere than on a CPU it divides by a float by multiplying with its reciprocal.
+On a CPU, scales and bounds are read: chains of operators on one-element tensors cost more than a
+small layer, and bounds given as tensors make torch.clamp ten times slower. On other devices they
+stay tensors, because reading one waits for the device. Divisors and factors of tensors are tensors
+on all devices: converting a float takes torch twice as long, and on other devices than a CPU torch
+multiplies by a float's reciprocal instead of dividing.
 """
 
 import torch
@@ -16,28 +16,28 @@ Number = float | Tensor
 
 
 def traced() -> bool:
-    """Whether somebody records what is computed, so that numbers read would become constants."""
+    """Whether torch.compile, export or jit.trace is tracing, which makes values constants."""
     return torch.compiler.is_compiling() or is_jit_tracing()
 
 
-def looks_at_values() -> bool:
-    """Whether what is done may depend on values, at whatever cost: nobody records or transforms."""
+def may_read_values() -> bool:
+    """Whether a computation may depend on values, at any cost: nothing traces or transforms it."""
     return not traced() and not transforms_are_active()
 
 
 def reads_cheaply(x: Tensor) -> bool:
-    """Whether reading a number off a tensor costs next to nothing."""
+    """Whether reading a tensor's value is cheap."""
     return x.is_cpu
 
 
 def reads_values(x: Tensor) -> bool:
-    """Whether what is computed may depend on values and leave torch, at next to no cost.
+    """Whether a computation may depend on x's values and use NumPy, cheaply.
 
-    Nobody records or transforms what is computed, and x is a plain tensor on a CPU.
+    Nothing traces or transforms it, and x is a plain tensor on a CPU.
     """
     return type(x) is Tensor and reads_cheaply(x) and not traced() and not transforms_are_active()
 
 
 def number(x: Tensor) -> Number:
-    """Return a one-element tensor as a Python float where that costs next to nothing."""
+    """Return a one-element tensor as a Python float where reading it is cheap."""
     return x.item() if reads_cheaply(x) else x

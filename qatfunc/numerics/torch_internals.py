@@ -1,8 +1,7 @@
-"""The only file that touches names of torch that its documentation does not promise.
+"""torch's private names: the only file that uses what torch does not document.
 
-A hook that a version of torch does not have is replaced by something slower that gives the same
-bits; each function says what that is. Classes that torch exports under private names alone are
-imported as they are.
+If a version of torch lacks one of them, a slower replacement gives the same results; each function
+documents its own. Classes that have private names only are imported under public ones.
 """
 
 import sys
@@ -38,14 +37,14 @@ __all__ = [
 
 
 def _hook(path: str) -> Any:
-    """Return what torch has under a dotted path, None where it has nothing there."""
+    """Return an attribute of torch by its dotted path, None if there is none."""
     try:
         return attrgetter(path)(torch)
     except AttributeError:
         return None
 
 
-# Looked up once: small layers ask at every call.
+# Looked up once, because small layers call them often.
 _is_tracing = _hook("_C._is_tracing") or _hook("jit.is_tracing")
 _transforms_active = _hook("_C._are_functorch_transforms_active")
 _unwrap_if_dead = _hook("_C._functorch.unwrap_if_dead")
@@ -54,13 +53,12 @@ _graph_task = _hook("_C._current_graph_task_id")
 
 
 def is_jit_tracing() -> bool:
-    """Return whether torch.jit.trace records what is computed.
+    """Return whether torch.jit.trace is tracing.
 
-    torch.jit.is_tracing is what is public, and asks two more questions that cost a small layer
-    time; it is used where torch has no _is_tracing.
+    The public torch.jit.is_tracing is slower; it is used if torch has no _is_tracing.
 
     Returns:
-        True while it records.
+        True while tracing.
     """
     return bool(_is_tracing())
 
@@ -69,8 +67,8 @@ def transforms_are_active() -> bool:
     """Return whether a transform of torch.func (grad, vjp, jvp, vmap) is active.
 
     Returns:
-        True within one. Without torch's hook True always: every operator then takes the way that
-        transforms can follow, and calibration does not check values.
+        True within one. Without torch's function always True: operators then use their
+        implementation for transforms, and calibration does not check values.
     """
     return _transforms_active is None or bool(_transforms_active())
 
@@ -79,14 +77,14 @@ def forward_ad_is_active() -> bool:
     """Return whether forward-mode differentiation is active.
 
     Returns:
-        True within a torch.autograd.forward_ad.dual_level. Without torch's counter of levels True
-        always: operators then define a forward derivative that nobody asks for.
+        True within a torch.autograd.forward_ad.dual_level. Without torch's counter of levels
+        always True: operators then use their slower implementation for forward mode.
     """
     return bool(getattr(forward_ad, "_current_level", 0) >= 0)
 
 
 def apply_untransformed(function: type[Function], static: Any, *tensors: Tensor) -> Any:
-    """Call Function.apply without the part that serves transforms, which is as slow as a small op.
+    """Call Function.apply without its support for transforms, which takes as long as a small op.
 
     It must not be called while transforms_are_active.
 
@@ -95,7 +93,7 @@ def apply_untransformed(function: type[Function], static: Any, *tensors: Tensor)
         static: its first argument, no tensor.
         tensors: the other arguments.
     Returns:
-        what function.apply returns, which is called where torch has no unwrap_if_dead.
+        the result of function.apply, which is called if torch has no unwrap_if_dead.
     """
     if _unwrap_if_dead is None:
         return function.apply(static, *tensors)
@@ -107,8 +105,8 @@ def onednn_is_enabled() -> bool:
     """Return whether torch uses oneDNN for convolutions on a CPU.
 
     Returns:
-        torch.backends.mkldnn.flags' setting. Without torch's hook False: sums that are exact are
-        then rounded once more, in vain.
+        the setting of torch.backends.mkldnn.flags. Without torch's function always False: exact
+        sums are then rounded once more, which does not change them.
     """
     return _mkldnn_enabled is not None and bool(_mkldnn_enabled())
 
@@ -132,13 +130,13 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def is_in_backward() -> bool:
-    """Return whether autograd computes gradients: what a module computes now repeats a forward.
+    """Return whether a backward pass is running: a forward within it is a recomputation.
 
-    torch.utils.checkpoint asks in the same way.
+    torch.utils.checkpoint uses the same function.
 
     Returns:
-        True within a backward pass. Without torch's hook False: a layer within activation
-        checkpointing then takes a repeated call for a new one.
+        True within a backward pass. Without torch's function always False: with activation
+        checkpointing, a layer then treats a recomputation as a new call.
     """
     return _graph_task is not None and bool(_graph_task() != -1)
 
@@ -156,8 +154,8 @@ def mark_constant_result(function: Callable[..., Any]) -> None:
     """Set the mark of torch.compiler.assume_constant_result, which would import torch._dynamo.
 
     Args:
-        function: the compiler will call it once, at tracing, instead of tracing it. A torch that
-            reads another mark traces it and, where it cannot, breaks the graph there.
+        function: the compiler calls it once, while tracing, instead of tracing it. A torch that
+            reads another mark traces it, or breaks the graph there.
     """
     vars(function)["_dynamo_marked_constant"] = True
 

@@ -3,20 +3,20 @@
     acc = op(q_x - zero_point_x, q_w) + round(bias / (scale_x * scale_w))
     y   = float32(acc) * (scale_x * scale_w)
 
-The operator runs on integer-VALUED floats. While its sums stay below 2^24 they are exact in any
-order, so an int32 accumulator, torch and ONNX Runtime's float kernels give the same bits. The
-bias is added afterwards, in one rounding, as a conversion of the int32 sum to float would be.
+The operator computes on integer-valued floats. Sums below 2^24 are exact in any order, so int32
+accumulators, torch and ONNX Runtime's float kernels give the same bits. The bias is added to the
+sum in one rounding, as an int32 sum with its bias is rounded once when it is converted to float.
 
 params is a dict, a pytree that can be differentiated, optimised and saved as it is:
     "weight"        float32, always
     "bias"          float32 (out,), optional
-    "clip"          Clip, optional; without it activations pass unquantized (calibration)
+    "clip"          Clip, optional; without it the input is not quantized (during calibration)
     "weight_scale"  float32 (out,) or (1,), optional; a trained scale (LSQ) instead of ARQ's
-    "adopted"       Adopted, optional; what the sums are multiplied by instead of the scales
+    "adopted"       Adopted, optional; adjusted factors that rescale the sums
 
 Index:
-    arguments       what is refused of operands, parameters and specs
-    dispatch        one autograd Function, or a composition of plain functions
+    arguments       checks of operands, parameters and specs
+    dispatch        the fused autograd Function, or a composition of plain functions
     products        linear, matmul
     convolutions    conv1d, conv2d, conv3d
     transposed      conv_transpose1d, conv_transpose2d

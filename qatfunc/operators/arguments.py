@@ -1,4 +1,4 @@
-"""What operators are given: refused where it is of a wrong kind, with what was meant."""
+"""Checks of the arguments of operators; messages show an example of a right argument."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ _CLIPS = ("input_clip", "other_clip")
 _EXAMPLES = {
     Tensor: "torch.as_tensor(...)",
     Clip: "Clip(torch.tensor(1.0), torch.tensor(-1.0))",
-    Adopted: "Adopted(natural, moved)",
+    Adopted: "Adopted(natural, adjusted)",
 }
 
 
@@ -32,11 +32,11 @@ def check_tensor(where: str, name: str, value: Any) -> None:
     """Raise unless a value is a float32 tensor.
 
     Args:
-        where: what it was given to.
-        name: of the argument.
+        where: name of the function, for the message.
+        name: name of the argument.
         value: the value.
     Raises:
-        TypeError: it is something else.
+        TypeError: it is not.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{where}: {name} must be a float32 torch.Tensor, got {_shown(value)}")
@@ -45,15 +45,15 @@ def check_tensor(where: str, name: str, value: Any) -> None:
 
 
 def check_spec(where: str, spec: Any, kind: type, *, name: str = "spec") -> None:
-    """Raise unless a static description is of its kind.
+    """Raise unless a spec is an instance of its class.
 
     Args:
-        where: what it was given to.
+        where: name of the function, for the message.
         spec: the value.
-        kind: the class wanted.
-        name: of the argument.
+        kind: the expected class.
+        name: name of the argument.
     Raises:
-        TypeError: it is something else.
+        TypeError: it is not.
     """
     if not isinstance(spec, kind):
         example = f"{kind.__name__}(bits=8)"
@@ -67,15 +67,15 @@ def check_spec(where: str, spec: Any, kind: type, *, name: str = "spec") -> None
 
 
 def check_keys(where: str, what: str, keys: Collection[str], known: Collection[str]) -> None:
-    """Raise if a mapping has a key that means nothing.
+    """Raise if a mapping has an unknown key.
 
     Args:
-        where: what it was given to.
-        what: the mapping's name.
+        where: name of the function, for the message.
+        what: name of the mapping.
         keys: its keys.
-        known: those that mean something.
+        known: the keys that it may have.
     Raises:
-        ValueError: a key is not among them.
+        ValueError: a key is unknown.
     """
     for key in keys:
         if key not in known:
@@ -86,14 +86,14 @@ def check_keys(where: str, what: str, keys: Collection[str], known: Collection[s
 
 
 def check_params(where: str, params: Any) -> None:
-    """Raise unless the parameters of a layer are what qatfunc.operators lists.
+    """Raise unless the parameters of an operator have the names and types of qatfunc.operators.
 
     Args:
-        where: what they were given to.
+        where: name of the function, for the message.
         params: by name.
     Raises:
-        TypeError: params is no mapping, or a value is of a wrong kind.
-        ValueError: a name is not known, the weight is missing, or bias is no vector.
+        TypeError: params is no mapping, or a value has the wrong type.
+        ValueError: a name is unknown, the weight is missing, or bias is no vector.
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"{where}: params must be a dict of tensors, got {_shown(params)}")
@@ -112,13 +112,13 @@ def check_params(where: str, params: Any) -> None:
 
 
 def check_clips(params: Any) -> None:
-    """Raise unless the parameters of a product are the clips of both operands, or none.
+    """Raise unless the parameters of matmul are the clips of both operands, or none.
 
     Args:
         params: by name.
     Raises:
         TypeError: params is no mapping, or a value is no Clip.
-        ValueError: a name is not known, or one clip is missing.
+        ValueError: a name is unknown, or one clip is missing.
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"matmul: params must be a dict of Clips, got {_shown(params)}")
@@ -141,7 +141,7 @@ def check_operands(
     x_ranks: Sequence[int] | range,
     name: str,
 ) -> None:
-    """Raise unless the operands of a weighted operator are of the kinds and ranks that it takes.
+    """Raise unless the operands of an operator with a weight have the right types and ranks.
 
     Args:
         x: the input.
@@ -151,8 +151,8 @@ def check_operands(
         x_ranks: ranks that the input may have.
         name: of the operator.
     Raises:
-        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or no weight.
+        TypeError: x or weight is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or no weight.
     """
     check_tensor(name, "x", x)
     check_spec(name, spec, LayerSpec)

@@ -24,17 +24,17 @@ def conv1d(
 
     Args:
         x: float32 (N, in, L).
-        params: weight (out, in/groups, kL) and the rest, see qatfunc.operators.
+        params: weight (out, in/groups, kL) and others, see qatfunc.operators.
         spec: the grids.
         stride: as torch's.
-        padding: as torch's, "same" and "valid" too; padding counts as the integer 0.
+        padding: as torch's, "same" and "valid" too; it pads with the real number 0.
         dilation: as torch's.
         groups: as torch's.
     Returns:
         float32 (N, out, L').
     Raises:
-        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or no weight.
+        TypeError: x or weight is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
@@ -63,17 +63,17 @@ def conv2d(
 
     Args:
         x: float32 (N, in, H, W).
-        params: weight (out, in/groups, kH, kW) and the rest, see qatfunc.operators.
+        params: weight (out, in/groups, kH, kW) and others, see qatfunc.operators.
         spec: the grids.
         stride: as torch's.
-        padding: as torch's, "same" and "valid" too; padding counts as the integer 0.
+        padding: as torch's, "same" and "valid" too; it pads with the real number 0.
         dilation: as torch's.
         groups: as torch's.
     Returns:
         float32 (N, out, H', W').
     Raises:
-        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or no weight.
+        TypeError: x or weight is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
@@ -102,7 +102,7 @@ def conv3d(
 
     Args:
         x: float32 (N, in, D, H, W).
-        params: weight (out, in/groups, kD, kH, kW) and the rest, see qatfunc.operators.
+        params: weight (out, in/groups, kD, kH, kW) and others, see qatfunc.operators.
         spec: the grids.
         stride: as torch's.
         padding: as torch's, "same" and "valid" too.
@@ -111,8 +111,8 @@ def conv3d(
     Returns:
         float32 (N, out, D', H', W').
     Raises:
-        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or no weight.
+        TypeError: x or weight is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """

@@ -1,4 +1,4 @@
-"""Which of two ways a weighted operator is computed: fused, or as plain functions."""
+"""Whether an operator is computed by the fused autograd Function or by plain functions."""
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from qatfunc.spec import LayerSpec
 
 
 def quantized_op(op: Bilinear, x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
-    """Compute a weighted operator on integers and scale the sums.
+    """Compute an operator with a weight on integers, and rescale the sums.
 
     y = float32(op(q_x, q_w) + round(bias / (scale_x * scale_w))) * (scale_x * scale_w)
 
-    Two ways lead to the same bits: one autograd Function, which keeps no more for the backward
-    pass than the float operator does, and a composition of plain functions.
+    There are two implementations with the same bits: an autograd Function that saves no more for
+    backward than the float operator, and a composition of plain functions.
 
     Args:
         op: the operator.
@@ -26,7 +26,8 @@ def quantized_op(op: Bilinear, x: Tensor, params: Params, spec: LayerSpec) -> Te
         params: see qatfunc.operators.
         spec: the grids.
     Returns:
-        float32 output; without params["clip"], or spec.weight, what is not quantized is float.
+        float32 output. Without params["clip"] the input is not quantized, and without spec.weight
+        the weight is not; the operator then computes in float32.
     Gradient: ULQ's for x and clip, ARQ's or LSQ's for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
@@ -38,12 +39,12 @@ def quantized_op(op: Bilinear, x: Tensor, params: Params, spec: LayerSpec) -> Te
 
 
 def _can_fuse(x: Tensor, params: Params) -> bool:
-    """Whether the operands are what the fused operator takes, and nobody wants to look inside."""
-    # Compiling torch.func.grad of an autograd Function, besides, drops its backward, silently.
+    """Whether the fused operator supports the operands, and nothing is being traced."""
+    # torch.compile around torch.func.grad silently drops the backward of an autograd Function.
     if traced() or x.is_meta or "adopted" in params:
         return False
     weight, (high, low) = params["weight"], params["clip"]
-    on_cpu = x.is_cpu  # asked first, because naming a device takes longer
+    on_cpu = x.is_cpu  # comparing devices is slower
     for t in (weight, high, low, params.get("bias"), params.get("weight_scale")):
         if t is None:
             continue

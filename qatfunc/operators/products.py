@@ -1,4 +1,4 @@
-"""Quantized products of matrices: of an input and a weight, and of two activations."""
+"""Quantized matrix products: linear (input by weight) and matmul (two activations)."""
 
 from torch import Tensor
 
@@ -19,13 +19,13 @@ def linear(x: Tensor, params: Params, spec: LayerSpec) -> Tensor:
 
     Args:
         x: float32 (*, in), rank 2 or more.
-        params: weight (out, in) and the rest, see qatfunc.operators.
+        params: weight (out, in) and others, see qatfunc.operators.
         spec: the grids.
     Returns:
         float32 (*, out).
     Raises:
-        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or no weight.
+        TypeError: x or weight is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or no weight.
     Gradient: ULQ's for x and clip, ARQ's (or LSQ's) for weight, g for bias.
     Source: docs/semantics.md, 7.
     """
@@ -44,8 +44,8 @@ def matmul(input: Tensor, other: Tensor, params: Params, spec: ActivationSpec) -
     Returns:
         float32 (*, m, n).
     Raises:
-        TypeError: an operand is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or one clip alone.
+        TypeError: an operand is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or one clip only.
     Gradient: ULQ's for both operands and clips.
     Source: docs/semantics.md, 7.
     """

@@ -25,7 +25,7 @@ def conv_transpose1d(
 
     Args:
         x: float32 (N, in, L).
-        params: weight (in, out/groups, kL) and the rest, see qatfunc.operators.
+        params: weight (in, out/groups, kL) and others, see qatfunc.operators.
         spec: the grids.
         stride: as torch's.
         padding: as torch's.
@@ -35,8 +35,8 @@ def conv_transpose1d(
     Returns:
         float32 (N, out, L').
     Raises:
-        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or no weight.
+        TypeError: x or weight is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """
@@ -67,7 +67,7 @@ def conv_transpose2d(
 
     Args:
         x: float32 (N, in, H, W).
-        params: weight (in, out/groups, kH, kW) and the rest, see qatfunc.operators.
+        params: weight (in, out/groups, kH, kW) and others, see qatfunc.operators.
         spec: the grids.
         stride: as torch's.
         padding: as torch's.
@@ -77,8 +77,8 @@ def conv_transpose2d(
     Returns:
         float32 (N, out, H', W').
     Raises:
-        TypeError: x or weight is not float32, or params or spec is of a wrong kind.
-        ValueError: a rank does not fit, or params has another name or no weight.
+        TypeError: x or weight is not float32, or params or spec has the wrong type.
+        ValueError: a rank is wrong, or params has an unknown name or no weight.
     Gradient: as linear.
     Source: docs/semantics.md, 7.
     """

@@ -214,12 +214,12 @@ class Slow(Linear):
 
 @contextmanager
 def kernel_is(kernel: Kernel) -> Iterator[None]:
-    int8_sums._serves.cache_clear()
+    int8_sums._medium_shape_passes.cache_clear()
     try:
         with mock.patch.object(torch, "_int_mm", kernel):
             yield
     finally:
-        int8_sums._serves.cache_clear()
+        int8_sums._medium_shape_passes.cache_clear()
 
 
 @pytest.mark.parametrize("mode", ["auto", "always"])
@@ -261,13 +261,13 @@ def test_a_slow_kernel_is_used_on_demand_only():
 
 
 def test_a_kernel_that_is_slow_for_one_shape_is_refused_for_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(int8_sums, "_serves", lambda **_: True)
+    monkeypatch.setattr(int8_sums, "_medium_shape_passes", lambda **_: True)
     with mock.patch.object(torch, "_int_mm", slowly):
         assert not is_used(*operands(), mode="auto", calls=30)
 
 
 def test_a_right_and_fast_kernel_is_used_after_some_calls(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(int8_sums, "_serves", lambda **_: True)
+    monkeypatch.setattr(int8_sums, "_medium_shape_passes", lambda **_: True)
     x, weight = operands()
     with mock.patch.object(torch, "_int_mm", right), spied() as used:
         for call in range(20):
@@ -311,8 +311,8 @@ def test_one_trial_at_a_time(trials: int8_trial.Trials):
         return True
 
     trials.hold(first, trial)
-    assert trials.has_earned(first)
-    assert not trials.has_earned(second)
+    assert trials.has_passed(first)
+    assert not trials.has_passed(second)
 
 
 def test_threads_agree():
