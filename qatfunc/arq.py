@@ -12,7 +12,7 @@ from qatfunc.spec import IntSpec, WeightSpec
 from qatfunc.ste import straight_through
 
 
-def symmetric_scale(high: T, low: T, spec: IntSpec, arithmetic: Arithmetic = TENSORS) -> T:
+def symmetric_scale(high: T, low: T, spec: IntSpec, *, arithmetic: Arithmetic = TENSORS) -> T:
     """Return the scale at which the larger of |low| and |high| is the end of the grid.
 
     scale = |high| / qmax    if |high| >= |low|

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qatfunc.arq import arq_quantize
 from qatfunc.linear_maps.bilinear import Bilinear
-from qatfunc.linear_maps.channels import per_output, to_full_rank
+from qatfunc.linear_maps.channels import output_channels, per_output, to_full_rank
 from qatfunc.lsq import lsq_quantize
 from qatfunc.params import Clip, Params, QParams
 from qatfunc.spec import ActivationSpec, LayerSpec, WeightSpec
@@ -113,5 +113,5 @@ def _quantize_weight(op: Bilinear, params: Params, spec: WeightSpec) -> tuple[Te
     if scale is None:
         return arq_quantize(weight, spec, transposed=op.transposed, groups=op.groups)
     full = to_full_rank(scale, weight, transposed=op.transposed, groups=op.groups)
-    channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
+    channels = output_channels(weight, transposed=op.transposed, groups=op.groups)
     return lsq_quantize(weight, full, spec, channels=channels)

@@ -71,7 +71,7 @@ def valid_ends(clip: Clip, spec: ActivationSpec) -> tuple[float, float] | None:
 
 
 def range_scale(
-    high: T, low: T, spec: ActivationSpec, arithmetic: Arithmetic = TENSORS
+    high: T, low: T, spec: ActivationSpec, *, arithmetic: Arithmetic = TENSORS
 ) -> tuple[T, T]:
     """Turn the ends of a range into a scale and a zero point: ulq_qparams' formula.
 
@@ -87,7 +87,7 @@ def range_scale(
     where, nearest, float32, full_like = arithmetic
     high, low = where(high < 0.0, 0.0, high), where(low > 0.0, 0.0, low)
     if spec.symmetric:
-        scale: T = symmetric_scale(high, low, spec, arithmetic)
+        scale: T = symmetric_scale(high, low, spec, arithmetic=arithmetic)
         return scale, full_like(scale, 0.0)
     scale = float32(float32(high - low) / spec.steps)
     empty = scale < SMALLEST_SCALE

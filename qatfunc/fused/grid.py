@@ -38,7 +38,7 @@ def activation_grid(x: Tensor, clip: Clip, spec: ActivationSpec) -> Grid:
     if not reads_cheaply(clip.max):
         scale, zero_point = ulq_qparams(clip, spec)
         return Grid(scale, spec.qmin - zero_point, spec.qmax - zero_point)
-    step, zero = range_scale(clip.max.item(), clip.min.item(), spec, FLOATS)
+    step, zero = range_scale(clip.max.item(), clip.min.item(), spec, arithmetic=FLOATS)
     low, high = spec.qmin - zero, spec.qmax - zero
     return Grid(
         clip.max.new_full((), step), low, high, clips=not _holds(x, step * low, step * high)

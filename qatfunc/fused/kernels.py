@@ -21,7 +21,7 @@ from qatfunc.fused.range_gradients import (
     range_shares,
 )
 from qatfunc.linear_maps.bilinear import Bilinear, Convolution, Linear
-from qatfunc.linear_maps.channels import per_output, sum_to_channels, to_full_rank
+from qatfunc.linear_maps.channels import output_channels, per_output, sum_to_channels, to_full_rank
 from qatfunc.lsq import lsq_slope
 from qatfunc.numerics.arithmetic import FLOATS
 from qatfunc.numerics.concrete import reads_cheaply
@@ -226,7 +226,7 @@ def _weights(step: _Step, slope: Tensor) -> dict[str, Tensor]:
     found, spec, (_, weight, _, optional) = {"weight": slope}, step.spec, step.operands
     if step.wanted.get("weight_scale"):
         op = spec.op
-        channels = weight.shape[1] * op.groups if op.transposed else weight.shape[0]
+        channels = output_channels(weight, transposed=op.transposed, groups=op.groups)
         terms = lsq_slope(weight, step.grid.scale, spec.weight, channels=channels) * slope
         scale = optional["weight_scale"]
         per_channel = sum_to_channels(terms, transposed=op.transposed, groups=op.groups)
@@ -250,10 +250,10 @@ def _weight_grid(spec: FusedSpec, operands: Operands) -> Grid:
     ones = (1,) * (weight.ndim - 1)
     if count == 1:
         low, high = (end.item() for end in torch.aminmax(weight))
-        scale = symmetric_scale(high, low, spec.weight, FLOATS)
+        scale = symmetric_scale(high, low, spec.weight, arithmetic=FLOATS)
         return Grid(weight.new_full((1, *ones), scale), *ends, clips=_clips(high, scale, ends[1]))
     extremes = list(_extremes(weight.reshape(count, -1)))
-    numbers = [symmetric_scale(high, low, spec.weight, FLOATS) for high, low in extremes]
+    numbers = [symmetric_scale(high, low, spec.weight, arithmetic=FLOATS) for high, low in extremes]
     pairs = zip(extremes, numbers, strict=True)
     clips = any(_clips(high, scale, ends[1]) for (high, _), scale in pairs)
     # frombuffer takes a third of the time of torch.tensor(list).

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qatfunc.fused.grid import Grid, clamped_
-from qatfunc.numerics.arithmetic import next_float32, round_half_even, to_float32
+from qatfunc.numerics.arithmetic import arithmetic_of, next_float32
 from qatfunc.numerics.concrete import Number, number
 from qatfunc.params import Clip
 from qatfunc.spec import ActivationSpec
@@ -134,8 +134,9 @@ def _ends(grid: Grid) -> tuple[Number, Number]:
 
 
 def _product(a: Number, b: Number) -> Number:
-    product = a * b
-    return product if isinstance(product, Tensor) else to_float32(product)
+    product: Number = a * b
+    rounded: Number = arithmetic_of(product).float32(product)
+    return rounded
 
 
 def _end_errors(quantized: Quantized) -> tuple[Number, Number]:
@@ -144,11 +145,11 @@ def _end_errors(quantized: Quantized) -> tuple[Number, Number]:
 
 
 def _end_error(end: Tensor, quantized: Quantized) -> Number:
-    value = number(end) / number(quantized.grid.scale)
-    if isinstance(value, Tensor):
-        return (torch.round(value) - value) / quantized.steps
-    value = to_float32(value)
-    return (round_half_even(value) - value) / quantized.steps
+    quotient: Number = number(end) / number(quantized.grid.scale)
+    _, nearest, float32, _ = arithmetic_of(quotient)
+    value: Number = float32(quotient)
+    error: Number = (nearest(value) - value) / quantized.steps
+    return error
 
 
 def _scalar(value: Number, like: Tensor) -> Tensor:

@@ -10,6 +10,17 @@ import torch
 from torch import Tensor
 
 
+def output_channels(weight: Tensor, *, transposed: bool, groups: int) -> int:
+    """Return the number of output channels.
+
+    Args:
+        weight: (out, in/groups, *k) or, transposed, (in, out/groups, *k).
+        transposed: whether the operator is a transposed convolution.
+        groups: groups of the operator.
+    """
+    return weight.shape[1] * groups if transposed else weight.shape[0]
+
+
 def channel_extremes(weight: Tensor, *, transposed: bool, groups: int) -> tuple[Tensor, Tensor]:
     """Return the largest and smallest weight of each output channel.
 

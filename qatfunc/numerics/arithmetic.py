@@ -76,3 +76,14 @@ TENSORS = Arithmetic(torch.where, torch.round, _as_it_is, torch.full_like)
 
 FLOATS = Arithmetic(_where, round_half_even, to_float32, _second)
 """Arithmetic of Python floats that are float32 numbers."""
+
+
+def arithmetic_of(number: float | Tensor) -> Arithmetic:
+    """Return the arithmetic of a number.
+
+    Args:
+        number: a Python float or a float32 tensor.
+    Returns:
+        FLOATS or TENSORS.
+    """
+    return TENSORS if isinstance(number, Tensor) else FLOATS

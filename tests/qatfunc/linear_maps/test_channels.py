@@ -1,7 +1,18 @@
 import pytest
 import torch
 
-from qatfunc.linear_maps.channels import channel_extremes, per_output, sum_to_channels, to_full_rank
+from qatfunc.linear_maps.channels import (
+    channel_extremes,
+    output_channels,
+    per_output,
+    sum_to_channels,
+    to_full_rank,
+)
+
+
+@pytest.mark.parametrize(("transposed", "channels"), [(False, 4), (True, 6)])
+def test_output_channels(transposed: bool, channels: int):
+    assert output_channels(torch.zeros(4, 3, 5), transposed=transposed, groups=2) == channels
 
 
 def test_conv_channels_are_on_axis_0():

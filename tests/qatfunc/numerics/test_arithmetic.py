@@ -18,7 +18,7 @@ def test_odd_ranges_give_what_tensors_give(high: float, low: float, symmetric: b
     spec = ActivationSpec(symmetric=symmetric)
     clip = Clip(torch.tensor(high), torch.tensor(low))
     want = [value.item() for value in ulq_qparams(clip, spec)]
-    got = range_scale(clip.max.item(), clip.min.item(), spec, FLOATS)
+    got = range_scale(clip.max.item(), clip.min.item(), spec, arithmetic=FLOATS)
     assert got == pytest.approx(want, abs=0.0, rel=0.0, nan_ok=True)
 
 
@@ -27,7 +27,7 @@ def test_odd_ranges_give_what_tensors_give(high: float, low: float, symmetric: b
 def test_odd_weights_give_what_tensors_give(high: float, low: float):
     ends = torch.tensor(high), torch.tensor(low)
     want = symmetric_scale(*ends, IntSpec()).item()
-    got = symmetric_scale(*(end.item() for end in ends), IntSpec(), FLOATS)
+    got = symmetric_scale(*(end.item() for end in ends), IntSpec(), arithmetic=FLOATS)
     assert got == pytest.approx(want, abs=0.0, rel=0.0, nan_ok=True)
 
 
