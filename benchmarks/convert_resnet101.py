@@ -34,12 +34,12 @@ def export(path: Path) -> None:
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from examples.networks import resnet101
-    from tests.support.exporting_networks import export
+    from tests.support.exporters import export_network
     from tests.support.networks import randomized
 
     model, x = randomized(lambda: resnet101(classes=1000), 1, 3, 224, 224)
     with torch.no_grad():
-        export(model, x, path, dynamo=False)
+        export_network(model, x, path, dynamo=False)
 
 
 def convert(path: Path) -> None:

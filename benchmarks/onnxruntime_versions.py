@@ -97,7 +97,7 @@ def write_files(folder: Path) -> Iterator[tuple[str, str]]:
     from bridge.export.normalize.model import read_model
     from bridge.export.pipeline import convert_model
     from bridge.export.targets.ascend.twin import twin_of
-    from tests.support.exporting_networks import export
+    from tests.support.exporters import export_network
 
     for name, (model, shape, forms) in _networks().items():
         torch.manual_seed(0)
@@ -105,7 +105,7 @@ def write_files(folder: Path) -> Iterator[tuple[str, str]]:
         exported = _prepared(model, x, wide="16" in name)
         for exporter in ("torchscript", "default") if name == "conv" else ("torchscript",):
             path = folder / "inter_model"
-            export(exported, x, path, dynamo=exporter == "default")
+            export_network(exported, x, path, dynamo=exporter == "default")
             for form, options in forms.items():
                 given = options | ({"mode": "fast", "data": [x.numpy()]} if form == "fast" else {})
                 case = f"{name}, {form}" + (", default exporter" if exporter == "default" else "")

@@ -66,12 +66,12 @@ def convert(folder: Path, width: int = 64, side: int = SIDE) -> tuple[Path, Path
 
     from bridge import convert_qat_model
     from examples.networks import resnet18
-    from tests.support.exporting_networks import export
+    from tests.support.exporters import export_network
     from tests.support.networks import randomized
 
     model, x = randomized(lambda: resnet18(width=width), 1, 3, side, side)
     with torch.no_grad():
-        inter = export(model, x, folder / "inter_model.onnx", dynamo=False)
+        inter = export_network(model, x, folder / "inter_model.onnx", dynamo=False)
     done = [convert_qat_model(inter, folder / target, target=target) for target in ("qdq", "ort")]
     return done[0].deploy, done[1].deploy
 

@@ -1,14 +1,3 @@
-"""One thread for torch: the shapes here are too small to share."""
+"""One thread for torch."""
 
-from collections.abc import Iterator
-
-import pytest
-import torch
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.support.fixtures import one_thread  # noqa: F401

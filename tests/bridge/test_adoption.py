@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from bridge import Conv2dQAT, LinearQAT, adopt, calibrate, convert_qat_model, verify
+from bridge import Conv2dQAT, LinearQAT, adopt, calibrate, verify
 from bridge.export.result.conversion import AdjustedRescale
+from tests.support.bits import same_state
+from tests.support.conversions import convert_integers_first
 from tests.support.exporters import export
-from tests.support.modules.layers import same_state, state
+from tests.support.modules.layers import state
 
 
 def network():
@@ -22,12 +24,12 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory, integers_first):
+def converted(tmp_path_factory):
     model, x = network().eval(), torch.randn(4, 48, 4, 4)
     calibrate(model, [x])
     folder = tmp_path_factory.mktemp("adopt")
     inter = export(model, x, folder / "inter.onnx", "torchscript")
-    return model, x, inter, convert_qat_model(inter, folder / "net")
+    return model, x, inter, convert_integers_first(inter, folder / "net")
 
 
 def adjusted(natural, factor, name="0"):
@@ -102,7 +104,7 @@ def test_a_checkpoint_holds_it(converted):
 def test_converting_again_adjusts_the_same(converted, tmp_path):
     model, x, _, done = converted
     inter = export(adopt(copy.deepcopy(model), done), x, tmp_path / "m.onnx", "torchscript")
-    again = convert_qat_model(inter, tmp_path / "net")
+    again = convert_integers_first(inter, tmp_path / "net")
     for one, other in zip(again.layers, done.layers, strict=True):
         assert one.form == other.form
         assert (one.adjusted is None) == (other.adjusted is None)

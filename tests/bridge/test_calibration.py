@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, float_model, plan_qat, prepare_qat
-from tests.support.modules.layers import config, same_state, state
+from tests.support.bits import same_state
+from tests.support.modules.layers import config, state
 
 
 def layers(*batch_nums):

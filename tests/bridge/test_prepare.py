@@ -11,7 +11,8 @@ from torch.nn.utils import parametrizations
 import bridge
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, float_model, plan_qat, prepare_qat
 from bridge.modules import LAYER_CLASSES
-from tests.support.modules.layers import config, same_state, state
+from tests.support.bits import same_state
+from tests.support.modules.layers import config, state
 
 
 class Subclass(nn.Conv2d):

@@ -26,9 +26,9 @@ from bridge import (
 )
 from qatfunc import arq_qparams, resolve_clip, ulq_qparams
 from qatfunc.affine import fake_quantize
-from tests.support.bits import same_bits
+from tests.support.bits import same_bits, same_state
 from tests.support.exporters import EXPORTERS, export, quiet
-from tests.support.modules.layers import KINDS, NAMES, calibrated, config, same_state, state
+from tests.support.modules.layers import KINDS, NAMES, calibrated, config, state
 
 LEARNED = {"weights_retrain_algo": "ulq_retrain", "s_rec_flag": True}
 

@@ -25,7 +25,8 @@ from bridge.export.requantization.chains import Chain
 from bridge.export.running.runtime import run_model
 from bridge.export.targets import table
 from bridge.export.targets.target import Passes, Target
-from tests.support.graphs.text import MATMUL, batch, model, same_bits, save
+from tests.support.bits import same_bits
+from tests.support.graphs.text import MATMUL, batch, model, save
 
 CONV = """
     [qx] xq = QuantizeLinear (x, sx, zx)

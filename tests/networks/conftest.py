@@ -1,10 +1,3 @@
-import pytest
-import torch
+"""One thread for torch."""
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.support.fixtures import one_thread  # noqa: F401

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from torch import Tensor, nn
 
@@ -21,10 +20,11 @@ from examples.networks import (
     resnet101,
     volume_network,
 )
-from tests.support.exporting_networks import export
+from tests.support.bits import assert_same_bits
+from tests.support.exporters import export_network
 from tests.support.networks import randomized
+from tests.support.runtime import LEVELS, run_at
 
-LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 ROUND_OTHERWISE = (nn.BatchNorm2d, nn.Sigmoid, nn.AdaptiveAvgPool2d, nn.LayerNorm, nn.GELU)
 """torch and ONNX Runtime give these operators other last bits."""
 
@@ -64,7 +64,7 @@ class Converted(NamedTuple):
 
 def convert(shape: Shape, folder: Path, **options: Any) -> Converted:
     model, x = randomized(lambda: shape.make(**options), *shape.x)
-    inter = export(model, x, folder / "inter_model.onnx", **shape.options)
+    inter = export_network(model, x, folder / "inter_model.onnx", **shape.options)
     conversion = convert_qat_model(inter, folder / "network")
     adopt(model, conversion)
     verification = verify(model, inter, conversion.fake_quant, conversion.deploy, x)
@@ -81,27 +81,14 @@ def plain_network(request, tmp_path_factory):
     return convert(SMALL[request.param], tmp_path_factory.mktemp(request.param), plain=True)
 
 
-def run(path: Path, x: Tensor, level: str) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options)
-    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-
-
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype == np.float32 and np.array_equal(a.view(np.int32), b.view(np.int32))
-
-
 def assert_deploy_is_fake_quant(network: Converted, *levels: str) -> None:
     for level in levels:
         outputs = [
-            run(path, network.x, level)
+            run_at(path, network.x.numpy(), level)
             for path in (network.conversion.fake_quant, network.conversion.deploy)
         ]
         assert np.ptp(outputs[0]) > 0, "a constant output proves nothing"
-        assert same_bits(*outputs), level
+        assert_same_bits(*outputs, level)
     assert network.verification.first_fake_deploy is None
 
 
@@ -153,9 +140,9 @@ def test_the_ascend_models_twin_equals_its_fake_quant(plain_network, tmp_path):
     onnx.checker.check_model(twin, full_check=True)
     assert len(done.layers) == len(plain_network.conversion.layers)
     for level in LEVELS:
-        outputs = [run(path, plain_network.x, level) for path in (done.fake_quant, twin)]
+        outputs = [run_at(path, plain_network.x.numpy(), level) for path in (done.fake_quant, twin)]
         assert np.ptp(outputs[0]) > 0, "a constant output proves nothing"
-        assert same_bits(*outputs), level
+        assert_same_bits(*outputs, level)
 
 
 def test_resnet101(tmp_path):
@@ -164,5 +151,5 @@ def test_resnet101(tmp_path):
     network = convert(shape, tmp_path)
     assert_every_layer_is_converted(network)
     assert len(network.conversion.layers) == 105  # stem, 99 in blocks, 4 shortcuts, head
-    assert_deploy_is_fake_quant(network, "ORT_DISABLE_ALL", "ORT_ENABLE_ALL")
+    assert_deploy_is_fake_quant(network, "DISABLE_ALL", "ENABLE_ALL")
     assert_torch_is_close(network)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from bridge import Conversion, Verification, convert_qat_model, fold_batch_norm, verify
 from examples.networks import UNet, mobilenet_v2, resnet18
-from tests.networks.test_exactness import LEVELS, run, same_bits
-from tests.support.exporting_networks import export
+from tests.support.bits import assert_same_bits
+from tests.support.exporters import export_network
 from tests.support.networks import randomized
+from tests.support.runtime import LEVELS, run_at
 
 NETWORKS = {
     "resnet18": (lambda: resnet18(width=16), (1, 3, 32, 32)),
@@ -38,7 +39,7 @@ def network(request, tmp_path_factory):
     make, shape = NETWORKS[request.param]
     model, x = randomized(make, *shape)
     model = fold_batch_norm(model)
-    inter = export(model, x, folder / "inter_model.onnx", dynamo=False)
+    inter = export_network(model, x, folder / "inter_model.onnx", dynamo=False)
     done = convert_qat_model(inter, folder / "network", mode="fast", data=[x])
     other = torch.randn(x.shape)
     proof = verify(model, inter, done.fake_quant, done.deploy, other)
@@ -48,11 +49,11 @@ def network(request, tmp_path_factory):
 def test_fake_quant_equals_deploy_at_every_level(network):
     for level in LEVELS:
         outputs = [
-            run(path, network.x, level)
+            run_at(path, network.x.numpy(), level)
             for path in (network.conversion.fake_quant, network.conversion.deploy)
         ]
         assert np.ptp(outputs[0]) > 0, "a constant output proves nothing"
-        assert same_bits(*outputs), level
+        assert_same_bits(*outputs, level)
 
 
 def test_verify_compares_the_files_fully_and_shows_how_far_torch_is(network):

@@ -6,7 +6,7 @@ import torch
 
 from bridge import calibrate, convert_qat_model, prepare_qat, verify
 from examples import faces
-from tests.support.exporting_networks import export
+from tests.support.exporters import export_network
 
 pytestmark = pytest.mark.skipif(
     not faces.is_available(), reason="facenet-pytorch, which has the weights, is not installed"
@@ -23,7 +23,7 @@ def test_every_output_is_equal_on_all_paths(make, size, layers, tmp_path):
     net = prepare_qat(model)
     calibrate(net, faces.windows(32, size).split(16))
     x = faces.windows(16, size, seed=1)
-    inter = export(net, x, tmp_path / "inter_model.onnx", dynamo=False)
+    inter = export_network(net, x, tmp_path / "inter_model.onnx", dynamo=False)
     done = convert_qat_model(inter, tmp_path / "net")
     assert len(done.layers) == layers
     assert not done.left_in_float

@@ -2,6 +2,7 @@
 
 Index, each importing only what is above it:
     source          the files of the repository as syntax trees
+    fixtures        fixtures of several folders
     bits            equality of every bit
     runtime         ONNX Runtime at every optimization level
     golden          what the reference was recorded to compute

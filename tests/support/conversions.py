@@ -1,6 +1,7 @@
 """Converting models, and comparing every bit of what torch and both files compute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,19 @@ from onnx.reference import ReferenceEvaluator
 
 from bridge import convert_qat_model
 from bridge.export.pipeline import convert_model
-from bridge.export.plan.forms import Form, choose_ort_form, ort_candidates
+from bridge.export.plan import costs
+from bridge.export.plan.forms import Choice, Estimates, Form, choose_ort_form, ort_candidates
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.requantization.chains import Chain
 from bridge.export.result.conversion import Conversion, LayerSummary
 from bridge.export.running.runtime import ASCEND_OPERATORS
 from bridge.export.targets.ascend.twin import twin_of
+from bridge.export.targets.ort import Ort
+from tests.support.bits import assert_same_bits
 from tests.support.graphs.text import save
 from tests.support.runtime import LEVELS, outputs_at, run_at
 
 Array = np.ndarray
-
-
-def assert_same_bits(actual: Array, expected: Array, what: str) -> None:
-    """Compare float32 arrays as integers; signs of zero count."""
-    assert actual.dtype == expected.dtype == np.float32, what
-    assert actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}"
-    a, b = (np.ascontiguousarray(array).view(np.int32) for array in (actual, expected))
-    wrong = np.argwhere(a != b)
-    if len(wrong):
-        where = tuple(wrong[0])
-        raise AssertionError(
-            f"{what}: {len(wrong)} of {a.size} values differ, first at {where}: "
-            f"{actual[where]!r} is not {expected[where]!r}"
-        )
 
 
 def forced(name: str) -> Callable[[QuantizedLayer, Chain | None], Form]:
@@ -101,3 +91,49 @@ def converted_right(
             for ours, same in zip(outputs_at(path.read_bytes(), x, level), first, strict=True):
                 assert ours.tobytes() == same.tobytes(), (path.name, level)
     return done
+
+
+def convert(
+    proto: onnx.ModelProto, folder: Path, *, name: str = "net", **options: Any
+) -> Conversion:
+    """Write a model to a folder, and convert it there."""
+    return convert_qat_model(save(proto, folder), folder / name, **options)
+
+
+def integers_first(
+    layer: QuantizedLayer, forms: Sequence[str], *, chained: bool
+) -> dict[str, float]:
+    """Costs by which QLinearConv is taken where it is proven equal, and ConvInteger elsewhere."""
+    order = (*costs.FORMS, costs.QLINEAR_2D)
+    return {form: 1.0 + order.index(form) for form in forms} | {costs.FLOAT32: 6.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated(Ort):
+    """Target "ort" by other costs than the measured ones.
+
+    Args:
+        estimates: the costs.
+    """
+
+    estimates: Estimates = integers_first
+
+    def choose(self, layer: QuantizedLayer, chain: Chain | None) -> Choice:
+        """Choose the form with the lowest of the given costs."""
+        return choose_ort_form(layer, chain, estimates=self.estimates)
+
+
+def convert_integers_first(source: Path, save_path: Path, **options: Any) -> Conversion:
+    """Call convert_qat_model so that no measured cost decides which forms layers take.
+
+    A target that is given has costs of its own, or knows none.
+    """
+    if "target" in options:
+        return convert_qat_model(source, save_path, **options)
+    own = {key: options.pop(key) for key in ("fold_batch_norm", "record_file") if key in options}
+    return convert_qat_model(source, save_path, target=Estimated(**options), **own)
+
+
+def convert_chain(proto: onnx.ModelProto, folder: Path, **options: Any) -> Conversion:
+    """Write a model to a folder, and convert it there with integers first."""
+    return convert_integers_first(save(proto, folder), folder / "net", **options)

@@ -1,5 +1,7 @@
 """Exporting models with either of torch's exporters."""
 
+import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 EXPORTERS = {"default": True, "torchscript": False}
 """What torch.onnx.export's argument dynamo is for each exporter."""
@@ -41,3 +43,15 @@ def dynamic(exporter: str) -> dict[str, Any]:
     if exporter == "default":
         return {"dynamic_shapes": ({0: "batch"},)}
     return {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {0: "batch"}}}
+
+
+def export_network(model: nn.Module, x: Tensor, path: Path, **options: Any) -> Path:
+    """Export a network that makes an exporter warn of itself once more, and print."""
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+        # Of F.pad in the TorchScript exporter.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
+        # Of output_size, whose check torch's own ConvTranspose2d traces.
+        message = "Converting a tensor to a Python boolean"
+        warnings.filterwarnings("ignore", message, torch.jit.TracerWarning)
+        torch.onnx.export(model, (x,), path, **options)
+    return path

@@ -22,6 +22,7 @@ from bridge.export.read.layer import QuantizedLayer
 from bridge.export.requantization.chains import Chain
 
 Writer = Callable[[Builder, QuantizedLayer], None]
+Estimates = Callable[..., dict[str, float]]
 
 INT8, FLOAT32, OF_RUNTIME = "int8", costs.FLOAT32, "its runtime's"
 """Arithmetic of a form: integer operators, float operators, or whatever its runtime chooses."""
@@ -98,12 +99,15 @@ def ort_candidates(layer: QuantizedLayer, chain: Chain | None) -> tuple[Form, ..
     return tuple(ort_form(name, chain) for name in names)
 
 
-def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
+def choose_ort_form(
+    layer: QuantizedLayer, chain: Chain | None, *, estimates: Estimates = costs.estimates
+) -> Choice:
     """Choose the form of a layer with the lowest estimated cost for ONNX Runtime on a CPU.
 
     Args:
         layer: the quantized layer.
         chain: the layer's, None if it has none.
+        estimates: the cost model: nanoseconds per position, by form and for FLOAT32.
     Returns:
         the form, and why.
     """
@@ -113,7 +117,7 @@ def choose_ort_form(layer: QuantizedLayer, chain: Chain | None) -> Choice:
         return Choice(forms["MatMulInteger"], f"the integer operator of matrix products{halves}")
     if len(forms) == 1:
         return Choice(forms[costs.FLOAT], f"no integer operator for it{halves}")
-    times = costs.estimates(layer, list(forms), chained=chain is not None)
+    times = estimates(layer, list(forms), chained=chain is not None)
     float32 = times.pop(costs.FLOAT32)
     name = min(times, key=lambda form: times[form])
     if name == costs.FLOAT:

@@ -4,11 +4,8 @@ from hypothesis import given
 
 from property_tests.strategies.examples import share_of_examples
 from property_tests.strategies.modules import conv1d_cases
-from tests.support.conversions import (
-    assert_fake_equals_ascend,
-    assert_fake_equals_deploy,
-    assert_same_bits,
-)
+from tests.support.bits import assert_same_bits
+from tests.support.conversions import assert_fake_equals_ascend, assert_fake_equals_deploy
 from tests.support.graphs.builders import inter_model
 from tests.support.modules.case import Case
 

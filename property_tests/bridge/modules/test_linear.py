@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 from property_tests.strategies.examples import share_of_examples
 from property_tests.strategies.modules import linear_cases, randoms
 from qatfunc import Clip, operators, resolve_clip
-from tests.support.conversions import (
-    assert_fake_equals_ascend,
-    assert_fake_equals_deploy,
-    assert_same_bits,
-)
+from tests.support.bits import assert_same_bits
+from tests.support.conversions import assert_fake_equals_ascend, assert_fake_equals_deploy
 from tests.support.graphs.builders import Graph, inter_model
 from tests.support.modules.case import Case
 from tests.support.modules.numbers import Random

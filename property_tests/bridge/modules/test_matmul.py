@@ -12,11 +12,8 @@ from torch import Tensor
 from bridge import MatMulQAT
 from property_tests.strategies.examples import share_of_examples
 from property_tests.strategies.modules import Draw, configs, mixtures, randoms
-from tests.support.conversions import (
-    assert_fake_equals_ascend,
-    assert_fake_equals_deploy,
-    assert_same_bits,
-)
+from tests.support.bits import assert_same_bits
+from tests.support.conversions import assert_fake_equals_ascend, assert_fake_equals_deploy
 from tests.support.graphs.builders import Graph
 from tests.support.modules.numbers import inputs
 

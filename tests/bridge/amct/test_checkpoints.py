@@ -11,12 +11,10 @@ from torch import Tensor, nn
 import bridge
 from bridge.export.normalize.model import read_model
 from qatfunc import Clip, arq_qparams, calibration, ulq_qparams
-from tests.support.bits import same_bits
+from tests.support.bits import same_bits, same_state
 from tests.support.exporters import EXPORTERS, export
 from tests.support.graphs.reading import read
-from tests.support.modules.layers import config, same_state, state
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+from tests.support.modules.layers import LEARNED, config, state
 
 
 class Case(NamedTuple):

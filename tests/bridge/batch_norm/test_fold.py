@@ -18,8 +18,9 @@ from bridge import (
     prepare_qat,
     verify,
 )
+from tests.support.bits import same_state
 from tests.support.exporters import EXPORTERS, export
-from tests.support.modules.layers import same_state, state
+from tests.support.modules.layers import state
 
 
 def randomized(model):

@@ -17,9 +17,9 @@ from bridge import (
     calibrate,
     functionalize,
 )
-from tests.support.bits import same_bits
+from tests.support.bits import same_bits, same_state
 from tests.support.functions.composed import without_fusing
-from tests.support.modules.layers import config, same_state, state
+from tests.support.modules.layers import config, state
 
 
 @pytest.fixture(autouse=True)

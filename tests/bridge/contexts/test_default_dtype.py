@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from bridge import MatMulQAT, calibrate, functionalize, prepare_qat
 from bridge.sensitivities import sensitivity
-from tests.support.bits import same_bits
+from tests.support.bits import same_bits, same_state
 from tests.support.exporters import EXPORTERS, export
-from tests.support.modules.layers import KINDS, NAMES, config, same_state, state
+from tests.support.modules.layers import KINDS, LEARNED, NAMES, config, state
 
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 RECIPROCAL = LEARNED | {"s_rec_flag": True}
 DTYPES = [torch.bfloat16, torch.float64]
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate
-from tests.support.bits import same_bits
-from tests.support.modules.layers import same_state, state
+from tests.support.bits import same_bits, same_state
+from tests.support.modules.layers import state
 from tests.support.modules.two_processes import (
     ALGORITHMS,
     RANKS,

@@ -19,9 +19,7 @@ from bridge import (
     verify,
 )
 from tests.support.exporters import EXPORTERS, export
-from tests.support.modules.layers import KINDS, NAMES, config, state
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+from tests.support.modules.layers import KINDS, LEARNED, NAMES, config, state
 
 
 class Twice(nn.Module):

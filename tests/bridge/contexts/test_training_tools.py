@@ -9,10 +9,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_a
 from torch.utils.checkpoint import checkpoint
 
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, parameter_groups, whole_parameters
-from tests.support.bits import same_bits
-from tests.support.modules.layers import config, same_state, state
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+from tests.support.bits import same_bits, same_state
+from tests.support.modules.layers import LEARNED, config, state
 
 
 class Net(nn.Module):

@@ -15,8 +15,6 @@ from bridge.export.result.conversion import LayerSummary
 from bridge.export.targets.table import TARGETS
 from tests.support.graphs.text import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, W, X, model, save
 
-pytestmark = pytest.mark.usefixtures("integers_first")
-
 
 def test_names_and_places_of_the_references_call(tmp_path, monkeypatch):
     save(model(GEMM, b=BIAS), tmp_path, "inter_model.onnx")

@@ -21,12 +21,12 @@ from bridge.export.normalize.model import read_model
 from bridge.export.read.layers import read_layers
 from bridge.layer_classes.registry import class_rule
 from qatfunc import Clip, operators
+from tests.support.bits import same_state
 from tests.support.exporters import EXPORTERS, dynamic, export
 from tests.support.modules import foreign_layers as foreign
 from tests.support.modules.foreign_layers import PADDED, STANDARDIZED
-from tests.support.modules.layers import config, same_state, state
+from tests.support.modules.layers import LEARNED, config, state
 
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 CLIPPED = {"clip_max": 2.0, "clip_min": -1.0}
 
 

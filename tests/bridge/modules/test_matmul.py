@@ -9,8 +9,9 @@ from bridge import LinearQAT, MatMulQAT, calibrate, convert_qat_model, verify
 from bridge.modules.weighted import qat_layers
 from qatfunc import ActivationSpec, Clip, operators, resolve_clip, ulq_qparams
 from qatfunc.affine import fake_quantize
+from tests.support.bits import same_state
 from tests.support.exporters import EXPORTERS, dynamic, export
-from tests.support.modules.layers import config, same_state, state
+from tests.support.modules.layers import config, state
 
 NAMES = [
     "input_clip_max",

@@ -11,10 +11,8 @@ from torch.func import functional_call
 from bridge import Conv2dQAT, ConvTranspose2dQAT, LinearQAT
 from qatfunc import Clip, arq_qparams, arq_quantize, calibration
 from qatfunc.linear_maps.channels import per_output
-from tests.support.bits import same_bits
-from tests.support.modules.layers import KINDS, NAMES, calibrated, config, same_state, state
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+from tests.support.bits import same_bits, same_state
+from tests.support.modules.layers import KINDS, LEARNED, NAMES, calibrated, config, state
 
 
 def quantized_weight(layer):

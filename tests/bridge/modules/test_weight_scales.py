@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from bridge import ConversionError, LinearQAT, calibrate, convert_qat_model, functionalize, verify
 from bridge.modules import weight_scales
-from tests.support.bits import same_bits
+from tests.support.bits import same_bits, same_state
 from tests.support.exporters import EXPORTERS, export
 from tests.support.functions.composed import without_fusing
-from tests.support.modules.layers import KINDS, config, same_state, state
+from tests.support.modules.layers import KINDS, config, state
 
 INVALID = [0.0, -0.01, torch.nan, torch.inf, -torch.inf, 1e-9, 1e30]
 FORMS = [False, True]

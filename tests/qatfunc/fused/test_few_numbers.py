@@ -14,9 +14,9 @@ from qatfunc.fused.kernels import FusedSpec, Operands, _weight_grid
 from qatfunc.linear_maps.bilinear import Linear
 from qatfunc.params import QParams
 from qatfunc.ulq import ulq_qparams
-from tests.qatfunc.fused.test_function import composed, gradients
 from tests.support.bits import same_bits
-from tests.support.functions.layers import NAMES, layer
+from tests.support.functions.composed import composed
+from tests.support.functions.layers import NAMES, gradients, layer
 
 CLIP = Clip(torch.tensor(0.9), torch.tensor(-0.4))
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unfl
 from qatfunc import ActivationSpec, Clip, LayerSpec, WeightSpec, operators
 from qatfunc.operators import dispatch
 from tests.support.bits import same_bits
-from tests.support.functions.composed import without_fusing
-from tests.support.functions.layers import NAMES, Layer, layer
+from tests.support.functions.composed import composed
+from tests.support.functions.layers import NAMES, Layer, gradients, layer
 
 SPECS = [
     LayerSpec(
@@ -26,11 +26,6 @@ SPECS = [
     for symmetric in (True, False)
 ]
 PARAMETERS = [(), ("bias",), ("weight_scale",), ("bias", "weight_scale")]
-
-
-def composed(function: Callable[..., Any], *args: Any) -> Any:
-    with without_fusing():
-        return function(*args)
 
 
 def with_parameters(one: Layer, names: tuple[str, ...], *, one_scale: bool = False) -> Layer:
@@ -49,16 +44,6 @@ def exact_layer(name: str, spec: LayerSpec) -> Layer:
     high, low = (127, -128) if spec.activation.symmetric else (155, -100)
     clip = Clip(torch.tensor(high / 64), torch.tensor(low / 64))
     return one._replace(spec=spec, params=dict(one.params, weight=weight, clip=clip))
-
-
-def gradients(one: Layer, *, x_too: bool = True) -> list[Tensor | None]:
-    """Gradients of x, of every parameter and, last, the output."""
-    x = one.x.clone().requires_grad_(x_too)
-    leaves = tree_map(lambda t: t.clone().requires_grad_(), one.params)
-    y = one(x, leaves)
-    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
-    y.backward(upstream)
-    return [x.grad, *(leaf.grad for leaf in tree_leaves(leaves)), y.detach()]
 
 
 @pytest.mark.parametrize("name", NAMES)

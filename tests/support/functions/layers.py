@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from qatfunc import Clip, LayerSpec, operators
 from tests.support.functions import integer_reference
@@ -101,3 +102,13 @@ def layer(name: str, spec: LayerSpec | None = None, *, seed: int = 0) -> Layer:
         "clip": Clip(torch.tensor(1.5), torch.tensor(-0.8)),
     }
     return Layer(kind, torch.randn(kind.x, generator=random), params, spec or LayerSpec())
+
+
+def gradients(one: Layer, *, x_too: bool = True) -> list[Tensor | None]:
+    """Gradients of x, of every parameter and, last, the output."""
+    x = one.x.clone().requires_grad_(x_too)
+    leaves = tree_map(lambda t: t.clone().requires_grad_(), one.params)
+    y = one(x, leaves)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    y.backward(upstream)
+    return [x.grad, *(leaf.grad for leaf in tree_leaves(leaves)), y.detach()]

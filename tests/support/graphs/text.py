@@ -26,12 +26,15 @@ W = """
 """
 MATMUL = X + W + "[fc] y = MatMul (xd, wd)"
 GEMM = X + W + "[fc] y = Gemm (xd, wd, b)"
+ADDED = X + W + "[fc] m = MatMul (xd, wd) y = Add (m, b)"
 
 SX, ZX = np.float32(0.05), np.int8(-7)
 INTEGERS = np.array([[127, -5], [-128, 64], [33, 2]], np.int8)
 SW = np.array([0.01, 0.003], np.float32)
 BIAS = np.array([1.3, -0.74], np.float32)
 LAYER = {"sx": SX, "zx": ZX, "w": INTEGERS, "sw": SW, "zw": np.zeros(2, np.int8)}
+PER_TENSOR = {"sw": np.float32(0.01), "zw": np.int8(0)}
+RECIPROCAL = np.float32(1.0) / SX
 
 
 def model(
@@ -114,5 +117,17 @@ def batch(rows: int = 7, columns: int = 3, *, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(0.0, 4.0, (rows, columns)).astype(np.float32)
 
 
-def same_bits(a: Array, b: Array) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+def convolution(op: str = "Conv", **more: Array) -> onnx.ModelProto:
+    """A model of one convolution over images of two channels."""
+    kernel = np.array([[100, -3], [7, -128]], np.int8).reshape(2, 2, 1, 1)
+    axis = int(op == "ConvTranspose")
+    return model(
+        f"xq = QuantizeLinear (x, sx, zx) xd = DequantizeLinear (xq, sx, zx) "
+        f"wd = DequantizeLinear <axis = {axis}> (w, sw, zw) "
+        f"[conv] y = {op} <pads = [1, 1, 0, 0]> (xd, wd, b)",
+        inputs="float[N, 2, H, V] x",
+        outputs="float[N, 2, H2, V2] y",
+        w=kernel,
+        b=BIAS,
+        **more,
+    )

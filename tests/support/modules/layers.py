@@ -88,6 +88,10 @@ KINDS = {
 NAMES = list(KINDS)
 
 
+LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+"""The section of the weight for trained scales."""
+
+
 def config(data: Any = None, weight: Any = None) -> dict[str, Any]:
     return {"retrain_data_config": data, "retrain_weight_config": weight}
 
@@ -105,12 +109,3 @@ def calibrated(name: str, data: Any = None, weight: Any = None) -> tuple[nn.Modu
 def state(module: nn.Module) -> dict[str, Tensor]:
     """A copy of everything a checkpoint holds."""
     return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    """Whether two checkpoints hold the same names with the same bits."""
-    return list(first) == list(second) and all(
-        value.dtype == second[name].dtype
-        and value.numpy().tobytes() == second[name].numpy().tobytes()
-        for name, value in first.items()
-    )

@@ -27,7 +27,8 @@ from property_tests.strategies.modules import (
     conv_transpose2d_cases,
     randoms,
 )
-from tests.support.conversions import assert_fake_equals_deploy, assert_same_bits
+from tests.support.bits import assert_same_bits
+from tests.support.conversions import assert_fake_equals_deploy
 from tests.support.graphs.builders import Graph, add_layer, inter_model
 from tests.support.modules.case import Case
 from tests.support.modules.numbers import Random

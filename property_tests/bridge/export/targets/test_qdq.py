@@ -16,7 +16,7 @@ from property_tests.strategies.modules import (
     conv_transpose2d_cases,
     linear_cases,
 )
-from tests.support.conversions import assert_same_bits
+from tests.support.bits import assert_same_bits
 from tests.support.graphs.builders import inter_model
 from tests.support.modules.case import Case
 from tests.support.runtime import run_at

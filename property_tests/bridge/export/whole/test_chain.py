@@ -13,7 +13,8 @@ from torch import Tensor
 from bridge import Conv2dQAT
 from property_tests.strategies.examples import share_of_examples
 from property_tests.strategies.modules import randoms
-from tests.support.conversions import assert_fake_equals_deploy, assert_same_bits
+from tests.support.bits import assert_same_bits
+from tests.support.conversions import assert_fake_equals_deploy
 from tests.support.graphs.builders import Graph, add_layer
 from tests.support.modules.case import Case
 from tests.support.modules.numbers import Random

@@ -19,9 +19,8 @@ from property_tests.strategies.modules import (
     conv_transpose2d_cases,
     linear_cases,
 )
-from tests.support.conversions import assert_same_bits
-from tests.support.exporters import EXPORTERS, dynamic
-from tests.support.exporting_networks import export
+from tests.support.bits import assert_same_bits
+from tests.support.exporters import EXPORTERS, dynamic, export_network
 from tests.support.modules.case import Case
 from tests.support.runtime import LEVELS, run_at
 
@@ -62,7 +61,7 @@ def test_exported_layers_are_exact_and_named(operator: str, data: Any, bits: int
     with TemporaryDirectory() as folder:
         for exporter, dynamo in EXPORTERS.items():
             path = Path(folder, f"{exporter}.onnx")
-            export(model, batch[:2], path, dynamo=dynamo, **dynamic(exporter))
+            export_network(model, batch[:2], path, dynamo=dynamo, **dynamic(exporter))
             conversion = convert_qat_model(path, Path(folder, exporter))
             _assert_exact(conversion, batch, expected)
             summaries.append(conversion.layers)
@@ -77,7 +76,9 @@ def test_layers_with_equal_parameters_keep_their_names(exporter: str, tmp_path: 
     layers = [Conv2dQAT(2, 2, 1, config={"retrain_data_config": {"clip_max": 1.0}}) for _ in "ab"]
     layers[1].load_state_dict(layers[0].state_dict())
     model = nn.Sequential(OrderedDict(zip("ab", layers, strict=True))).eval()
-    path = export(model, torch.ones(1, 2, 3, 3), tmp_path / "i.onnx", dynamo=EXPORTERS[exporter])
+    path = export_network(
+        model, torch.ones(1, 2, 3, 3), tmp_path / "i.onnx", dynamo=EXPORTERS[exporter]
+    )
     assert [layer.name for layer in convert_qat_model(path, tmp_path / "m").layers] == ["a", "b"]
 
 

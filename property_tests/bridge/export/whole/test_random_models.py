@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from bridge import adopt, calibrate, convert_qat_model, prepare_qat
 from property_tests.strategies.examples import share_of_examples
 from property_tests.strategies.modules import Draw
-from tests.support.conversions import assert_same_bits
-from tests.support.exporters import EXPORTERS
-from tests.support.exporting_networks import export
+from tests.support.bits import assert_same_bits
+from tests.support.exporters import EXPORTERS, export_network
 from tests.support.runtime import LEVELS, outputs_at
 
 _CHANNELS = 4
@@ -104,7 +103,7 @@ def test_random_models_have_the_same_bits(model: nn.Module, exporter: str) -> No
     net = prepare_qat(model)
     calibrate(net, [torch.randn(2, 3, 9, 8)])
     with TemporaryDirectory() as folder:
-        path = export(net, x, Path(folder, "inter.onnx"), dynamo=EXPORTERS[exporter])
+        path = export_network(net, x, Path(folder, "inter.onnx"), dynamo=EXPORTERS[exporter])
         done = convert_qat_model(path, Path(folder, "net"))
         files = [p.read_bytes() for p in (done.fake_quant, done.deploy)]
     adopt(net, done)

@@ -13,7 +13,8 @@ from bridge.export.plan.costs import FORMS, QLINEAR_2D
 from bridge.export.targets.ascend.twin import twin_of
 from property_tests.strategies.examples import share_of_examples
 from property_tests.strategies.networks import Network, networks
-from tests.support.conversions import assert_same_bits, forced
+from tests.support.bits import assert_same_bits
+from tests.support.conversions import forced
 from tests.support.runtime import LEVELS, outputs_at
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]

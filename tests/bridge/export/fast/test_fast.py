@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from bridge import Tuning, adopt, convert_qat_model
+from bridge import Tuning, adopt
 from bridge.export.normalize.model import read_model
 from bridge.export.pipeline import convert_model
 from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.result.conversion import conversion_table
 from bridge.export.running.runtime import run_model
-from tests.support.graphs.text import model, same_bits, save
+from tests.support.bits import same_bits
+from tests.support.conversions import convert_integers_first
+from tests.support.graphs.text import model, save
 from tests.support.requantization.add_kernels import KERNELS
-
-pytestmark = pytest.mark.usefixtures("integers_first")
 
 WEIGHTS = np.random.default_rng(0).integers(-90, 90, (3, 4, 4, 1, 1)).astype(np.int8)
 SX, SC, SD = np.float32(0.05), np.float32(0.0421), np.float32(0.0532)
@@ -63,7 +63,7 @@ def picture(seed=2):
 
 def convert(proto, folder, **options):
     given = {"mode": "fast", "data": [picture(1)], **options}
-    return convert_qat_model(save(proto, folder), folder / "net", **given)
+    return convert_integers_first(save(proto, folder), folder / "net", **given)
 
 
 def assert_equal(done, x=None):

@@ -12,6 +12,7 @@ from bridge import ConversionError, convert_qat_model, explain, verify
 from bridge.export.files import writing
 from bridge.export.normalize.model import read_model
 from bridge.export.running.runtime import run_model
+from tests.support.bits import same_bits
 from tests.support.graphs.text import (
     BIAS,
     GEMM,
@@ -26,7 +27,6 @@ from tests.support.graphs.text import (
     codes,
     model,
     rescaled,
-    same_bits,
     save,
     with_inputs,
 )

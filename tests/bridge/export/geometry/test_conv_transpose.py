@@ -11,7 +11,8 @@ from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FLOAT, FORMS, INTEGER
 from bridge.export.plan.forms import ort_candidates
 from bridge.export.running.runtime import run_model
-from tests.support.graphs.text import codes, model, same_bits, the_layer
+from tests.support.bits import same_bits
+from tests.support.graphs.text import codes, model, the_layer
 
 SX, SW, ZX = np.float32(0.5), np.float32(0.25), np.int8(-7)
 SC, ZC = np.float32(8.0), np.int8(-3)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from bridge import ascend_twin, convert_qat_model
 from bridge.export.geometry.output_padding import pad_kernel
 from bridge.export.running.runtime import run_model
-from tests.support.graphs.text import SX, ZX, codes, model, same_bits, save
+from tests.support.bits import same_bits
+from tests.support.graphs.text import SX, ZX, codes, model, save
 
 KERNEL = np.random.default_rng(0).integers(-90, 90, (3, 2, 2)).astype(np.int8)
 SW = np.float32(0.25)

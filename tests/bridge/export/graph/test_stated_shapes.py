@@ -9,8 +9,9 @@ from onnx import shape_inference
 from bridge.export.graph.shapes import with_shapes
 from bridge.export.pipeline import convert_model
 from bridge.export.plan.costs import FORMS, INTEGER, QLINEAR_2D
+from tests.support.bits import same_bits
 from tests.support.conversions import forced
-from tests.support.graphs.text import model, same_bits
+from tests.support.graphs.text import model
 from tests.support.runtime import run_at
 
 LAYERS = {

@@ -2,23 +2,14 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from bridge.export.running import int8_probe
-from tests.bridge.export.requantization.test_chains import (
-    ARRAYS,
-    FIRST,
-    KERNEL,
-    SECOND,
-    chained,
-    convert,
-    picture,
-)
-from tests.bridge.export.targets.ascend.test_twin import LEVELS, run
-from tests.support.graphs.text import MATMUL, model, same_bits
-
-pytestmark = pytest.mark.usefixtures("integers_first")
+from tests.support.bits import same_bits
+from tests.support.conversions import convert_chain as convert
+from tests.support.graphs.chains import ARRAYS, FIRST, KERNEL, SECOND, chained, picture
+from tests.support.graphs.text import MATMUL, model
+from tests.support.runtime import LEVELS, run_at, session_at
 
 REASON = "uint8 weights: a channel has two of -128, whose int8 products may overflow on ARM64"
 
@@ -93,13 +84,9 @@ def test_onnx_runtime_can_be_asked_for_precision(tmp_path):
     done = convert(proto, tmp_path, vnni=True)
     assert [layer.form for layer in done.layers] == ["QLinearConv"] * 2 + ["MatMulInteger"]
     x = picture() * np.float32(9.0)
-    expected = run(done.fake_quant, x)
+    expected = run_at(done.fake_quant, x, "ENABLE_ALL")
     for level in LEVELS:
-        options = onnxruntime.SessionOptions()
-        name = f"ORT_{level}"
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, name)
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        session = onnxruntime.InferenceSession(str(done.deploy), options)
+        session = session_at(done.deploy, level, x64quantprecision="1")
         (found,) = session.run(None, {"x": x})
         if level in ("ENABLE_EXTENDED", "ENABLE_ALL"):  # where weights are rewritten
             assert same_bits(found, expected), level

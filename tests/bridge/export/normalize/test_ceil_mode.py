@@ -9,7 +9,8 @@ from onnx import helper
 
 from bridge.export.normalize.ceil_mode import without_ceil_mode
 from bridge.export.pipeline import convert_model
-from tests.support.conversions import assert_same_bits, forced
+from tests.support.bits import assert_same_bits
+from tests.support.conversions import forced
 from tests.support.graphs.builders import Graph
 from tests.support.runtime import LEVELS, outputs_at
 

@@ -4,11 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
-from bridge import convert_qat_model
 from bridge.export.running.runtime import run_model
-from tests.support.graphs.text import model, same_bits, save
-
-pytestmark = pytest.mark.usefixtures("integers_first")
+from tests.support.bits import same_bits
+from tests.support.conversions import convert_integers_first
+from tests.support.graphs.text import model, save
 
 ARRAYS = {
     "sx": np.float32(0.5),
@@ -46,7 +45,7 @@ def inputs_of(proto):
 
 def converted(proto, folder):
     """The forms and the deploy model, whose outputs have the bits of fake-quant's."""
-    done = convert_qat_model(save(proto, folder), folder / "net")
+    done = convert_integers_first(save(proto, folder), folder / "net")
     deploy = onnx.load(done.deploy)
     onnx.checker.check_model(deploy, full_check=True)
     x = inputs_of(proto)

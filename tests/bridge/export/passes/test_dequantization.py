@@ -7,8 +7,9 @@ from onnx import TensorProto
 
 from bridge import ascend_twin, convert_qat_model
 from bridge.export.running.runtime import run_model
-from tests.bridge.export.targets.ascend.test_twin import LEVELS, run_all
-from tests.support.graphs.text import BIAS, GEMM, INTEGERS, batch, model, same_bits, save
+from tests.support.bits import same_bits
+from tests.support.graphs.text import BIAS, GEMM, INTEGERS, batch, model, save
+from tests.support.runtime import LEVELS, outputs_at
 
 WEIGHT = np.random.default_rng(1).normal(0.0, 1.0, (2, 40)).astype(np.float32)
 SCALES = np.linspace(0.01, 0.05, 40).astype(np.float32)
@@ -160,10 +161,10 @@ def test_both_models_have_the_same_bits_at_every_level(tmp_path, name, way, targ
         deploy = done.deploy
         if target == "ascend":
             deploy = ascend_twin(deploy, tmp_path / "twin.onnx")
-        (_, wanted) = run_all(done.source, feeds, "DISABLE_ALL")
+        (_, wanted) = outputs_at(done.source, feeds, "DISABLE_ALL")
         for level in LEVELS:
             (_, fake), (_, found) = (
-                run_all(path, feeds, level) for path in (done.fake_quant, deploy)
+                outputs_at(path, feeds, level) for path in (done.fake_quant, deploy)
             )
             assert same_bits(fake, found), (kind, level)
             assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max(), (kind, level)
@@ -183,10 +184,10 @@ def test_blocks_that_end_early(tmp_path):
     (size,) = (a for a in node.attribute if a.name == "block_size")
     size.i = 20  # of 64
     done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
-    _, wanted = run_all(done.source, feeds, "DISABLE_ALL")
+    _, wanted = outputs_at(done.source, feeds, "DISABLE_ALL")
     for level in LEVELS:
-        _, fake = run_all(done.fake_quant, feeds, level)
-        assert same_bits(run_all(done.deploy, feeds, level)[1], fake), level
+        _, fake = outputs_at(done.fake_quant, feeds, level)
+        assert same_bits(outputs_at(done.deploy, feeds, level)[1], fake), level
         assert np.abs(fake - wanted).max() < 1e-5 * np.abs(wanted).max(), level
 
 
@@ -206,8 +207,8 @@ def test_a_weight_that_the_file_quantizes(tmp_path, kind, way, target):
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "floats"))
     done = convert_qat_model(save(proto, tmp_path), tmp_path / "net", target=target)
     deploy = done.deploy if target == "ort" else ascend_twin(done.deploy, tmp_path / "twin.onnx")
-    _, wanted = run_all(done.source, feeds, "DISABLE_ALL")
+    _, wanted = outputs_at(done.source, feeds, "DISABLE_ALL")
     for level in LEVELS:
-        _, fake = run_all(done.fake_quant, feeds, level)
-        assert same_bits(run_all(deploy, feeds, level)[1], fake), level
+        _, fake = outputs_at(done.fake_quant, feeds, level)
+        assert same_bits(outputs_at(deploy, feeds, level)[1], fake), level
         assert np.abs(fake - wanted).max() < 1e-5 * np.abs(wanted).max(), level

@@ -5,9 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from bridge.export.pipeline import convert_model
-from tests.bridge.export.targets.ascend.test_twin import run
-from tests.support.graphs.text import model, same_bits
-from tests.support.runtime import LEVELS
+from tests.support.bits import same_bits
+from tests.support.graphs.text import model
+from tests.support.runtime import LEVELS, run_at
 
 MOVES = {
     "transposed": "t = Transpose <perm = [0, 2, 1]> (y)",
@@ -39,7 +39,7 @@ def test_an_output_that_a_quantizer_reads_after_moves(tmp_path, name, zero):
     paths = [tmp_path / "fake.onnx", tmp_path / "deploy.onnx"]
     for path, made in zip(paths, (fake, deploy), strict=True):
         ir.save(made, path)
-    wanted = run(paths[0], x, "DISABLE_ALL")
+    wanted = run_at(paths[0], x, "DISABLE_ALL")
     assert wanted.min() < 0
     for level in LEVELS:
-        assert all(same_bits(run(path, x, level), wanted) for path in paths), level
+        assert all(same_bits(run_at(path, x, level), wanted) for path in paths), level

@@ -3,7 +3,7 @@
 import pytest
 
 from bridge.export.plan import costs
-from tests.bridge.export.result.test_explain import layer
+from tests.support.graphs.ones import layer
 from tests.support.graphs.text import the_layer
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bridge import convert_qat_model
 from bridge.export.graph.names import LAYER_KEY
 from bridge.export.running.runtime import run_model
+from tests.support.bits import same_bits
+from tests.support.conversions import convert_integers_first
 from tests.support.graphs.layer_forms import BIASES, FORMS
 from tests.support.graphs.text import (
+    ADDED,
     BIAS,
     GEMM,
     INTEGERS,
@@ -24,18 +26,13 @@ from tests.support.graphs.text import (
     codes,
     model,
     rescaled,
-    same_bits,
     save,
 )
-
-pytestmark = pytest.mark.usefixtures("integers_first")
-
-ADDED = X + W + "[fc] m = MatMul (xd, wd) y = Add (m, b)"
 
 
 def converted(proto, folder):
     """The fake-quant and the deploy model."""
-    done = convert_qat_model(save(proto, folder), folder / "net")
+    done = convert_integers_first(save(proto, folder), folder / "net")
     models = onnx.load(done.fake_quant), onnx.load(done.deploy)
     for one in models:
         onnx.checker.check_model(one, full_check=True)
@@ -44,7 +41,7 @@ def converted(proto, folder):
 
 def outputs(proto, folder, *inputs):
     """The first output of the fake-quant and of the deploy model."""
-    done = convert_qat_model(save(proto, folder), folder / "net")
+    done = convert_integers_first(save(proto, folder), folder / "net")
     return [next(iter(run_model(path, inputs).values())) for path in (done.fake_quant, done.deploy)]
 
 
@@ -297,7 +294,7 @@ def test_bits_of_one_scale_a_channel_of_a_grouped_transposed_convolution(tmp_pat
 def test_one_pair_for_two_layers_and_a_float_operator(tmp_path):
     body = X + W + "[a] m = MatMul (xd, wd) [b] n = MatMul (xd, wd) y = Sub (m, n) r = Relu (xd)"
     proto = model(body, outputs="float[N, 2] y, float[N, 3] r, float[N, 2] m")
-    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    done = convert_integers_first(save(proto, tmp_path), tmp_path / "net")
     assert [layer.name for layer in done.layers] == ["a", "b"]
     x = batch()
     centered = codes(x, SX, LAYER["zx"])
@@ -311,7 +308,7 @@ def test_one_pair_for_two_layers_and_a_float_operator(tmp_path):
 def test_outputs_in_the_middle_of_the_model_stay_outputs(tmp_path):
     body = X + W + "[fc] m = MatMul (xd, wd) y = Relu (m) q = QuantizeLinear (y, sx, zx)"
     proto = model(body, outputs="float[N, 2] m, int8[N, 2] q, int8[N, 3] xq, float[N, 3] xd")
-    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    done = convert_integers_first(save(proto, tmp_path), tmp_path / "net")
     x = batch()
     centered = codes(x, SX, LAYER["zx"])
     m = rescaled(centered @ INTEGERS.astype(np.int64), SX, SW)
@@ -387,6 +384,6 @@ def test_an_ir_version_that_says_nothing_is_lowered(tmp_path, opset, given, writ
     # ONNX Runtime 1.17 refuses 10 and above, and torch's default exporter writes 10 for opset 20.
     proto = model(GEMM, b=BIAS, opset=opset)
     proto.ir_version = given
-    done = convert_qat_model(save(proto, tmp_path), tmp_path / "net")
+    done = convert_integers_first(save(proto, tmp_path), tmp_path / "net")
     for path in (done.fake_quant, done.deploy):
         assert onnx.load(path).ir_version == written

@@ -11,11 +11,11 @@ from bridge.export.plan import costs
 from bridge.export.plan.tune import fastest_beyond_noise, time_interleaved
 from bridge.export.running.runtime import run_model
 from examples.networks import lenet
-from tests.bridge.export.requantization.test_chains import BETWEEN, chained, forms, picture
+from tests.support.bits import same_bits
+from tests.support.conversions import convert_integers_first
 from tests.support.exporters import export
-from tests.support.graphs.text import BIAS, GEMM, MATMUL, model, same_bits, save
-
-pytestmark = pytest.mark.usefixtures("integers_first")
+from tests.support.graphs.chains import BETWEEN, chained, forms, picture
+from tests.support.graphs.text import BIAS, GEMM, MATMUL, model, save
 
 INT, QLINEAR, FLOAT = costs.INTEGER, costs.QLINEAR, costs.FLOAT
 SHAPES = {"x": (2, 3, 6, 7)}
@@ -37,7 +37,7 @@ class Stopwatch:
 
 def tuned(proto, folder, watch, *, shapes=SHAPES, **options):
     tuning = Tuning(input_shapes=shapes, rounds=3, timer=watch)
-    return convert_qat_model(save(proto, folder), folder / "net", tune=tuning, **options)
+    return convert_integers_first(save(proto, folder), folder / "net", tune=tuning, **options)
 
 
 @pytest.mark.parametrize("form", [INT, QLINEAR, FLOAT])
@@ -212,7 +212,7 @@ def test_a_network_timed_on_this_machine_is_exact(tmp_path, threads):
     calibrate(net, [x])
     inter = export(net.eval(), (x,), tmp_path / "inter.onnx", "torchscript")
     prefix = Path(tmp_path) / "net"
-    done = convert_qat_model(inter, prefix, tune=Tuning(threads=threads, rounds=3))
+    done = convert_integers_first(inter, prefix, tune=Tuning(threads=threads, rounds=3))
     for layer in done.layers:
         assert layer.form in dict(layer.seconds)
         assert all(seconds > 0 for _, seconds in layer.seconds)

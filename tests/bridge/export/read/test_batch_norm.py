@@ -6,6 +6,7 @@ import pytest
 
 from bridge import ConversionError, convert_qat_model
 from bridge.export.running.runtime import run_model
+from tests.support.bits import same_bits
 from tests.support.graphs.text import (
     BIAS,
     GEMM,
@@ -19,7 +20,6 @@ from tests.support.graphs.text import (
     batch,
     codes,
     model,
-    same_bits,
     save,
 )
 

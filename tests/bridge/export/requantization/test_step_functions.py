@@ -15,10 +15,10 @@ from bridge.export.requantization.step_functions import (
     prove,
     thresholds,
 )
+from tests.support.runtime import LEVELS, run_at
 
 UINT8 = Grid(zero_point=0, qmin=0, qmax=255)
 INT8 = Grid(zero_point=-3, qmin=-128, qmax=127)
-LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
 PIXELS = np.stack(np.meshgrid(np.arange(0, 256, 3), np.arange(256)))  # 86 x 256 pairs
 
 
@@ -64,12 +64,7 @@ def run(level, inputs, nodes, constants, *, output):
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    return session.run(None, inputs)[0]
+    return run_at(model.SerializeToString(), inputs, level)
 
 
 def multipliers(count):

@@ -7,38 +7,15 @@ import pytest
 from bridge import ConversionError, convert_qat_model, explain
 from bridge.export.plan import costs
 from bridge.export.targets.table import TARGETS
-from tests.bridge.export.requantization.test_chains import chained, long_sums
-from tests.support.graphs.text import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, ZX, X, model, save
-
-pytestmark = pytest.mark.usefixtures("integers_first")
+from tests.support.conversions import Estimated, convert_integers_first
+from tests.support.graphs.chains import chained, long_sums
+from tests.support.graphs.ones import layer
+from tests.support.graphs.text import BIAS, GEMM, INTEGERS, MATMUL, SW, SX, X, model, save
 
 
 def explained(proto, folder, *, shapes=None, **options):
-    done = convert_qat_model(save(proto, folder), folder / "net", **options)
+    done = convert_integers_first(save(proto, folder), folder / "net", **options)
     return explain(done, input_shapes=shapes)
-
-
-def layer(weight, op="Conv", *, groups=1, zx=ZX, behind=""):
-    """A layer with a weight of ones of this shape, on one picture whose sides are 7."""
-    channels = weight[0] if op == "ConvTranspose" else weight[1] * groups
-    sizes = [1, channels, *(7 for _ in weight[2:])]
-    body = X + "wd = DequantizeLinear (w, sw, zw)"
-    # Padding that depends on the size keeps a transposed convolution from being another.
-    padding = ', auto_pad = "SAME_UPPER"' if op == "ConvTranspose" else ""
-    attributes = f"<group = {groups}{padding}>"
-    body += f"[it] {'c' if behind else 'y'} = {op} {attributes} (xd, wd)" + behind
-    return model(
-        body,
-        inputs=f"float{sizes} x",
-        outputs=f"float[{', '.join('NCDHV'[: len(weight)])}] y",
-        opset=21,
-        w=np.ones(weight, np.int8),
-        sw=np.float32(0.01),
-        zw=np.int8(0),
-        zx=zx,
-        sc=np.float32(0.05),
-        zc=np.int8(-3),
-    )
 
 
 CODES = "q = QuantizeLinear (c, sc, zc) y = DequantizeLinear (q, sc, zc)"
@@ -73,7 +50,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_convolution_takes_the_cheapest_form(tmp_path, monkeypatch, name):
+def test_a_convolution_takes_the_cheapest_form(tmp_path, name):
     proto, times, form, reason = CHOICES[name]
 
     def estimates(layer, forms, *, chained):
@@ -82,8 +59,7 @@ def test_a_convolution_takes_the_cheapest_form(tmp_path, monkeypatch, name):
         assert chained == (QLINEAR in named)
         return named | {costs.FLOAT32: 6.0}
 
-    monkeypatch.setattr(costs, "estimates", estimates)
-    (row,) = explained(proto, tmp_path).layers
+    (row,) = explained(proto, tmp_path, target=Estimated(estimates=estimates)).layers
     assert (row.form, row.reason) == (form, reason)
     assert row.arithmetic == ("float32" if form == FLOAT else "int8")
     assert row.speed == 6.0 / min(times)

@@ -4,16 +4,17 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
 from bridge import ConversionError, convert_qat_model
 from bridge.export.running.runtime import run_model
+from tests.support.bits import same_bits
 from tests.support.exporters import export
 from tests.support.graphs.layer_forms import BIAS_CODES, BIASES, FLOAT_WEIGHT, FORMS
 from tests.support.graphs.text import (
+    ADDED,
     BIAS,
     GEMM,
     INTEGERS,
@@ -26,12 +27,11 @@ from tests.support.graphs.text import (
     batch,
     codes,
     model,
-    same_bits,
     save,
 )
 from tests.support.modules.nested import nested
+from tests.support.runtime import run_at, session_at
 
-ADDED = X + W + "[fc] m = MatMul (xd, wd) y = Add (m, b)"
 PAIR = ["QuantizeLinear", "DequantizeLinear"]
 
 
@@ -76,11 +76,7 @@ def no_float_but_scales(proto):
 
 def plain(path, x):
     """The first output in ONNX Runtime as the file says it: without graph optimizations."""
-    options = onnxruntime.SessionOptions()
-    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.graph_optimization_level, options.intra_op_num_threads = level, 1
-    session = onnxruntime.InferenceSession(str(path), options)
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
+    return run_at(path, x, "DISABLE_ALL")
 
 
 def gamma(count):
@@ -361,9 +357,7 @@ def test_onnx_runtime_can_be_asked_for_precision(tmp_path):
     )
     square = INTEGERS[:2].copy()
     done = convert(model(body, outputs="float[N, 2] y", v=square), tmp_path)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(str(done.deploy), options)
+    session = session_at(done.deploy, "ENABLE_ALL", x64quantprecision="1")
     x = batch(50)
     steps = (session.run(None, {"x": x})[0] - run_model(done.fake_quant, [x])["y"]) / SX
     assert np.abs(np.rint(steps)).max() <= 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bridge import MatMulQAT, adopt, calibrate, convert_qat_model, freeze_weight_scales, prepare_qat
 from tests.support.bits import same_bits
 from tests.support.exporters import EXPORTERS, export
+from tests.support.modules.layers import LEARNED
 
 
 class Encoder(nn.Module):
@@ -101,9 +102,6 @@ def test_an_export_within_autocast_is_the_same_file(exporter, tmp_path):
 def _run(path: Any, x: Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(path)
     return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
 
 
 def small(**weight: Any) -> nn.Module:

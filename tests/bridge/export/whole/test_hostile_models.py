@@ -18,6 +18,7 @@ from onnx import TensorProto
 
 from bridge import ConversionError, convert_qat_model
 from bridge.export.running.runtime import run_model
+from tests.support.bits import same_bits
 from tests.support.graphs.text import (
     BIAS,
     GEMM,
@@ -32,7 +33,6 @@ from tests.support.graphs.text import (
     codes,
     model,
     rescaled,
-    same_bits,
     save,
     with_inputs,
 )

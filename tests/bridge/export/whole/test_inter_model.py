@@ -18,9 +18,10 @@ from bridge.modules.weighted import qat_layers
 from qatfunc import arq_qparams, resolve_clip, ulq_qparams
 from qatfunc.linear_maps.channels import per_output, to_full_rank
 from qatfunc.params import Clip
+from tests.support.bits import same_state
 from tests.support.exporters import EXPORTERS, dynamic, export
 from tests.support.graphs.reading import nodes, read
-from tests.support.modules.layers import config, same_state, state
+from tests.support.modules.layers import config, state
 from tests.support.modules.nested import Nested, nested
 
 both = pytest.mark.parametrize("exporter", EXPORTERS)

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from bridge import ascend_twin, convert_qat_model, explain
 from bridge.export.running.runtime import run_model
-from tests.support.graphs.text import same_bits
+from tests.support.bits import same_bits
 from tests.support.other_tools import make
+from tests.support.runtime import LEVELS, session_at
 
 FOLDER = Path(make.__file__).parent
-LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
 
 MOBILE = [
     *("net.0", "net.2.body.0", "net.2.body.2", "net.2.body.4"),
@@ -53,10 +52,7 @@ FOUND = {
 
 def run(path, x, level="DISABLE_ALL"):
     """The output for each of several inputs."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options)
+    session = session_at(path, level)
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: one})[0] for one in x])
 

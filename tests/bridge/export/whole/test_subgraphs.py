@@ -6,8 +6,9 @@ import pytest
 
 from bridge import ascend_twin, convert_qat_model, explain
 from bridge.export.graph.names import LAYER_KEY
-from tests.bridge.export.targets.ascend.test_twin import LEVELS, run
-from tests.support.graphs.text import model, same_bits, save
+from tests.support.bits import same_bits
+from tests.support.graphs.text import model, save
+from tests.support.runtime import LEVELS, run_at
 
 RNG = np.random.default_rng(5)
 SHAPE = "float[A, B, C, D]"
@@ -129,12 +130,12 @@ def nodes(path):
 
 def assert_one_step(done, step=0.17):
     """Equal bits at every level; at level off within one step of the source."""
-    wanted = run(done.source, PICTURES, "DISABLE_ALL")
+    wanted = run_at(done.source, PICTURES, "DISABLE_ALL")
     assert len(np.unique(wanted)) > 5
-    assert np.abs(run(done.fake_quant, PICTURES, "DISABLE_ALL") - wanted).max() < step * 1.01
+    assert np.abs(run_at(done.fake_quant, PICTURES, "DISABLE_ALL") - wanted).max() < step * 1.01
     for level in LEVELS:
-        expected = run(done.fake_quant, PICTURES, level)
-        assert same_bits(run(done.deploy, PICTURES, level), expected), level
+        expected = run_at(done.fake_quant, PICTURES, level)
+        assert same_bits(run_at(done.deploy, PICTURES, level), expected), level
         assert np.abs(expected - wanted).max() < step * 1.01, level
 
 
@@ -158,7 +159,7 @@ def test_a_float_convolution_between_pairs_stays_float(tmp_path, where):
 @pytest.mark.parametrize("name", BODIES)
 def test_other_targets(tmp_path, name):
     done = converted(BODIES[name], tmp_path, target="qdq", opset=19)
-    wanted, found = (run(path, PICTURES, "DISABLE_ALL") for path in (done.source, done.deploy))
+    wanted, found = (run_at(path, PICTURES, "DISABLE_ALL") for path in (done.source, done.deploy))
     assert np.abs(found - wanted).max() < 0.172
     kept = {node.metadata_props.get(LAYER_KEY) for node in nodes(done.deploy)}
     assert kept >= {one.name for one in done.layers}
@@ -170,15 +171,17 @@ def test_other_targets(tmp_path, name):
     }
     twin = ascend_twin(done.deploy, tmp_path / "twin.onnx")
     for level in LEVELS:
-        assert same_bits(run(twin, PICTURES, level), run(done.fake_quant, PICTURES, level)), level
+        assert same_bits(run_at(twin, PICTURES, level), run_at(done.fake_quant, PICTURES, level)), (
+            level
+        )
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_mode_fast_and_the_report(tmp_path, name):
     done = converted(BODIES[name], tmp_path, mode="fast", data=[PICTURES])
     for level in LEVELS:
-        expected = run(done.fake_quant, PICTURES, level)
-        assert same_bits(run(done.deploy, PICTURES, level), expected), level
+        expected = run_at(done.fake_quant, PICTURES, level)
+        assert same_bits(run_at(done.deploy, PICTURES, level), expected), level
     assert {row.name for row in explain(done).layers} >= {one.name for one in done.layers}
 
 
@@ -186,8 +189,8 @@ def test_opset_13_inside_too(tmp_path):
     body = BODIES["a branch"] + " yn = Identity (y)"
     proto = model(body, inputs="float[N, 4, 5, 5] x", outputs=f"{SHAPE} y", opset=14, **ARRAYS)
     done = convert_qat_model(save(proto, tmp_path), tmp_path / "net", target="qdq", opset=13)
-    found = run(done.deploy, PICTURES, "DISABLE_ALL")
-    assert np.abs(found - run(done.source, PICTURES, "DISABLE_ALL")).max() < 0.172
+    found = run_at(done.deploy, PICTURES, "DISABLE_ALL")
+    assert np.abs(found - run_at(done.source, PICTURES, "DISABLE_ALL")).max() < 0.172
 
 
 def test_branches_of_one_weight_store_it_once(tmp_path):

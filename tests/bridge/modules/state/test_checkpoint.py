@@ -10,10 +10,8 @@ from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT
 from qatfunc.calibration import EXACT_VALUES
-from tests.support.bits import same_bits
-from tests.support.modules.layers import KINDS, NAMES, calibrated, config, same_state, state
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+from tests.support.bits import same_bits, same_state
+from tests.support.modules.layers import KINDS, LEARNED, NAMES, calibrated, config, state
 
 
 def through_a_file(value, *, weights_only=True):

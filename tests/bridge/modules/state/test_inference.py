@@ -21,10 +21,9 @@ from bridge import (
     freeze_weight_scales,
     prepare_qat,
 )
+from tests.support.bits import same_state
 from tests.support.exporters import export
-from tests.support.modules.layers import config, same_state, state
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+from tests.support.modules.layers import LEARNED, config, state
 
 
 class Net(nn.Module):

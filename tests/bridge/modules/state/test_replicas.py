@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, freeze_weight_scales
-from tests.support.bits import same_bits
+from tests.support.bits import same_bits, same_state
 from tests.support.exporters import export
-from tests.support.modules.layers import config, same_state, state
-
-LEARNED = {"weights_retrain_algo": "ulq_retrain"}
+from tests.support.modules.layers import LEARNED, config, state
 
 
 class Net(nn.Module):

@@ -10,9 +10,10 @@ from torch import nn
 
 from bridge import Conv2dQAT, LinearQAT, calibrate, convert_qat_model, verify
 from bridge.export.result.verify.differences import Difference
+from tests.support.bits import same_state
 from tests.support.exporters import dynamic, export
 from tests.support.graphs.text import with_inputs
-from tests.support.modules.layers import config, same_state, state
+from tests.support.modules.layers import config, state
 
 
 class Net(nn.Module):

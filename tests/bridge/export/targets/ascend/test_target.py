@@ -1,32 +1,32 @@
 """The Ascend dialect: its nodes, the layout of their parameters, and the bits of both models."""
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 
 from bridge import ConversionError, convert_qat_model
 from bridge.export.running.runtime import run_model
+from tests.support import conversions
+from tests.support.bits import same_bits
+from tests.support.graphs.reading import attributes
 from tests.support.graphs.text import (
+    ADDED,
     BIAS,
     GEMM,
     INTEGERS,
+    PER_TENSOR,
+    RECIPROCAL,
     SX,
     W,
-    X,
     batch,
+    convolution,
     model,
     rescaled,
-    same_bits,
-    save,
 )
 
-PER_TENSOR = {"sw": np.float32(0.01), "zw": np.int8(0)}
-RECIPROCAL = np.float32(1.0) / SX
-ADDED = X + W + "[fc] m = MatMul (xd, wd) y = Add (m, b)"
-
-
-def convert(proto, folder):
-    return convert_qat_model(save(proto, folder), folder / "net", target="ascend")
+convert = partial(conversions.convert, target="ascend")
 
 
 def deployed(proto, folder):
@@ -35,10 +35,6 @@ def deployed(proto, folder):
     assert {node.domain for node in graph.node} == {""}
     arrays = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
     return list(graph.node), arrays
-
-
-def attributes(node):
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def ascend_codes(x, zero_point, reciprocal=RECIPROCAL):
@@ -69,21 +65,6 @@ def test_nodes_of_a_matrix_product(tmp_path, body, operators):
         assert bias.tolist() == np.rint(BIAS / (SX * PER_TENSOR["sw"])).tolist()
     assert attributes(dequant) == {"dtype": 0}
     assert list(dequant.output) == ["y"]
-
-
-def convolution(op="Conv", **more):
-    kernel = np.array([[100, -3], [7, -128]], np.int8).reshape(2, 2, 1, 1)
-    axis = int(op == "ConvTranspose")
-    return model(
-        f"xq = QuantizeLinear (x, sx, zx) xd = DequantizeLinear (xq, sx, zx) "
-        f"wd = DequantizeLinear <axis = {axis}> (w, sw, zw) "
-        f"[conv] y = {op} <pads = [1, 1, 0, 0]> (xd, wd, b)",
-        inputs="float[N, 2, H, V] x",
-        outputs="float[N, 2, H2, V2] y",
-        w=kernel,
-        b=BIAS,
-        **more,
-    )
 
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])

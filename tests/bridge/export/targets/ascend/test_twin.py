@@ -1,26 +1,36 @@
 """The runnable twin of Ascend models: onnx.checker takes it, ONNX Runtime has the same bits."""
 
+from functools import partial
+
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from bridge import ConversionError, ascend_twin, verify
 from bridge.export.running.runtime import run_model
 from bridge.export.targets.ascend.functions import DOMAIN
-from tests.bridge.export.targets.ascend.test_target import (
+from tests.support import conversions
+from tests.support.bits import same_bits
+from tests.support.exporters import export
+from tests.support.graphs.reading import attributes
+from tests.support.graphs.text import (
     ADDED,
+    BIAS,
+    GEMM,
     PER_TENSOR,
     RECIPROCAL,
-    attributes,
-    convert,
+    SX,
+    W,
+    X,
+    batch,
     convolution,
+    model,
+    save,
 )
-from tests.support.exporters import export
-from tests.support.graphs.text import BIAS, GEMM, SX, W, X, batch, model, same_bits, save
 from tests.support.modules.nested import nested
+from tests.support.runtime import LEVELS, outputs_at, run_at
 
-LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
+convert = partial(conversions.convert, target="ascend")
 PICTURE = np.random.default_rng(3).normal(0, 4, (2, 2, 3, 4)).astype(np.float32)
 PRODUCT = (
     X + "v = QuantizeLinear (x, sv, zv) vd = DequantizeLinear (v, sv, zv) "
@@ -37,27 +47,14 @@ def twin(done):
     return path
 
 
-def run_all(path, x, level="ENABLE_ALL"):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(str(path), options)
-    feeds = x if isinstance(x, dict) else {session.get_inputs()[0].name: x}
-    return session.run(None, feeds)
-
-
-def run(path, x, level="ENABLE_ALL"):
-    return run_all(path, x, level)[0]
-
-
 def assert_the_same(done, x):
     """The dialect, evaluated, fake-quant and the twin at every level."""
     expected = next(iter(run_model(done.deploy, [x]).values()))
     assert len(np.unique(expected)) > min(5, expected.size - 1)
     path = twin(done)
     for level in LEVELS:
-        assert same_bits(run(done.fake_quant, x, level), expected), level
-        assert same_bits(run(path, x, level), expected), level
+        assert same_bits(run_at(done.fake_quant, x, level), expected), level
+        assert same_bits(run_at(path, x, level), expected), level
     assert same_bits(next(iter(run_model(path, [x]).values())), expected)
 
 
@@ -149,7 +146,7 @@ def test_a_scale_is_read_out_of_its_bits(tmp_path, scale):
     onnx.save(proto, done.deploy)
     x = np.full((1, 3), SX, np.float32)
     (expected,) = run_model(done.deploy, [x]).values()
-    assert same_bits(run(twin(done), x), expected)
+    assert same_bits(run_at(twin(done), x, "ENABLE_ALL"), expected)
     assert np.isfinite(expected).all()
     assert expected.any()
 
@@ -261,6 +258,6 @@ def test_a_pair_rounds_as_the_device_does(tmp_path, name, zero):
     path = twin(done)
     for level in LEVELS:
         for other in (done.fake_quant, path):
-            found = run_all(other, x, level)
+            found = outputs_at(other, x, level)
             for value, (output, wanted) in zip(found, expected.items(), strict=True):
                 assert same_bits(value, wanted), (output, level, other)
