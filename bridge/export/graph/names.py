@@ -22,7 +22,7 @@ def layer_name(node: ir.Node, weight: ir.Value | None, bias: ir.Value | None) ->
 
     Args:
         node: the layer's operator.
-        weight: the value that its weight is dequantized from.
+        weight: the value that its weight is quantized from.
         bias: the bias, None without one.
     Returns:
         such as "layer1.0.conv1".
