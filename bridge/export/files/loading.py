@@ -112,6 +112,6 @@ def _check_external(path: Path, tensor: ir.ExternalTensor, *, follow_symlinks: b
     offset, size = tensor.offset or 0, data.stat().st_size
     if offset < 0 or offset + length > size:
         raise ConversionError(
-            f"{what} takes {length} bytes from {offset} on, but {data} has {size}"
+            f"{what} needs {length} bytes from offset {offset}, but {data} has {size}"
         )
     return data.resolve()

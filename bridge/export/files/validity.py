@@ -95,8 +95,8 @@ def check_functions(path: Path, model: ir.Model) -> None:
         nodes = size(ir.traversal.RecursiveGraphIterator(model.graph))
         if nodes > MAX_INLINED_NODES:
             raise ConversionError(
-                f"{path}: its functions are {nodes:.3g} nodes once they are inlined, of which "
-                f"{MAX_INLINED_NODES} can be converted"
+                f"{path}: its functions have {nodes:.3g} nodes when inlined, more than the "
+                f"limit of {MAX_INLINED_NODES}"
             )
 
 

@@ -41,14 +41,14 @@ class Phases:
         strides: one per axis.
         starts: positions to cut off at the start of each axis.
         ends: positions to cut off at its end.
-        first: whether the output channels are (phases, channels) and not (channels, phases).
+        phases_first: whether the output channels are (phases, channels) and not (channels, phases).
     """
 
     channels: int
     strides: tuple[int, ...]
     starts: tuple[int, ...]
     ends: tuple[int, ...]
-    first: bool
+    phases_first: bool
 
     def spread(self, values: Array) -> Array:
         """Repeat a value per channel for all phases.
@@ -59,7 +59,7 @@ class Phases:
             (channels * phases,), in the order of the convolution's output channels.
         """
         count = prod(self.strides)
-        return np.tile(values, count) if self.first else np.repeat(values, count)
+        return np.tile(values, count) if self.phases_first else np.repeat(values, count)
 
 
 class Convolution(NamedTuple):
@@ -85,7 +85,7 @@ class ConvAxis(NamedTuple):
         dilation: of the axis.
         begin: padding before.
         end: padding after.
-        more: output_padding.
+        output_padding: at the end.
     """
 
     size: int
@@ -93,7 +93,7 @@ class ConvAxis(NamedTuple):
     dilation: int
     begin: int
     end: int
-    more: int
+    output_padding: int
 
 
 _ATTRIBUTES = (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1))
@@ -169,7 +169,7 @@ def as_convolution(layer: QuantizedLayer, *, phases_first: bool = False) -> Conv
         strides=strides,
         starts=tuple(axis.start for axis in axes),
         ends=tuple(axis.end for axis in axes),
-        first=phases_first,
+        phases_first=phases_first,
     )
     attributes = {
         "kernel_shape": [axis.size for axis in axes],
@@ -207,9 +207,9 @@ def _best(given: ConvAxis) -> _Axis:
 
 
 def _axis(given: ConvAxis, start: int) -> _Axis:
-    size, stride, dilation, begin, end, more = given
+    size, stride, dilation, begin, end, output_padding = given
     # Output length minus stride * (input length - 1).
-    extra = dilation * (size - 1) + 1 - begin - end + more
+    extra = dilation * (size - 1) + 1 - begin - end + output_padding
     reach = [start - begin + k * dilation for k in range(size)]
     phases = [r % stride for r in reach]
     shifts = [(phase - r) // stride for phase, r in zip(phases, reach, strict=True)]

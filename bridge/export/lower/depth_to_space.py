@@ -37,7 +37,7 @@ def write_depth_to_space(builder: Builder, y: ir.Value, phases: Phases | None) -
     if phases is None:
         return y
     if any(stride > 1 for stride in phases.strides):
-        write = _blocks_of_channels if phases.first else _one_axis_at_a_time
+        write = _blocks_of_channels if phases.phases_first else _one_axis_at_a_time
         y = write(builder, y, phases)
     if not any((*phases.starts, *phases.ends)):
         return y

@@ -5,5 +5,5 @@ Index, each importing only what is above it:
     data_movement        quantizes layer inputs after Reshape, Transpose, MaxPool, ...
     channel_padding      pads before quantizers with a zero point per channel
     ceil_mode            pools with ceil_mode -> pools with padding
-    model                read_model: all of these
+    model                read_model: loads a file and applies all of these but ceil_mode
 """

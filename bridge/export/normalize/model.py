@@ -27,8 +27,8 @@ def read_model(path: Path, *, follow_symlinks: bool = False) -> ir.Model:
     """Load a model and normalize it.
 
     Functions are inlined, Constant nodes become initializers, nodes are sorted, and the rewrites of
-    normalize/ are applied. Below IR version 4, initializers that are also inputs become constants.
-    External data is read when it is needed.
+    computed_parameters, data_movement and channel_padding are applied. Below IR version 4,
+    initializers that are also inputs become constants. External data is read when it is needed.
 
     Args:
         path: an .onnx file.

@@ -40,7 +40,7 @@ def read_bias(node: ir.Node, channels: int) -> tuple[ir.Value, Array | None]:
             return output, None
         bias = _floats(value)
         if bias.size not in (1, channels) or (bias.ndim > 1 and bias.shape[-1] != bias.size):
-            raise NotQuantizedError(f"its bias has shape {bias.shape}, not one value a channel")
+            raise NotQuantizedError(f"its bias has shape {bias.shape}, not one value per channel")
         return output, np.broadcast_to(bias.ravel(), (channels,))
     uses = list(output.uses())
     if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":

@@ -58,7 +58,7 @@ def input_scale_per_output(
     if (zero_point == zero).all():
         return scale_x, zero, None
     if transposed or has_padding(node):
-        raise NotQuantizedError("the zero points of its input differ from channel to channel")
+        raise NotQuantizedError("the zero points of its input differ between channels")
     apart = (zero_point.astype(np.int64) - int(zero)).reshape(groups, 1, -1)
     taps = weight.astype(np.int64).reshape(groups, per_group, weight.shape[1], -1).sum(axis=-1)
     return scale_x, zero, -(taps * apart).sum(axis=-1).ravel()

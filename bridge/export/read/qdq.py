@@ -157,7 +157,8 @@ def read_quantized_constant(node: ir.Node, *, what: str = "weight") -> tuple[Arr
     integers = _integers(node.inputs[0], what)
     if integers.dtype != zero_point.dtype:
         raise NotQuantizedError(
-            f"{describe(node)} takes {integers.dtype} but its zero point is {zero_point.dtype}"
+            f"the codes of {describe(node)} are {integers.dtype}, but the zero point is "
+            f"{zero_point.dtype}"
         )
     return integers, *_on_axis(node, (scale, zero_point), integers.shape)
 
@@ -244,7 +245,7 @@ def read_qparams(node: ir.Node) -> tuple[Array, Array]:
     given = zero_point_input(node)
     if given is None:
         if dtype is None:
-            raise NotQuantizedError(f"the type of what {describe(node)} takes is not known")
+            raise NotQuantizedError(f"the data type of the input of {describe(node)} is not known")
         return scale, np.zeros(scale.shape, dtype)
     zero_point = constant(given)
     if zero_point is None:
@@ -255,7 +256,7 @@ def read_qparams(node: ir.Node) -> tuple[Array, Array]:
         )
     if dtype not in (None, zero_point.dtype):
         raise NotQuantizedError(
-            f"{describe(node)} takes {dtype} but its zero point is {zero_point.dtype}"
+            f"the codes of {describe(node)} are {dtype}, but the zero point is {zero_point.dtype}"
         )
     return scale, zero_point
 
@@ -273,10 +274,12 @@ def read_uint8_qparams(node: ir.Node) -> tuple[np.float32, int]:
     """
     scale, zero_point = constant(node.inputs[1]), constant(zero_point_input(node))
     if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1:
-        raise NotQuantizedError(f"the zero point of {describe(node)} is not one constant of 8 bits")
+        raise NotQuantizedError(
+            f"the zero point of {describe(node)} is not a single uint8 constant"
+        )
     if scale is None or scale.dtype != np.float32 or scale.size != 1 or not 0 < scale < np.inf:
         raise NotQuantizedError(
-            f"the scale of {describe(node)} is not one positive float32 constant"
+            f"the scale of {describe(node)} is not a single positive float32 constant"
         )
     return np.float32(scale.item()), int(zero_point.item())
 

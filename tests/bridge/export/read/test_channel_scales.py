@@ -110,7 +110,7 @@ REASONS = {
     ),
     "zero points that differ, and padding by the size of the input": (
         layer(DEPTHWISE.replace("pads = [1, 1, 1, 1]", 'auto_pad = "SAME_UPPER"'), **APART),
-        "the zero points of its input differ from channel to channel",
+        "the zero points of its input differ between channels",
     ),
     "zero points that differ, transposed": (
         layer(
@@ -119,7 +119,7 @@ REASONS = {
             zw=np.int8(0),
             **APART,
         ),
-        "the zero points of its input differ from channel to channel",
+        "the zero points of its input differ between channels",
     ),
     "another axis": (
         layer(axis=0, inputs="float[4, 4, 6, 6] x"),

@@ -345,12 +345,12 @@ REASONS = {
     "bias a column": (
         GEMM,
         {"b": np.ones((2, 1), np.float32)},
-        "its bias has shape (2, 1), not one value a channel",
+        "its bias has shape (2, 1), not one value per channel",
     ),
     "bias a matrix": (
         GEMM,
         {"b": np.ones((2, 2), np.float32)},
-        "its bias has shape (2, 2), not one value a channel",
+        "its bias has shape (2, 2), not one value per channel",
     ),
     "bias dequantized around a zero point": (
         X + W + "b = DequantizeLinear (bq, sx, zb) y = Gemm (xd, wd, b)",

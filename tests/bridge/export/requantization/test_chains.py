@@ -126,11 +126,11 @@ UNCHAINED = {
             sc=np.full(4, SC),
             zc=np.full(4, ZC),
         ),
-        "the zero point of QuantizeLinear 'quantize_c' is not one constant of 8 bits",
+        "the zero point of QuantizeLinear 'quantize_c' is not a single uint8 constant",
     ),
     "codes are an output": (
         chained("c = Relu (f)", outputs="float[N, 2, H2, L2] y, int8[N, 4, H1, L1] cq"),
-        "the zero point of QuantizeLinear 'quantize_c' is not one constant of 8 bits",
+        "the zero point of QuantizeLinear 'quantize_c' is not a single uint8 constant",
     ),
     "unsigned codes are an output": (
         chained(

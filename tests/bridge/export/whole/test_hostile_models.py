@@ -451,7 +451,8 @@ PAIRS = {
     ),
     "a pair of two types": Refused(
         lambda: whole(OTHER, so=SX, zo=np.uint8(3)),
-        ONLY + r"DequantizeLinear 'dequantize_x' takes int8 but its zero point is uint8\)$",
+        ONLY
+        + r"the codes of DequantizeLinear 'dequantize_x' are int8, but the zero point is uint8\)$",
     ),
     "a pair around a float operator, of two scales": Refused(
         lambda: whole(
@@ -728,7 +729,7 @@ FILES = {
     ),
     "data that ends too early": Refused(
         elsewhere("inter.onnx", offset=1 << 40),
-        r"inter\.onnx: the data of 'w' takes 6 bytes from 1099511627776 on, but .* has \d+$",
+        r"inter\.onnx: the data of 'w' needs 6 bytes from offset 1099511627776, but .* has \d+$",
     ),
     "data of another size": Refused(
         lambda: edited(whole(), lambda proto: tensor(proto, "w").dims.__setitem__(0, 1 << 60)),
