@@ -127,7 +127,7 @@ def convert_qat_model(
     If anything fails, none of the models and the record is written.
     Source: docs/semantics.md, 6 to 8.
     """
-    how = find_target(target, options)
+    target = find_target(target, options)
     check_flag("fold_batch_norm", fold_batch_norm)
     check_flag("follow_symlinks", follow_symlinks)
     check_path("model_file", model_file)
@@ -135,7 +135,7 @@ def convert_qat_model(
     source = read_model(Path(model_file), follow_symlinks=follow_symlinks)
     check_source_not_overwritten(Path(model_file), source, paths)
     check_eval_mode(source, Path(model_file))
-    made = convert_model(source, target=how, fold_batch_norm=fold_batch_norm)
+    made = convert_model(source, target=target, fold_batch_norm=fold_batch_norm)
     if not made.layers:
         raise ConversionError(_nothing_to_do(Path(model_file), made.floats))
     models = {paths.fake_quant: made.fake, paths.deploy: made.deploy}
@@ -144,8 +144,8 @@ def convert_qat_model(
         source=Path(model_file),
         fake_quant=paths.fake_quant,
         deploy=paths.deploy,
-        target=how.name,
-        mode="exact" if how.rounding_data() is None else "fast",
+        target=target.name,
+        mode="exact" if target.rounding_data() is None else "fast",
         layers=tuple(made.layers),
         left_in_float=tuple(made.floats),
         follow_symlinks=follow_symlinks,

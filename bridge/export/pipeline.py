@@ -83,13 +83,13 @@ def convert_model(
             the model.
         ConversionError: the model cannot be converted.
     """
-    how = find_target(target, options)
+    target = find_target(target, options)
     deploy = with_shapes(without_ceil_mode(with_16_bit_opset(source)))
-    run_passes(deploy, how.before)
-    found = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm, refusal=how.refusal)
-    how.check(found.layers)
+    run_passes(deploy, target.before)
+    found = read_quantized(deploy.graph, fold_batch_norm=fold_batch_norm, refusal=target.refusal)
+    target.check(found.layers)
     roundings: Roundings | None = None
-    sized, data = None, how.rounding_data()
+    sized, data = None, target.rounding_data()
     if data is not None:
         roundings = round_values(deploy, found, data)
         found = read_inputs_again(found, fold_batch_norm=fold_batch_norm)
@@ -101,20 +101,20 @@ def convert_model(
     elif not found.layers and not found.products:
         return Converted(fake, deploy, [], found.floats, record)  # nothing is quantized
     copied = found.on(copy)
-    found = found if how.folds_batch_norm else without_batch_norm(found)
-    run_passes(deploy, how.before_deploy)
-    forms = _choose_forms(deploy, how, found, choose, sized)
+    found = found if target.folds_batch_norm else without_batch_norm(found)
+    run_passes(deploy, target.before_deploy)
+    forms = _choose_forms(deploy, target, found, choose, sized)
     names = [name for name, _ in named_operators(deploy.graph)]
-    _write_fake(how, copied, forms.chains)
-    summaries = _write_deploy(how, found, forms)
-    _finish(fake, how.fake_operands, how.fake_last)
-    _finish(deploy, how.deploy_operands, how.deploy_last)
+    _write_fake(target, copied, forms.chains)
+    summaries = _write_deploy(target, found, forms)
+    _finish(fake, target.fake_operands, target.fake_last)
+    _finish(deploy, target.deploy_operands, target.deploy_last)
     if roundings is not None:
         names = list(roundings.names)
         summaries += [summarize_elementwise(one) for one in roundings.elementwise]
         summaries = [replace(one, rounding=roundings.of.get(one.name)) for one in summaries]
     summaries.sort(key=lambda summary: names.index(summary.name))
-    deploy = how.finish(deploy, [*found.layers, *found.products])
+    deploy = target.finish(deploy, [*found.layers, *found.products])
     return Converted(fake, deploy, summaries, found.floats, record)
 
 
@@ -135,49 +135,49 @@ class _Forms:
 
 def _choose_forms(
     deploy: ir.Model,
-    how: Target,
+    target: Target,
     found: Quantized,
     choose: FormChooser | None,
     sized: ir.Model | None,
 ) -> _Forms:
-    layers, every = found.layers, how.find_chains(found.layers)
+    layers, every = found.layers, target.find_chains(found.layers)
     chains = {name: chain for name, chain in every.items() if isinstance(chain, Chain)}
     choices: Mapping[str, Choice] = {
         layer.name: (
-            how.choose(layer, chains.get(layer.name))
+            target.choose(layer, chains.get(layer.name))
             if choose is None
             else Choice(choose(layer, chains.get(layer.name)), "given by the caller")
         )
         for layer in layers
     }
-    choices = how.refine(choices, model=deploy, layers=layers, chains=chains, sized=sized)
+    choices = target.refine(choices, model=deploy, layers=layers, chains=chains, sized=sized)
     used = {n: chain for n, chain in chains.items() if choices[n].form.name in costs.CHAINED}
     proofs = {n: one for n, one in every.items() if n in used or isinstance(one, Unchained)}
     return _Forms(choices, used, proofs)
 
 
-def _write_fake(how: Target, found: Quantized, chains: Mapping[str, Chain]) -> None:
+def _write_fake(target: Target, found: Quantized, chains: Mapping[str, Chain]) -> None:
     for layer in found.layers:
         chain = chains.get(layer.name)
         same = layer if chain is None else replace(layer, adjusted_rescale=chain.rescale)
-        how.write_fake(Builder(layer), same)
+        target.write_fake(Builder(layer), same)
     for product in found.products:
-        how.write_fake_product(Builder(product), product)
+        target.write_fake_product(Builder(product), product)
 
 
-def _write_deploy(how: Target, found: Quantized, forms: _Forms) -> list[LayerSummary]:
+def _write_deploy(target: Target, found: Quantized, forms: _Forms) -> list[LayerSummary]:
     """Write layers and products into the deploy model, and summarize them.
 
     In reverse order: the consumers of a chain's codes are written before the chain replaces them.
     """
     summaries = []
     for product in found.products:
-        how.write_product(how.builder(product), product)
-        summaries.append(summarize_product(product, how.product_form))
+        target.write_product(target.builder(product), product)
+        summaries.append(summarize_product(product, target.product_form))
     for layer in reversed(found.layers):
         choice = forms.choices[layer.name]
         summaries.append(summarize_layer(layer, choice, forms.proofs.get(layer.name)))
-        choice.form.write(how.builder(layer), layer)
+        choice.form.write(target.builder(layer), layer)
     return summaries
 
 

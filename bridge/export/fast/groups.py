@@ -21,12 +21,11 @@ import onnx_ir as ir
 
 from bridge.export.fast.operators import CODE_OPERATORS
 from bridge.export.graph.constants import constant, reshaper
-from bridge.export.graph.operators import is_standard, zero_point_input
+from bridge.export.graph.operators import QUANTIZERS, is_standard, zero_point_input
 from bridge.export.read.clamps import after_clamps
 from bridge.export.read.qdq import find_uint8_qparams
 
 _AVERAGES = ("AveragePool", "GlobalAveragePool")
-_PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(slots=True, eq=False)
@@ -200,7 +199,7 @@ def _collect(
             group.passthrough.append(node)
             group.values.append(node.outputs[0])
             owners[node.outputs[0]] = group
-        elif node.op_type not in _PAIRS and constant(node.outputs[0]) is None:
+        elif node.op_type not in QUANTIZERS and constant(node.outputs[0]) is None:
             for value in node.outputs:
                 source = rounded_value(value, past_pools=is_layer)
                 if source not in owners:

@@ -5,6 +5,8 @@ import onnx_ir as ir
 STANDARD_DOMAINS = ("", "ai.onnx")
 """The two names of the default domain."""
 
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+
 _ZERO_POINT = 2
 """Input of QuantizeLinear and DequantizeLinear, after the tensor and the scale."""
 

@@ -8,7 +8,7 @@ from onnxscript import version_converter as ir_converter
 
 from bridge.export.graph.constants import constant
 from bridge.export.graph.errors import ConversionError
-from bridge.export.graph.operators import zero_point_input
+from bridge.export.graph.operators import QUANTIZERS, zero_point_input
 from bridge.export.graph.protos import graphs_of
 
 OPSETS = range(13, 22)
@@ -22,7 +22,6 @@ _IR_VERSION_OF_OPSET_20 = 9
 IR_VERSION_OF_OPSET_21 = 10
 """The lowest IR version that a file of opset 21 may have."""
 
-_PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 # Opset 14 only added data types to these, but onnx's version converter has no adapter from 14 to 13
 # for them.
@@ -47,7 +46,7 @@ def with_opset(model: ir.Model, opset: int) -> ir.Model:
         if opset > 13 or model.opset_imports[""] < opset:
             proto = version_converter.convert_version(proto, opset)
         else:
-            proto = _without_14(version_converter.convert_version(proto, 14))
+            proto = _to_opset_13(version_converter.convert_version(proto, 14))
         onnx.checker.check_model(proto)
     except (RuntimeError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())
@@ -92,11 +91,11 @@ def with_16_bit_opset(model: ir.Model) -> ir.Model:
 
 
 def _is_wide(node: ir.Node) -> bool:
-    zero = constant(zero_point_input(node)) if node.op_type in _PAIRS else None
+    zero = constant(zero_point_input(node)) if node.op_type in QUANTIZERS else None
     return zero is not None and zero.dtype in (np.int16, np.uint16)
 
 
-def _without_14(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _to_opset_13(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Convert a model from opset 14 to 13."""
     sizes = {
         tensor.name: numpy_helper.to_array(tensor)

@@ -27,7 +27,7 @@ def dynamic_inputs(model: ir.Model) -> list[ir.Value]:
         inputs with a symbolic or unknown dimension, and sequences.
     """
     values = [value for value in model.graph.inputs if value.const_value is None]
-    return [value for value in values if _static(value) is None]
+    return [value for value in values if _static_shape(value) is None]
 
 
 def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Sizes:
@@ -47,25 +47,25 @@ def infer_sizes(model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | Non
     for name, sizes in (input_shapes or {}).items():
         if name not in inputs:
             raise ValueError(f"input_shapes: there is no input {name!r}, but {list(inputs)}")
-        symbols |= _bound(inputs[name], sizes)
+        symbols |= _symbol_sizes(inputs[name], sizes)
         inputs[name].shape = ir.Shape(sizes)
     values = [*inputs.values(), *(value for node in copy.graph for value in node.outputs)]
     for value in values:
         if value.shape is not None:
-            value.shape = ir.Shape([_number(dim, symbols) for dim in value.shape])
+            value.shape = ir.Shape([_known_dim(dim, symbols) for dim in value.shape])
     found = _infer(copy)
     if len(found) < len(values) + len(copy.graph.initializers):
         # Exporters compute shapes from Shape nodes: with the inferred shapes these are constants.
-        _state(copy, found)
+        _set_shapes(copy, found)
         folded = copy.clone()
         with contextlib.suppress(RuntimeError):  # a node that cannot be folded stays unknown
             fold_constants(folded, onnx_shape_inference=True, should_fold=_is_small)
-        _state(copy, found | _infer(folded))
+        _set_shapes(copy, found | _infer(folded))
         found = _infer(copy)
     return found
 
 
-def _state(model: ir.Model, sizes: Sizes) -> None:
+def _set_shapes(model: ir.Model, sizes: Sizes) -> None:
     """Set the shapes of inner values to those that are known, and clear all others."""
     for node in model.graph:
         for value in node.outputs:
@@ -77,7 +77,7 @@ def _state(model: ir.Model, sizes: Sizes) -> None:
 
 
 def _is_small(node: ir.Node) -> bool:
-    sizes = [_static(v) for v in [*node.inputs, *node.outputs] if v is not None]
+    sizes = [_static_shape(v) for v in [*node.inputs, *node.outputs] if v is not None]
     return all(one is not None and math.prod(one) <= _MOST_FOLDED for one in sizes)
 
 
@@ -85,7 +85,7 @@ def _infer(model: ir.Model) -> dict[str, tuple[int, ...]]:
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     graph = model.graph
     values = [*graph.inputs, *(v for node in graph for v in node.outputs)]
-    named = {v.name or "": _static(v) for v in [*values, *graph.initializers.values()]}
+    named = {v.name or "": _static_shape(v) for v in [*values, *graph.initializers.values()]}
     return {name: sizes for name, sizes in named.items() if sizes is not None}
 
 
@@ -103,7 +103,7 @@ def with_shapes(model: ir.Model) -> ir.Model:
     known, inferred = model.clone(), model.clone()
     infer = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer(inferred)
-    if _state_channels(inferred):
+    if _annotate_channels(inferred):
         infer(inferred)
     # With ceil_mode, onnx also counts windows that start after the input; runtimes do not.
     rounds_up = any(map(_rounds_up, ir.traversal.RecursiveGraphIterator(model.graph)))
@@ -112,7 +112,7 @@ def with_shapes(model: ir.Model) -> ir.Model:
             for value, found in zip(node.outputs, twin.outputs, strict=True):
                 if not value.is_graph_output():
                     shape = _channels(found.shape) if rounds_up else found.shape
-                    value.shape = _refined(value.shape, shape)
+                    value.shape = _filled(value.shape, shape)
                     value.type = value.type or found.type
     return known
 
@@ -129,7 +129,7 @@ def _rounds_up(node: ir.Node) -> bool:
     return ceil_mode is not None and ceil_mode.value == 1
 
 
-def _state_channels(model: ir.Model) -> bool:
+def _annotate_channels(model: ir.Model) -> bool:
     """Annotate rank and channels of convolutions of unknown input rank; return whether any was."""
     before = [
         node.outputs[0]
@@ -152,7 +152,7 @@ def _state_channels(model: ir.Model) -> bool:
     return any(value.shape is not None for value in before)
 
 
-def _refined(shape: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
+def _filled(shape: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
     """Fill the unknown dimensions of a shape from another one of the same rank."""
     if shape is None or found is None or len(shape) != len(found):
         return shape or found
@@ -208,7 +208,7 @@ def _name(node: ir.Node, index: int) -> str:
     return "" if value is None else value.name or ""
 
 
-def _bound(value: ir.Value, sizes: Sequence[int]) -> dict[str, int]:
+def _symbol_sizes(value: ir.Value, sizes: Sequence[int]) -> dict[str, int]:
     """Return the sizes of the symbolic dimensions of a shape, by their names."""
     dims = list(value.shape or ())
     fits = len(dims) == len(sizes) and all(
@@ -225,14 +225,14 @@ def _bound(value: ir.Value, sizes: Sequence[int]) -> dict[str, int]:
     }
 
 
-def _number(dim: int | ir.SymbolicDim, symbols: Mapping[str, int]) -> int | ir.SymbolicDim:
+def _known_dim(dim: int | ir.SymbolicDim, symbols: Mapping[str, int]) -> int | ir.SymbolicDim:
     if isinstance(dim, int) or dim.value is None:
         return dim
     # Expressions of a symbol, such as N + 1, are inferred again.
     return symbols.get(dim.value, dim if not symbols else ir.SymbolicDim(None))
 
 
-def _static(value: ir.Value) -> tuple[int, ...] | None:
+def _static_shape(value: ir.Value) -> tuple[int, ...] | None:
     if value.shape is None:
         return None
     dims = [dim for dim in value.shape if isinstance(dim, int)]

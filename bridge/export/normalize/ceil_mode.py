@@ -29,7 +29,9 @@ def without_ceil_mode(model: ir.Model) -> ir.Model:
     while any(node.attributes.get("ceil_mode") for node in _nodes(model)):
         inferred = model.clone()
         passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
-        index = next((i for i, node in enumerate(_nodes(inferred)) if _restate(node)), None)
+        index = next(
+            (i for i, node in enumerate(_nodes(inferred)) if _replace_ceil_mode(node)), None
+        )
         if index is None:
             break
         model = model.clone()
@@ -42,7 +44,7 @@ def _nodes(model: ir.Model) -> ir.traversal.RecursiveGraphIterator:
     return ir.traversal.RecursiveGraphIterator(model.graph)
 
 
-def _restate(node: ir.Node) -> bool:
+def _replace_ceil_mode(node: ir.Node) -> bool:
     """Replace a pool's ceil_mode by padding if inference counts more windows; return whether."""
     if node.op_type not in _POOLS or not node.attributes.get("ceil_mode"):
         return False

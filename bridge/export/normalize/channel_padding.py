@@ -31,12 +31,12 @@ def pad_before_quantizers(graph: ir.Graph) -> None:
         if dequantize is None or dequantize.op_type != "DequantizeLinear" or pads is None:
             continue
         quantize = dequantize.inputs[0].producer() if dequantize.inputs[0] is not None else None
-        if quantize is None or not _differ(quantize, dequantize):
+        if quantize is None or not _has_several_zero_points(quantize, dequantize):
             continue
         _pad(node.graph, node, (quantize, dequantize), list(pads.as_ints()))
 
 
-def _differ(quantize: ir.Node, dequantize: ir.Node) -> bool:
+def _has_several_zero_points(quantize: ir.Node, dequantize: ir.Node) -> bool:
     """Whether two nodes are a Q/DQ pair whose zero points differ between channels."""
     if quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
         return False

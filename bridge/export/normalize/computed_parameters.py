@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bridge.export.graph.builder import add_initializer
 from bridge.export.graph.constants import Array, constant
-from bridge.export.graph.operators import is_standard
+from bridge.export.graph.operators import QUANTIZERS, is_standard
 
 _ELEMENTWISE = frozenset(
     (
@@ -30,7 +30,6 @@ _MOST_NODES = 64
 _MOST_ELEMENTS = 1 << 24
 """Largest result that is folded."""
 
-_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
@@ -44,7 +43,7 @@ def fold_parameters(graph: ir.Graph) -> None:
         if not is_standard(node) or not isinstance(node.graph, ir.Graph):
             continue
         for index, value in enumerate(node.inputs):
-            read = node.op_type in _QUANTIZERS or (node.op_type in _WITH_BIAS and index == 2)
+            read = node.op_type in QUANTIZERS or (node.op_type in _WITH_BIAS and index == 2)
             if value is None or not read or not _is_computed(value):
                 continue
             array = _computed(value, graph.opset_imports.get("", 0))

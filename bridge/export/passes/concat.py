@@ -25,15 +25,15 @@ def quantize_before_concat(graph: ir.Graph) -> None:
         graph: the main graph of a QDQ model; it and its subgraphs are changed.
     """
     for node in list(RecursiveGraphIterator(graph)):
-        joint = _joint(node)
-        if joint is None:
+        concat = _concat_before(node)
+        if concat is None:
             continue
         codes = node.outputs[0]
-        for i, value in enumerate(joint.inputs):
+        for i, value in enumerate(concat.inputs):
             part = _quantized(node, value, i)
-            graph_of(joint).insert_before(joint, part)
-            joint.replace_input_with(i, part.outputs[0])
-        joined, name = joint.outputs[0], codes.name
+            graph_of(concat).insert_before(concat, part)
+            concat.replace_input_with(i, part.outputs[0])
+        joined, name = concat.outputs[0], codes.name
         ir.convenience.replace_all_uses_with(codes, joined)
         graph_of(node).remove(node, safe=True)
         # The Concat now computes codes, so its output must not keep the name of the floats.
@@ -52,17 +52,17 @@ def _quantized(node: ir.Node, value: ir.Value | None, index: int) -> ir.Node:
     return ir.node("QuantizeLinear", inputs, attributes, name=name, outputs=[output])
 
 
-def _joint(node: ir.Node) -> ir.Node | None:
+def _concat_before(node: ir.Node) -> ir.Node | None:
     """Return the Concat whose only consumer is this per-tensor quantizer, None for other nodes."""
     if node.op_type != "QuantizeLinear" or node.inputs[0] is None:
         return None
-    value, joint = node.inputs[0], node.inputs[0].producer()
-    if joint is None or joint.op_type != "Concat" or joint.graph is not node.graph:
+    value, concat = node.inputs[0], node.inputs[0].producer()
+    if concat is None or concat.op_type != "Concat" or concat.graph is not node.graph:
         return None
     # A quantized Concat of constants is a constant, such as a weight.
-    fixed = any(constant(part) is not None for part in joint.inputs)
+    fixed = any(constant(part) is not None for part in concat.inputs)
     if fixed or value.is_graph_output() or len(value.uses()) > 1:
         return None
     qparams = [constant(source) for source in node.inputs[1:]]
     per_tensor = len(qparams) > 1 and all(q is not None and q.size == 1 for q in qparams)
-    return joint if per_tensor and not node.outputs[0].is_graph_output() else None
+    return concat if per_tensor and not node.outputs[0].is_graph_output() else None

@@ -29,7 +29,7 @@ def keep_max_pools_in_float(graph: ir.Graph) -> None:
         if node.op_type != "MaxPool" or len(node.outputs) > 1:
             continue
         value = node.outputs[0]
-        if not value.is_graph_output() and _is_rounded(value):
+        if not value.is_graph_output() and _is_quantized(value):
             users = list(value.uses())
             kept = ir.node("Max", [value], name=f"{node.name}/in_float")
             kept.outputs[0].name = f"{value.name}/in_float"
@@ -39,11 +39,11 @@ def keep_max_pools_in_float(graph: ir.Graph) -> None:
                 user.node.replace_input_with(user.idx, kept.outputs[0])
 
 
-def _is_rounded(value: ir.Value) -> bool:
+def _is_quantized(value: ir.Value) -> bool:
     """Whether a value is quantized, directly or after shape operators."""
     users = [use.node for use in value.uses()]
     return any(
         user.op_type == "QuantizeLinear"
-        or (reshaper(user) is not None and _is_rounded(user.outputs[0]))
+        or (reshaper(user) is not None and _is_quantized(user.outputs[0]))
         for user in users
     )

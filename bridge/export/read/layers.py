@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from bridge.export.graph.constants import Array, constant, reshaper
 from bridge.export.graph.names import UniqueNames, embedded_names, first_call, layer_name, tied_name
-from bridge.export.graph.operators import int_attribute, is_standard, optional_input
+from bridge.export.graph.operators import QUANTIZERS, int_attribute, is_standard, optional_input
 from bridge.export.read.accumulator import accumulator_limit
 from bridge.export.read.batch_norm import read_batch_norm
 from bridge.export.read.bias import integer_bias, read_bias
@@ -118,7 +118,7 @@ def _quantized_value(value: ir.Value) -> ir.Value:
             if constant(value) is not None:
                 return value
             computed = True
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type in QUANTIZERS:
             computed = False
         elif reshaper(node) is None:
             return value
@@ -163,7 +163,7 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         attributes={} if op == "MatMul" else {k: a.value for k, a in node.attributes.items()},
         groups=groups,
     )
-    return _completed(layer, fold_batch_norm=fold_batch_norm)
+    return _fold_and_check(layer, fold_batch_norm=fold_batch_norm)
 
 
 def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
@@ -188,10 +188,10 @@ def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> Quantiz
         correction=correction,
         bias=integer_bias(layer.float_bias, scale_x * layer.scale_w, correction),
     )
-    return _completed(changed, fold_batch_norm=fold_batch_norm)
+    return _fold_and_check(changed, fold_batch_norm=fold_batch_norm)
 
 
-def _completed(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
+def _fold_and_check(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
     """Fold the BatchNormalization after a layer, if any, and check the accumulator bound."""
     last = layer.node.op_type == "MatMul"
     found = read_batch_norm(layer.output, channels_last=last) if fold_batch_norm else None
