@@ -95,10 +95,10 @@ class Elementwise:
     def reason(self) -> str:
         """Why it takes that form."""
         if self.node.op_type != "Add":
-            return "a table of its 256 codes"
+            return "a lookup table of 256 codes"
         if self.factors is None:
-            return "no factors near its scales have one result on every processor"
-        return "factors with which every processor computes the same"
+            return "no factors near its scales give one result on every processor"
+        return "factors that give one result on every processor"
 
 
 def read_elementwise(graph: ir.Graph, *, taken: Iterable[str] = ()) -> list[Elementwise]:

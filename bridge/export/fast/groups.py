@@ -146,12 +146,12 @@ def is_plain_quantizer(node: ir.Node) -> bool:
     """
     if node.op_type != "QuantizeLinear" or node.outputs[0].is_graph_output():
         return False
-    numbers = find_uint8_qparams(node)
+    qparams = find_uint8_qparams(node)
     readers = [use.node for use in node.outputs[0].uses()]
-    return numbers is not None and all(
+    return qparams is not None and all(
         reader.op_type == "DequantizeLinear"
         and reader.graph is node.graph
-        and find_uint8_qparams(reader) == numbers
+        and find_uint8_qparams(reader) == qparams
         for reader in readers
     )
 

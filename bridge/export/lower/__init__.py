@@ -2,7 +2,7 @@
 
 Index, each importing only what is above it:
     epilogue        accumulators -> float output
-    byte_weights    weights as uint8
+    uint8_weights   weights as uint8
     int8_weights    which weights may stay int8
     int16           16-bit inputs as two halves
     float32         integer-valued floats: the fake-quant form

@@ -19,11 +19,11 @@ import onnx_ir as ir
 from bridge.export.geometry.conv_transpose import as_convolution
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
-from bridge.export.lower.byte_weights import byte_weight, unsigned_codes
 from bridge.export.lower.depth_to_space import write_depth_to_space
 from bridge.export.lower.epilogue import write_epilogue
 from bridge.export.lower.int8_weights import may_be_int8
 from bridge.export.lower.int16 import join_halves, split_input
+from bridge.export.lower.uint8_weights import write_uint8_codes, write_weight
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.zero_points import UINT8_SHIFT, split_weight
 
@@ -39,7 +39,7 @@ def write_integer(builder: Builder, layer: QuantizedLayer) -> None:
     product = layer.op == "MatMul"
     # ConvInteger's kernel takes the weight as its left operand, which must be uint8.
     vnni = builder.vnni and product and may_be_int8(layer)
-    weights = [byte_weight(builder, part, vnni=vnni) for part in split_weight(operator.weight)]
+    weights = [write_weight(builder, part, vnni=vnni) for part in split_weight(operator.weight)]
     op_type = "MatMulInteger" if product else "ConvInteger"
     halves = []
     for x, zero in _inputs(builder, layer):
@@ -57,10 +57,10 @@ def _inputs(builder: Builder, layer: QuantizedLayer) -> list[tuple[ir.Value, int
     if layer.wide:
         halves = split_input(builder, layer)
         return [(builder.op("Cast", half, to=ir.DataType.UINT8), zero) for half, zero in halves]
-    return [unsigned_input(builder, layer.x_q, layer.zero_point_x)]
+    return [write_uint8_input(builder, layer.x_q, layer.zero_point_x)]
 
 
-def unsigned_input(builder: Builder, x_q: ir.Value, zero: Array) -> tuple[ir.Value, int]:
+def write_uint8_input(builder: Builder, x_q: ir.Value, zero: Array) -> tuple[ir.Value, int]:
     """Write 8-bit codes as uint8.
 
     Args:
@@ -72,4 +72,4 @@ def unsigned_input(builder: Builder, x_q: ir.Value, zero: Array) -> tuple[ir.Val
     """
     if zero.dtype == np.uint8:
         return x_q, int(zero)
-    return unsigned_codes(builder, x_q), int(zero) + UINT8_SHIFT
+    return write_uint8_codes(builder, x_q), int(zero) + UINT8_SHIFT

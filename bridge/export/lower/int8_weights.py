@@ -20,7 +20,7 @@ def may_be_int8(layer: QuantizedLayer) -> bool:
     """Whether no output channel of a layer has two weights of -128.
 
     Args:
-        layer: as read.
+        layer: the quantized layer.
     """
     rows = output_rows(layer.weight, layer.op, layer.groups)
     return bool((rows <= _LOWEST).sum(axis=1).max(initial=0) < 2)

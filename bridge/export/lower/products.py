@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.constants import Array
-from bridge.export.lower.int8 import unsigned_input
+from bridge.export.lower.int8 import write_uint8_input
 from bridge.export.lower.int16 import join_halves, split_codes
 from bridge.export.read.products import Operand, QuantizedProduct
 
@@ -64,7 +64,7 @@ _Part = tuple[ir.Value, Array]
 def _unsigned(builder: Builder, codes: ir.Value, zero: Array) -> tuple[ir.Value, int]:
     if zero.dtype == np.int32:
         return builder.op("Cast", codes, to=ir.DataType.UINT8), int(zero)
-    return unsigned_input(builder, codes, zero)
+    return write_uint8_input(builder, codes, zero)
 
 
 def _parts(builder: Builder, operand: Operand) -> list[_Part]:

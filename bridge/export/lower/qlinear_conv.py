@@ -19,10 +19,10 @@ from bridge.export.geometry.conv3d import as_conv2d
 from bridge.export.geometry.conv_transpose import Convolution, as_convolution
 from bridge.export.geometry.windows import may_see_only_padding
 from bridge.export.graph.builder import Builder
-from bridge.export.lower.byte_weights import byte_weight
 from bridge.export.lower.conv3d import write_slices, write_volumes
 from bridge.export.lower.depth_to_space import write_depth_to_space
 from bridge.export.lower.int8_weights import may_be_int8
+from bridge.export.lower.uint8_weights import write_weight
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.requantization.chains import Chain
 
@@ -50,7 +50,7 @@ def write_chain(
         x_q = write_slices(builder, layer, conv2d)
     phases = operator.phases
     vnni = builder.vnni and may_be_int8(layer)
-    weight, zero_w = byte_weight(builder, operator.weight, vnni=vnni)
+    weight, zero_w = write_weight(builder, operator.weight, vnni=vnni)
     scale_w = integer.multiplier
     if phases is not None and scale_w.size > 1:
         scale_w = phases.spread(scale_w)

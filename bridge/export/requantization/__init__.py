@@ -1,8 +1,8 @@
-"""What is proven, and how: each file opens with the statement.
+"""Requantization in integers, proven equal to float. Each file opens with what it proves, and why.
 
 Index, each importing only what is above it:
-    step_functions  a layer up to the next quantizer as a step function of its sums
-    multipliers     an integer step function that equals the float one
-    add_factors     sums of two activations with one result on every processor
-    chains          the layers to which it applies
+    step_functions  equality of float and integer requantization, decided at thresholds
+    multipliers     fitting the multiplier of an equal integer requantization
+    add_factors     factors for which QLinearAdd has one result on every processor
+    chains          the convolutions that can become QLinearConv
 """

@@ -171,7 +171,7 @@ def _find(layer: QuantizedLayer, *, max_ulps: int, shared: bool) -> Chain | Unch
     if layer.zero_point_x.dtype != np.uint8:
         raise NoChainError(f"its input is {layer.zero_point_x.dtype}, not uint8")
     if not has_one_zero_point(layer.weight):
-        raise NoChainError("its channels have no zero point of the weight in common")
+        raise NoChainError("the channels of its weight have no common zero point")
     passthrough, clamped, quantizers = follow(layer.output)
     scale, zero_point = _parameters(quantizers[0])
     low, high = clamped[0]

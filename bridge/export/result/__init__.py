@@ -1,4 +1,4 @@
-"""What a conversion did, and whether its models agree.
+"""The result of a conversion, its explanation, and the verification that its models agree.
 
 Index, each importing only what is above it:
     exactness        whether accumulators are exact: proven or measured

@@ -113,9 +113,9 @@ def explanation_table(explanation: Explanation) -> Listing:
         cells = (_macs(layer), _bits_left(layer), _thresholds(layer), _speed(layer))
         rows.append([layer.name, layer.op, form, *cells, _why(layer)])
     caption = (
-        "bits left: of the sums to 2^31 and to 2^24, where float32 stops being exact, and of the "
-        f"bias to 2^31; speed: expected of the layer alone, with the quantizer of its input; "
-        f"float32 is 1, on {explanation.measured_on}"
+        "bits left: from the largest sum to 2^31 and to 2^24, up to which float32 is exact, and "
+        "from the largest bias to 2^31; speed: expected speedup over float32 of the layer with its "
+        f"input's quantizer, on {explanation.measured_on}"
     )
     title = f"{_total(explanation)}, target {explanation.target}"
     return Listing(title=title, columns=[*columns, "why"], rows=rows, caption=[caption])

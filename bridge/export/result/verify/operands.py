@@ -11,30 +11,30 @@ from bridge.export.running.runtime import Feeds
 Quantized = QuantizedLayer | QuantizedProduct
 
 
-def operands_of(what: Quantized) -> tuple[Operand, ...]:
+def operands_of(layer: Quantized) -> tuple[Operand, ...]:
     """List the quantized inputs of a layer or product.
 
     Args:
-        what: the layer or product.
+        layer: the layer or product.
     Returns:
         one operand for a layer with weights, two for a product.
     """
-    if isinstance(what, QuantizedProduct):
-        return what.operands
-    return (Operand(what.pair, np.float32(what.scale_x.max()), what.zero_point_x),)
+    if isinstance(layer, QuantizedProduct):
+        return layer.operands
+    return (Operand(layer.pair, np.float32(layer.scale_x.max()), layer.zero_point_x),)
 
 
-def accumulator_step(what: Quantized) -> Array:
+def accumulator_step(layer: Quantized) -> Array:
     """Return the change of the output when the accumulator changes by 1.
 
     Args:
-        what: the layer or product.
+        layer: the layer or product.
     Returns:
         float32 rescale factors that broadcast to the output.
     """
-    if isinstance(what, QuantizedProduct):
-        return np.asarray(what.rescale)
-    return per_channel(what.rescale, what)
+    if isinstance(layer, QuantizedProduct):
+        return np.asarray(layer.rescale)
+    return per_channel(layer.rescale, layer)
 
 
 def float_input(operand: Operand, values: Feeds) -> Array | None:

@@ -131,13 +131,13 @@ def _findings(verification: Verification) -> list[str]:
     ]
     if verification.first_nan is not None:
         lines.append(
-            f"the input of layer {verification.first_nan} has a NaN, for which no equality is "
-            "promised"
+            f"the input of layer {verification.first_nan} has NaN, for which equality is not "
+            "guaranteed"
         )
     lines += [f"not interchangeable: {line}" for line in verification.interface]
     if verification.unmatched:
         lines.append(
-            "called more or less often than the file has them, so not compared with torch: "
+            "not compared with torch, as calls and operators in the file differ in number: "
             f"{', '.join(verification.unmatched)}"
         )
     if verification.missing:

@@ -96,9 +96,9 @@ def verify(model: nn.Module | None, *given: Any, **named: Any) -> Verification:
         calls = compare_calls(unwrapped(model), batch, quantized, modules, inner[0])
     return Verification(
         layers=tuple(
-            _check(what, operand, modules[what.name], calls, *inner)
-            for what in quantized
-            for operand in range(len(operands_of(what)))
+            _check(layer, operand, modules[layer.name], calls, *inner)
+            for layer in quantized
+            for operand in range(len(operands_of(layer)))
         ),
         outputs=_check_outputs(
             graph,
@@ -156,23 +156,23 @@ def _present(path: Path, names: Sequence[str]) -> list[str]:
 
 
 def _check(
-    what: Quantized, index: int, y_name: str, calls: TorchCalls, fake: Feeds, deploy: Feeds
+    layer: Quantized, index: int, y_name: str, calls: TorchCalls, fake: Feeds, deploy: Feeds
 ) -> LayerCheck:
-    operands = operands_of(what)
+    operands = operands_of(layer)
     codes = codes_in(operands[index], fake), codes_in(operands[index], deploy)
-    y, step = (fake.get(y_name), deploy.get(y_name)), accumulator_step(what)
+    y, step = (fake.get(y_name), deploy.get(y_name)), accumulator_step(layer)
     sums = [largest_accumulator(value, step) for value in y if value is not None]
     end = f".{'other' if index else 'input'}" if len(operands) > 1 else ""
     return LayerCheck(
-        name=f"{what.name}{end}",
-        op=what.node.op_type,
-        codes_torch_fake=calls.codes.get((what.name, index)),
+        name=f"{layer.name}{end}",
+        op=layer.node.op_type,
+        codes_torch_fake=calls.codes.get((layer.name, index)),
         codes_fake_deploy=compare(codes[0], codes[1]),
-        output_torch_fake=calls.results.get(what.name),
+        output_torch_fake=calls.results.get(layer.name),
         output_fake_deploy=compare(y[0], y[1], step),
-        bound=what.accumulator_bound,
-        measured=max([calls.measured.get(what.name, 0), *sums]),
-        proven=what.proven,
+        bound=layer.accumulator_bound,
+        measured=max([calls.measured.get(layer.name, 0), *sums]),
+        proven=layer.proven,
     )
 
 
@@ -223,11 +223,11 @@ def _torch_outputs(output: Any, count: int) -> list[Array]:
 
 def _first_nan(quantized: Sequence[Quantized], *models: Feeds) -> str | None:
     for values in models:
-        for what in quantized:
-            for operand in operands_of(what):
+        for layer in quantized:
+            for operand in operands_of(layer):
                 x = float_input(operand, values)
                 if x is not None and x.dtype.kind == "f" and np.isnan(x).any():
-                    return what.name
+                    return layer.name
     return None
 
 

@@ -109,10 +109,12 @@ def test_an_explanation():
     assert lines[7][4] == "- / 20.8 / 31.0"
     assert lines[7][7] == "fastest; ConvInteger 1.25 ms; QLinearConv 2e+03 ms"
     assert lines[8] == ["head", "Conv", "float", "400", "", "-", "not known", "no"]
-    assert lines[-1][0].endswith("float32 is 1, on a slide rule")
+    assert lines[-1][0].endswith(
+        "over float32 of the layer with its input's quantizer, on a slide rule"
+    )
 
 
-def test_what_is_not_known_is_said():
+def test_what_is_not_known_is_printed():
     product = row("product", bound=None, macs=None, macs_per_position=None)
     lines = printed(explanation_table(explanation(product, row(macs=None, macs_per_position=12))))
     assert lines[0] == ["number of multiply-accumulates not known, target ort"]

@@ -1,4 +1,4 @@
-"""bridge.export.lower.byte_weights: weights around zero points of their own, in every form."""
+"""bridge.export.lower.uint8_weights: weights around zero points of their own, in every form."""
 
 import numpy as np
 import pytest

@@ -18,7 +18,7 @@ from bridge.export.graph.constants import Array
 from bridge.export.read.zero_points import UINT8_SHIFT, uint8_zero_point
 
 
-def byte_weight(
+def write_weight(
     builder: Builder, weight: Array, *, vnni: bool
 ) -> tuple[ir.Value | Array, np.generic]:
     """Write a weight for an integer operator whose activations are uint8.
@@ -34,11 +34,11 @@ def byte_weight(
         return weight, np.int8(0)
     zero = np.uint8(uint8_zero_point(weight))
     if weight.dtype == np.int8:
-        return unsigned_codes(builder, weight), zero
+        return write_uint8_codes(builder, weight), zero
     return (weight + zero).astype(np.uint8), zero
 
 
-def unsigned_codes(builder: Builder, integers: ir.Value | Array) -> ir.Value:
+def write_uint8_codes(builder: Builder, integers: ir.Value | Array) -> ir.Value:
     """Write int8 codes as uint8, q + 128.
 
     Args:
