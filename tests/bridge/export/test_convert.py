@@ -1,4 +1,4 @@
-"""convert_qat_model: names and places of the files, and what it returns."""
+"""convert_qat_model: names and folders of the files, and the result."""
 
 import dataclasses
 from pathlib import Path

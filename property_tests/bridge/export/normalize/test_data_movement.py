@@ -1,4 +1,4 @@
-"""Dequantized codes are quantized to themselves again."""
+"""Dequantizing and quantizing returns the same codes."""
 
 import numpy as np
 import pytest

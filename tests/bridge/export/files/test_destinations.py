@@ -1,4 +1,4 @@
-"""A conversion never writes over what it reads, nor two files in one place."""
+"""A conversion never overwrites a file that it reads, nor writes two files to one path."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""bridge.export.files.loading: what is read, and that nothing is ever half written."""
+"""bridge.export.files.loading: which files are accepted, and that none is left incomplete."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ WIDE = np.tile(INTEGERS, (100, 1))
 
 
 def large(**more):
-    """A model with a weight large enough to be worth a file of its own."""
+    """A model with a weight that is large enough for external data."""
     return model(GEMM, inputs="float[N, 300] x", w=WIDE, b=BIAS, **more)
 
 
@@ -118,7 +118,7 @@ def test_another_kind_of_file(tmp_path, data):
 
 @pytest.fixture
 def external(tmp_path):
-    """The large model with its weight in a file beside it."""
+    """The large model with its weight as external data."""
     path = tmp_path / "inter.onnx"
     onnx.save(
         large(), path, save_as_external_data=True, size_threshold=500, location="inter.weights"
@@ -139,7 +139,7 @@ def test_a_model_with_external_data_is_converted(external, tmp_path):
 
 
 def test_external_data_that_both_models_keep(tmp_path):
-    # sx is what the quantizer reads in both; f belongs to an operator that stays in float.
+    # The quantizer reads sx in both models; f belongs to an operator that stays in float.
     body = GEMM.replace("y =", "m =") + " y = MatMul (m, f)"
     proto = model(body, b=BIAS, f=np.eye(2, dtype=np.float32))
     path = tmp_path / "inter.onnx"
@@ -248,7 +248,7 @@ def test_when_one_model_cannot_be_written_nothing_changes(tmp_path, monkeypatch,
 
 
 def test_a_name_that_is_no_text_leaves_no_folder(tmp_path):
-    # A quantizer with a uint8 zero point is kept as it is, name and all.
+    # A quantizer with a uint8 zero point is not changed, nor is its name.
     data = model(MATMUL, zx=np.uint8(7)).SerializeToString()
     path = tmp_path / "inter.onnx"
     path.write_bytes(data.replace(b"quantize_x", b"quantiz\xe9_x"))
@@ -274,7 +274,7 @@ def test_a_model_is_never_in_place_before_its_data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path):
-    """A model whose file and whose weights are links to blobs, as hubs keep them."""
+    """A model whose file and whose weights are links to blobs, as model hubs store them."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

@@ -1,4 +1,4 @@
-"""Files are put in their places together or not at all, and those of one run only."""
+"""Files are replaced all together or not at all, and all are from the same run."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ def no_links(*_, **__):
 
 
 def failing(monkeypatch, which):
-    """Let the which-th move of a file to its place fail."""
+    """Let the which-th move of a file to its destination fail."""
     moves, replace = [], os.replace
 
     def replace_or_fail(old, new):

@@ -1,4 +1,4 @@
-"""Exports in training mode, and models that draw random numbers, are refused by name."""
+"""Exports in training mode and models that draw random numbers are refused; names the node."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ class Branches(nn.Sequential):
         super().__init__(nn.Conv1d(3, 4, 1), nn.Sequential(inner), nn.Conv1d(4, 2, 1))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # the exporters', of training mode
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the exporters, about training mode
 @pytest.mark.parametrize(
     ("inner", "exporter"),
     [
@@ -98,7 +98,7 @@ def test_layers_are_named(tmp_path, exporter, inner):
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::UserWarning")
 def test_a_batch_norm_without_running_statistics(tmp_path):
-    """In eval mode, too, it is exported in training form."""
+    """torch exports it in training form in eval mode too."""
     net, x = (
         prepare_qat(Branches(nn.BatchNorm1d(4, track_running_stats=False))),
         torch.randn(2, 3, 5),

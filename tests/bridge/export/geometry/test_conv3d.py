@@ -1,4 +1,4 @@
-"""3-D convolutions as 2-D ones: their geometry, and their bits; pools in front of quantizers."""
+"""3-D convolutions as 2-D ones: their geometry and their bits; and pools before quantizers."""
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from tests.support.graphs.text import model, the_layer
 
 SX, SW, ZX = np.float32(0.5), np.float32(0.25), np.int8(-7)
 SC, ZC = np.float32(8.0), np.int8(-3)
-"""Powers of two, for which every form is proven without moving anything."""
+"""Powers of two, for which every form is proven without adjusting a rescale."""
 
 GEOMETRIES = {
     "cube": ((4, 3, 3, 3, 3), {"pads": [1] * 6}),
@@ -32,7 +32,7 @@ GEOMETRIES = {
 
 
 def source(shape, attributes, *, pooled=False):
-    """A convolution, a pool or not, and a quantizer."""
+    """A convolution, with or without a pool, and a quantizer."""
     given = ", ".join(f"{name} = {value}" for name, value in attributes.items())
     kernel = np.random.default_rng(0).integers(-90, 90, shape).astype(np.int8)
     pool = "r = MaxPool <kernel_shape = [2, 2, 2], strides = [2, 2, 2]> (f)"
@@ -99,4 +99,4 @@ def test_pools_are_of_floats_in_onnx_runtime(tmp_path):
         (pool,) = (node for node in graph.node if node.op_type == "MaxPool")
         (before,) = (node for node in graph.node if pool.input[0] in node.output)
         types.append(before.op_type == "QuantizeLinear")
-    assert types == [True, False]  # what ONNX Runtime does by itself is what makes it slow
+    assert types == [True, False]  # ONNX Runtime's own rewrite is what makes it slow

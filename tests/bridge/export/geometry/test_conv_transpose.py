@@ -1,4 +1,4 @@
-"""Transposed convolutions as ordinary ones: their geometry, and their bits in every form."""
+"""Transposed convolutions as ordinary ones: their geometry and their bits, in every form."""
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,7 @@ from tests.support.graphs.text import codes, model, the_layer
 
 SX, SW, ZX = np.float32(0.5), np.float32(0.25), np.int8(-7)
 SC, ZC = np.float32(8.0), np.int8(-3)
-"""Powers of two, for which every form is proven without moving anything."""
+"""Powers of two, for which every form is proven without adjusting a rescale."""
 
 GEOMETRIES = {
     "kernel of the stride": ((3, 4, 2, 2), {"strides": [2, 2]}),
@@ -50,7 +50,7 @@ GEOMETRIES = {
 
 
 def source(kernel, attributes, *, chained=False, zero=ZX):
-    """A transposed convolution, and a ReLU and a quantizer behind it."""
+    """A transposed convolution, a ReLU and a quantizer."""
     spatial = kernel.ndim - 2
     given = ", ".join(f"{name} = {value}" for name, value in attributes.items())
     axes = ["H", "L"][:spatial]
@@ -78,7 +78,7 @@ def source(kernel, attributes, *, chained=False, zero=ZX):
 
 
 def expected(kernel, attributes, x, zero=ZX):
-    """What the layer computes, from sums in float64, which holds these integers exactly."""
+    """The layer's output, from sums in float64, which represents these integers exactly."""
     spatial = kernel.ndim - 2
     zeros, ones = [0] * spatial, [1] * spatial
     pads = attributes.get("pads", zeros * 2)
@@ -108,7 +108,7 @@ def drawn(shape):
 
 
 def converted(proto, form, folder):
-    """Both models with the layer in a form."""
+    """Both models, with the layer in a given form."""
     fake, deploy, (layer,), _, _ = convert_model(
         ir.serde.deserialize_model(proto),
         choose=lambda layer, chain: {f.name: f for f in ort_candidates(layer, chain)}[form],
@@ -197,8 +197,8 @@ def test_both_orders_of_channels(tmp_path):
     ],
     ids=["a far stride", "far taps", "too few", "no stride", "negative", "another kernel"],
 )
-def test_what_has_no_phases(tmp_path, shape, attributes):
-    """Mostly zeros, or no operator at all, which ONNX Runtime says when it loads the model."""
+def test_layers_without_an_equivalent_convolution(tmp_path, shape, attributes):
+    """Most weights would be zeros, or an attribute is invalid, which ONNX Runtime reports."""
     layer = the_layer(source(np.ones(shape, np.int8), attributes), tmp_path)
     assert not can_be_convolution(layer)
     assert [form.name for form in ort_candidates(layer, None)] == [FLOAT]

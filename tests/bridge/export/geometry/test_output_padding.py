@@ -1,4 +1,4 @@
-"""Transposed convolutions with more output_padding than ONNX Runtime takes, in every model."""
+"""Transposed convolutions whose output_padding ONNX Runtime rejects, in every model."""
 
 import numpy as np
 import onnx
@@ -54,7 +54,7 @@ def picture():
 
 
 def up(x, geometry, weight):
-    """In torch, whose padding has one number an axis, so that it is cut off afterwards."""
+    """By torch, which pads both ends of an axis alike, so that the output is cropped afterwards."""
     pads = [int(n) for n in geometry.partition("pads = [")[2].partition("]")[0].split(",") if n]
     x, weight = (torch.from_numpy(np.asarray(a, np.float64)) for a in (x, weight))
     y = F.pad(F.conv_transpose1d(x, weight, stride=2, dilation=5), (0, 4))

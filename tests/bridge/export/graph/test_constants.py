@@ -1,4 +1,4 @@
-"""bridge.export.graph.constants: numbers that do not depend on the model's input."""
+"""bridge.export.graph.constants: arrays that do not depend on the model's inputs."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""Layer names from what each exporter leaves in a file, in order of how much it says."""
+"""Layer names from the metadata and names that each exporter writes, in order of preference."""
 
 import json
 
@@ -22,7 +22,7 @@ def named(folder, *, node="", scopes=None, **renamed):
     proto = model(GEMM, b=BIAS)
     operator = proto.graph.node[-1]
     operator.name = node
-    if scopes is not None:  # what the default exporter writes beside every node
+    if scopes is not None:  # metadata that the default exporter writes for every node
         operator.metadata_props.add(key=SCOPES, value=scopes)
     for old, new in renamed.items():
         (tensor,) = (t for t in proto.graph.initializer if t.name == old)
@@ -111,7 +111,7 @@ def test_the_module_path_of_a_node():
 
 
 class Branches(nn.Module):
-    """Layers of one name in different branches."""
+    """Layers of the same name in different branches."""
 
     def __init__(self):
         super().__init__()
@@ -147,8 +147,8 @@ def test_paths_through_containers(tmp_path, exporter):
 
 
 def test_what_torchscript_leaves_of_a_name(tmp_path):
-    # Its scopes hold the last part of a path only. Where the weight is laid out anew, which
-    # folds its name away, and there is no bias to tell, that part is the name.
+    # Its scopes contain only the last part of a path. If the weight is transposed, its name is
+    # folded away; without a bias, that part is the name then.
     given = config({"clip_max": 1.0})
     up = ConvTranspose2dQAT(2, 2, 1, groups=2, bias=False, config=given)
     holder = nn.ModuleDict({"up": up})
@@ -197,7 +197,7 @@ def test_a_name_that_another_layer_has_is_not_taken(tmp_path):
 
 
 class TiedHead(nn.Module):
-    """A language model whose head, and a second one, has the embedding's weight."""
+    """A language model with two heads whose weights are tied to the embedding's."""
 
     def __init__(self, *, bias: bool) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ def test_a_layer_tied_to_an_embedding_has_its_own_name(tmp_path, exporter, bias)
     net = prepare_qat(nn.Sequential(TiedHead(bias=bias)), config({"clip_max": 1.0}))
     ids = torch.arange(8).reshape(2, 4)
     path = export(net.eval(), ids, tmp_path / "m.onnx", exporter)
-    # The TorchScript exporter leaves no more of the second path than this.
+    # The TorchScript exporter writes only this part of the second path.
     aux = "0.heads.aux" if exporter == "default" else "0.aux"
     assert [layer.name for layer in read(path)] == ["0.transformer.h", aux, f"{aux}#2"]
 

@@ -1,4 +1,4 @@
-"""Sizes of values, and multiply-accumulates against what loops over them would count."""
+"""Shapes of values; and multiply-accumulates, compared with a count by loops."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from tests.support.graphs.text import model, save
 
 
 def source(folder, body, inputs, *, rank=4, **arrays):
-    """A float model whose output y has sizes that the file does not say."""
+    """A float model whose output y has a shape that the file does not state."""
     outputs = f"float[{', '.join('ABCDE'[:rank])}] y"
     return read_model(save(model(body, inputs=inputs, outputs=outputs, **arrays), folder))
 
@@ -71,7 +71,7 @@ def test_a_convolution_of_any_rank(tmp_path, sizes, kernel):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [1, 3])
 def test_a_transposed_convolution(tmp_path, groups, stride):
-    """Each number of the input is multiplied by all that its group's kernel has for it."""
+    """Each input element is multiplied by all weights of its group and channel."""
     body = f"y = ConvTranspose <group = {groups}, strides = [{stride}, {stride}]> (x, w)"
     found = source(tmp_path, body, "float[3, 4, 5, 7] x", w=weight(4, 6 // groups, 3, 2))
     one = 4 * (6 // groups) * 3 * 2
@@ -115,7 +115,7 @@ def test_an_open_size_is_not_guessed(tmp_path):
 
 
 def test_one_name_is_one_size(tmp_path):
-    """The sizes of x tell those of what is said to be as large, and of what is computed."""
+    """The shape of x determines shapes with the same symbols, and computed ones."""
     body = "y = MatMul (x, v)"
     found = source(tmp_path, body, "float[N, T] x, float[T, K] v", rank=2)
     assert counted(found, {"x": (2, 3)}) == (None, None)
@@ -146,7 +146,7 @@ def test_wrong_sizes(tmp_path, shapes, message):
 
 
 def test_a_resnet18_has_its_1814_million(tmp_path):
-    """1,814,073,344 with 1,000 classes, as is written elsewhere; here there are 10."""
+    """1,814,073,344 with 1,000 classes, as published; here there are 10."""
     net = resnet18().eval()
     path = export(net, (torch.zeros(1, 3, 224, 224),), tmp_path / "net.onnx", "torchscript")
     found = read_model(path)

@@ -1,4 +1,4 @@
-"""Rank and channels that rewrites lose: ONNX Runtime picks its kernels by them, in both files."""
+"""Rank and channels, by which ONNX Runtime chooses kernels, are annotated in both files."""
 
 import numpy as np
 import onnx
@@ -87,7 +87,7 @@ def test_an_empty_batch(layer, form):
 
 
 def test_a_convolution_of_unknown_rank():
-    """Its weight says what its output has."""
+    """Rank and channels of the output follow from the weight."""
     proto = model(
         "r = Reshape (x, s) c = Conv (r, k) d = ConvTranspose <group = 2> (c, t) y = Relu (d)",
         inputs="float[N, M] x, int64[R] s",
@@ -117,7 +117,7 @@ def test_a_size_that_a_file_states_stays():
 
 
 def test_sizes_behind_a_pool_that_rounds_up_are_not_stated():
-    """onnx infers 4 for what has 3 in every runtime: the last window would start in padding."""
+    """onnx infers 4 where every runtime computes 3: the last window would start in padding."""
     proto = model(
         "p = MaxPool <kernel_shape = [2], strides = [2], pads = [1, 1], ceil_mode = 1> (x)"
         " c = Conv (p, k) m = Flatten (c) y = Relu (m)",

@@ -1,4 +1,4 @@
-"""Pools that round up: the windows that are computed, stated by padding."""
+"""Pools with ceil_mode: padding states the number of windows that are computed."""
 
 from itertools import product
 
@@ -56,7 +56,7 @@ def test_a_pool_that_inference_understands_stays():
 
 
 def test_a_value_behind_such_a_pool_can_be_reshaped():
-    """The runtime folds the Shape that puts a transposed convolution's phases in order."""
+    """ONNX Runtime folds the Shape by which a transposed convolution's phases are interleaved."""
     graph = Graph()
     pads = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 1, 1]}
     y = graph.op("MaxPool", "x", ceil_mode=1, **pads)

@@ -1,4 +1,4 @@
-"""bridge.export.normalize.computed_parameters: what files compute from constants."""
+"""bridge.export.normalize.computed_parameters: parameters that files compute from constants."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""normalize.data_movement: layers whose input was quantized before it was moved about."""
+"""normalize.data_movement: layers whose input was quantized before data movement."""
 
 import numpy as np
 import onnx
@@ -73,7 +73,7 @@ MOVES = {
 
 def moved(move: str, x: str = X, **arrays: object) -> onnx.ModelProto:
     proto = model(x + move + CONV, **(FOUR | SHAPES | arrays))
-    # Whether a window may see only padding depends on the size of what is pooled.
+    # Whether a window can contain only padding depends on the input's size.
     proto.graph.value_info.add(name="xd").CopyFrom(proto.graph.input[0])
     proto.graph.value_info[0].name = "xd"
     return proto
@@ -115,7 +115,7 @@ def test_other_codes(tmp_path, kind):
 
 
 def test_a_chain_ends_after_the_movement(tmp_path):
-    """Convolution, limit and pool become one QLinearConv and what moves its codes."""
+    """Convolution, Clip and pool become one QLinearConv and operators that move its codes."""
     first = (
         X + "vd = DequantizeLinear (v, sw, zw) c = Conv (xd, vd) r = Relu (c) "
         "cq = QuantizeLinear (r, sc, zx) cd = DequantizeLinear (cq, sc, zx) "

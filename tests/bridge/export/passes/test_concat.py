@@ -1,4 +1,4 @@
-"""Quantizers behind a Concat: where they move before it, and that nothing else changes."""
+"""Quantizers after a Concat: when they move before it, and that nothing else changes."""
 
 import numpy as np
 import onnx
@@ -44,7 +44,7 @@ def inputs_of(proto):
 
 
 def converted(proto, folder):
-    """The forms and the deploy model, whose outputs have the bits of fake-quant's."""
+    """The forms and the deploy model, whose outputs are equal to fake-quant's in every bit."""
     done = convert_integers_first(save(proto, folder), folder / "net")
     deploy = onnx.load(done.deploy)
     onnx.checker.check_model(deploy, full_check=True)

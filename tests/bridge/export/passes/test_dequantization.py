@@ -1,4 +1,4 @@
-"""Quantized constants of operators that stay in float: no pair is left for a runtime to fuse."""
+"""Quantized constants of float operators: no Q/DQ pair is left for a runtime to fuse."""
 
 import numpy as np
 import onnx
@@ -52,7 +52,7 @@ def test_deploy_keeps_the_integers(tmp_path):
 
 
 def test_a_scale_that_no_layer_may_have_is_no_pair_either(tmp_path):
-    """What stays in float has the bits of DequantizeLinear, for a scale of zero too."""
+    """The arithmetic has the bits of DequantizeLinear, also for a scale of zero."""
     body = STORED.replace("sv", "s0")
     proto = model(
         GEMM + body,
@@ -85,7 +85,7 @@ def test_a_pair_that_is_an_output_stays_one(tmp_path):
 
 
 def test_no_dequantized_value_is_read_by_a_float_operator(tmp_path):
-    # ONNX Runtime would compute the sum of two such values on integers, with roundings of its own.
+    # ONNX Runtime would compute the Add of two such values on integers, and round differently.
     body = (
         GEMM.replace("y = Gemm", "m = Gemm")
         + "mq = QuantizeLinear (m, s2, zx) md = DequantizeLinear (mq, s2, zx) two = Add (md, md) "
@@ -121,7 +121,7 @@ OPERATORS = {
 
 
 def float_operator(name, kind, way):
-    """A layer, and an operator on f whose weight is stored so; and what f is."""
+    """A layer, and a float operator on f whose weight is stored in this form; and f's value."""
     rng = np.random.default_rng(3)
     operator, shape, given, rank = OPERATORS[name]
     size = {"tensor": (), "axis": shape[1:2], "blocks": (shape[0], shape[1] // 2, *shape[2:])}
@@ -154,7 +154,7 @@ def float_operator(name, kind, way):
     ("name", "target"), [*((name, "ort") for name in OPERATORS), ("MatMul", "ascend")]
 )
 def test_both_models_have_the_same_bits_at_every_level(tmp_path, name, way, target):
-    """They compute the weight at the same time, when loaded or when run, so they sum alike."""
+    """Both compute the weight when loaded, or both when run, so that they sum in one order."""
     for kind in KINDS if name == "MatMul" else ("int4", "uint8", "float8e5m2"):
         proto, feeds = float_operator(name, kind, way)
         done = convert_qat_model(save(proto, tmp_path), tmp_path / kind, target=target)
@@ -195,7 +195,7 @@ def test_blocks_that_end_early(tmp_path):
 @pytest.mark.parametrize("kind", ["int4", "uint4", "float8e4m3fn"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_weight_that_the_file_quantizes(tmp_path, kind, way, target):
-    """The pair of a constant is a constant, and no pair of an activation."""
+    """The Q/DQ pair of a constant is a constant, not an activation."""
     proto, feeds = float_operator("MatMul", kind, way)
     (place,) = (i for i, node in enumerate(proto.graph.node) if node.output[0] == "kd")
     dequantize = proto.graph.node[place]

@@ -1,4 +1,4 @@
-"""Outputs of the model before a quantizer: ONNX Runtime must not round them."""
+"""Graph outputs before a quantizer: ONNX Runtime must not round them."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""A BatchNormalization behind a layer: folded by the converter where asked and where right."""
+"""A BatchNormalization after a layer is folded if the caller wants it and the result is right."""
 
 import numpy as np
 import onnx
@@ -48,7 +48,7 @@ def convert(proto, folder, **options):
 
 
 def folded(sums, axis_last=True):
-    """float32(sums) * (scales * factor) + shift, as the reader's formulas say it."""
+    """float32(sums) * (scales * factor) + shift, by the formulas of the reader."""
     gamma, beta, mean, var = (v.astype(np.float64) for v in STATISTICS.values())
     factor = gamma / np.sqrt(var + np.float64(np.float32(0.01)))
     shift = (beta - mean * factor).astype(np.float32)

@@ -1,4 +1,4 @@
-"""read.bias: biases that other tools store as integers of their own scale, or as pairs."""
+"""read.bias: biases that other tools store as integers with their own scale, or as Q/DQ pairs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""read.layers: every form of a quantized layer, and why an operator stays in float."""
+"""read.layers: every form of a quantized layer, and the reasons why operators stay in float."""
 
 import re
 
@@ -140,7 +140,7 @@ def test_a_transposed_convolution_has_its_channels_on_axis_1(tmp_path):
 
 
 def test_channels_of_a_grouped_transposed_convolution():
-    # (in 4, out/groups 3, k 1) in 2 groups: output (group, column) sees the group's two rows.
+    # (in 4, out/groups 3, k 1) in 2 groups: output (group, column) sums the two rows of its group.
     weight = np.arange(12).reshape(4, 3, 1)
     rows = output_rows(weight, "ConvTranspose", 2)
     assert rows.tolist() == [[0, 3], [1, 4], [2, 5], [6, 9], [7, 10], [8, 11]]

@@ -1,4 +1,4 @@
-"""bridge.export.read.products: products of activations of 16 bits, as those of their halves."""
+"""bridge.export.read.products: products of 16-bit activations, as products of their two bytes."""
 
 import numpy as np
 import pytest
