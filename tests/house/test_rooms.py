@@ -1,13 +1,12 @@
 """The house: a folder's index names its files in the order in which they may import each other."""
 
 import ast
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.source import ROOT, imports_of, index_of, members_of
+
 PACKAGES = ("qatfunc", "bridge")
 MOST_FILES = 12
 FOLDERS = sorted(
@@ -15,31 +14,6 @@ FOLDERS = sorted(
     for package in PACKAGES
     for init in (ROOT / package).rglob("__init__.py")
 )
-
-
-def index_of(folder: Path) -> list[str]:
-    """The names in the index of a folder, in its order."""
-    text = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) or ""
-    _, _, lines = text.partition("Index")
-    found = re.findall(r"^    (\w+(?:, \w+)*) +\S", lines, re.MULTILINE)
-    return [name for names in found for name in names.split(", ")]
-
-
-def members_of(folder: Path) -> set[str]:
-    """The modules and folders in a folder."""
-    inside = [path for path in (ROOT / folder).iterdir() if not path.name.startswith("__")]
-    return {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
-
-
-def imports_of(path: Path) -> Iterator[tuple[str, ...]]:
-    """The modules of ours that a file imports, as their parts, wherever in the file it does."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        yield from (tuple(name.split(".")) for name in names if name.split(".")[0] in PACKAGES)
 
 
 def branches_of(node: ast.stmt) -> list[ast.stmt]:
@@ -88,7 +62,7 @@ def test_an_init_only_reexports(folder):
 def test_imports_point_one_way(path):
     """Where the paths of importer and imported part, the imported stands above in the index."""
     own = path.with_suffix("").parts
-    for other in imports_of(ROOT / path):
+    for other in imports_of(ROOT / path, PACKAGES):
         if other[0] != own[0]:
             assert (own[0], other[0]) == ("bridge", "qatfunc")
             continue

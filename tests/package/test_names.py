@@ -11,8 +11,7 @@ import pytest
 
 import bridge
 from bridge.export import public
-from tests.house.test_rooms import index_of
-from tests.support.source import ROOT
+from tests.support.source import ROOT, index_of
 
 SPELLINGS = re.findall(
     r"\w+",

@@ -1,1 +1,5 @@
-"""Quantized models that other tools wrote; make.py says how."""
+"""QDQ models that other tools wrote, as files.
+
+Index:
+    make  writing them anew
+"""
