@@ -55,7 +55,7 @@ def _pad(graph: ir.Graph, node: ir.Node, pair: tuple[ir.Node, ir.Node], pads: li
     sizes = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
     padding = ir.node(
         "Pad",
-        [pair[0].inputs[0], add_initializer(graph, f"{name}has_padding", sizes)],
+        [pair[0].inputs[0], add_initializer(graph, f"{name}_pads", sizes)],
         name=f"{name}/pad",
     )
     graph.insert_before(node, padding)
