@@ -128,5 +128,5 @@ def _array(value: Any) -> Array:
         return value.detach().cpu().numpy()
     except TypeError as error:
         raise TypeError(
-            f"an array of data must be of a type of NumPy, got {value.dtype}"
+            f"an array of data must have a dtype of NumPy, got {value.dtype}"
         ) from error

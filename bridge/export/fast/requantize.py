@@ -192,5 +192,5 @@ def _replace_codes(quantizer: ir.Node, codes: ir.Value, pair: ir.Node) -> None:
 def _insert_after(value: ir.Value, node: ir.Node) -> None:
     producer = value.producer()
     if producer is None or producer.graph is None:
-        raise ValueError(f"value {value.name!r} is no node's output")
+        raise ValueError(f"value {value.name!r} is not the output of a node")
     producer.graph.insert_after(producer, node)

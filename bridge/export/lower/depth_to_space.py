@@ -110,8 +110,7 @@ def reshape(builder: Builder, y: ir.Value, *sizes: int | ir.Value) -> ir.Value:
     Args:
         builder: writes the nodes.
         y: any value.
-        sizes: one an axis: an integer, where 0 and -1 mean what they do in Reshape, or an int64
-            (1,) value.
+        sizes: of each axis, an integer, with Reshape's 0 and -1, or an int64 (1,) value.
     Returns:
         y in its new shape.
     """

@@ -14,7 +14,7 @@ ConvTranspose, Gemm, or MatMul with an Add for its bias.
 Per-channel scales are on axis 0 of a Conv's weight, on axis 1 of a ConvTranspose's and a matrix's.
 The weight of a grouped ConvTranspose is (in, out/groups, ...), and no axis holds its channels. Its
 scales are on axis 1 if they are equal in all groups, on axis 0 if each group has one channel.
-Otherwise the weight is stored with one channel a row, and Reshape and Transpose after its
+Otherwise the weight is stored with one channel per row, and Reshape and Transpose after its
 DequantizeLinear restore its shape.
 
 Zero points are always written: without one, QuantizeLinear's output is uint8. With symmetric ranges
@@ -63,7 +63,7 @@ def write_qdq(builder: Builder, layer: QuantizedLayer) -> None:
     op_type = layer.node.op_type
     bias = layer.bias
     if bias is not None and layer.correction is not None:
-        # The input's Q/DQ pair keeps the zero points a channel that the bias was corrected for.
+        # The input's Q/DQ pair keeps its per-channel zero points, so undo the bias correction.
         bias = (bias - layer.correction).astype(np.int32)
     if bias is None:
         y = builder.op(op_type, x, weight, **attributes)

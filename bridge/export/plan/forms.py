@@ -24,7 +24,7 @@ from bridge.export.requantization.chains import Chain
 Writer = Callable[[Builder, QuantizedLayer], None]
 Estimates = Callable[..., dict[str, float]]
 
-INT8, FLOAT32, OF_RUNTIME = "int8", costs.FLOAT32, "its runtime's"
+INT8, FLOAT32, OF_RUNTIME = "int8", costs.FLOAT32, "runtime"
 """Arithmetic of a form: integer operators, float operators, or whatever its runtime chooses."""
 
 

@@ -148,7 +148,7 @@ def follow(
         if len(users) > 1:
             raise NoChainError(f"{describe(node)} and others read {value.name!r}")
         if node.graph is not value.graph:
-            # It may run never or often, so computing it outside is not the same.
+            # A branch may not run, and a loop more than once: codes cannot be computed outside.
             raise NoChainError(f"{describe(node)} is in a branch or a loop")
         try:
             ends = clamp_limits(node)

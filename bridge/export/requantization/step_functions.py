@@ -84,7 +84,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FloatSteps:
-    """Rescaling, activation and QuantizeLinear in float32, one step function a channel.
+    """Rescaling, activation and QuantizeLinear in float32: a step function per channel.
 
         y = float32(acc) * rescale (+ shift), clamped to [low, high]
         code = clamp(round(y / scale) + zero_point, qmin, qmax)
@@ -161,7 +161,7 @@ class FloatSteps:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntegerSteps:
-    """QLinearConv or QLinearMatMul and an integer Clip, one step function a channel.
+    """QLinearConv or QLinearMatMul and an integer Clip: a step function per channel.
 
         code = clamp(round(float32(acc + offset) * multiplier) + zero_point, qmin, qmax),
                clamped to [code_low, code_high]

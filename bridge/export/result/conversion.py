@@ -78,7 +78,7 @@ class LayerSummary:
         bound: largest possible |accumulator|, bias included; None if not known.
         proven: whether bound < 2^24, so that float32 sums are exact for every input.
         adjusted: the rescale used instead of scale_x * scale_w; None if it is not adjusted.
-        arithmetic: of the form: "int8", "float32" or "its runtime's".
+        arithmetic: of the form: "int8", "float32" or "runtime".
         reason: why this form.
         unchained: why the layer cannot become QLinearConv; None if it can, or if its operator has
             no such form.

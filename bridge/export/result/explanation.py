@@ -17,7 +17,7 @@ class LayerExplanation:
         name: module path.
         op: operator in the inter model.
         form: operator or form in the deploy model; "float" if it stays in float.
-        arithmetic: of the form: "int8", "float32" or "its runtime's".
+        arithmetic: of the form: "int8", "float32" or "runtime".
         reason: why this form, or why it stays in float.
         unchained: why the layer cannot become QLinearConv; None if it can, or if its operator has
             no such form.
@@ -133,7 +133,7 @@ def _macs(layer: LayerExplanation) -> str:
     if layer.macs is not None:
         return f"{layer.macs:,}"
     one = layer.macs_per_position
-    return "not known" if one is None else f"{one:,} a position"
+    return "not known" if one is None else f"{one:,} per position"
 
 
 def _bits_left(layer: LayerExplanation) -> str:

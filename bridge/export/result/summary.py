@@ -73,10 +73,7 @@ def summarize_layer(
         channels=layer.scale_w.size,
         bound=layer.accumulator_bound,
         proven=layer.proven,
-        # The torch layer cannot adopt the factor of a BatchNorm, which is another module.
-        adjusted=_adjusted(layer, chain)
-        if isinstance(chain, Chain) and layer.norm is None
-        else None,
+        adjusted=_adjusted(layer, chain) if isinstance(chain, Chain) else None,
         arithmetic=choice.form.arithmetic,
         reason=choice.reason,
         unchained=chain.reason if isinstance(chain, Unchained) else None,

@@ -162,9 +162,9 @@ def _check(value: ir.Value, array: Tensor | Array, path: Path) -> None:
     )
     if not fits:
         raise ValueError(
-            f"input {value.name!r} of {path} must have the shape {value.shape}, got {shape}; a "
-            "size that is to vary, as the batch does, is left open by torch.onnx.export's "
-            "dynamic_shapes (dynamic_axes with dynamo=False)"
+            f"input {value.name!r} of {path} must have the shape {value.shape}, got {shape}; "
+            "axes that vary, such as the batch, are given to torch.onnx.export as dynamic_shapes "
+            "(dynamic_axes with dynamo=False)"
         )
 
 

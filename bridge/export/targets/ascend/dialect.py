@@ -40,12 +40,12 @@ def refusal(layer: QuantizedLayer) -> str | None:
         zero point, and a Gemm or MatMul with per-channel weight scales; None for other layers.
     """
     if layer.scale_x.size > 1:
-        return f"target 'ascend' takes one input scale a tensor, got {layer.scale_x.size}"
+        return f"target 'ascend' takes one input scale per tensor, got {layer.scale_x.size}"
     if layer.weight.dtype != np.int8:
         return "target 'ascend' takes int8 weights without a zero point"
     if layer.op == "MatMul" and layer.scale_w.size > 1:
         return (
-            f"target 'ascend' takes one weight scale a tensor for {layer.node.op_type}, "
+            f"target 'ascend' takes one weight scale per tensor for {layer.node.op_type}, "
             f"got {layer.scale_w.size}"
         )
     return None
@@ -189,7 +189,7 @@ def check_pair(quantize: ir.Node, scale: np.float32, zero_point: Array, name: st
         raise ConversionError(f"layer {name!r}: {reason}") from reason
     if first.size != 1 or first.item() != scale or zero.item() != zero_point:
         raise ConversionError(
-            f"layer {name!r}: target 'ascend' needs one scale and zero point a pair, but "
+            f"layer {name!r}: target 'ascend' needs one scale and zero point per pair, but "
             f"{name_of(quantize)!r} has {first.ravel()[:4]} and {zero.ravel()[:4]}, its "
             f"DequantizeLinear {scale} and {zero_point}"
         )

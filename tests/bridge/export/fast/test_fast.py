@@ -490,7 +490,7 @@ def test_one_nan_is_counted_as_one(tmp_path):
 def test_data_of_other_kinds(tmp_path):
     with pytest.raises(ValueError, match=r"the output of layer 'f' is empty on batch 1 of data"):
         convert(network(RESIDUAL), tmp_path, data=[picture()[:0]])
-    with pytest.raises(TypeError, match=r"must be of a type of NumPy, got torch.bfloat16"):
+    with pytest.raises(TypeError, match=r"must have a dtype of NumPy, got torch.bfloat16"):
         convert(network(RESIDUAL), tmp_path, data=[torch.zeros(2, 4, 6, 7, dtype=torch.bfloat16)])
 
 

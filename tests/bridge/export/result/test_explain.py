@@ -115,7 +115,7 @@ def test_targets_of_one_form(tmp_path, target):
     found = explained(proto, tmp_path, target=target, shapes={"x": (5, 3)})
     (row,) = found.layers
     assert row.reason == f"the one form of target '{target}'"
-    assert row.arithmetic == ("its runtime's" if target == "qdq" else "int8")
+    assert row.arithmetic == ("runtime" if target == "qdq" else "int8")
     assert found.left_to_runtime == (target == "qdq")
     assert (found.macs, found.int8_share) == (30, 1.0)
 
@@ -142,7 +142,7 @@ def test_a_product_of_two_activations(tmp_path, target):
     assert row.bound == 3 * 134 * 131
     assert row.int32_bits == np.log2(2**31 / row.bound)
     assert row.bias_bits is None
-    assert row.arithmetic == ("its runtime's" if target == "qdq" else "int8")
+    assert row.arithmetic == ("runtime" if target == "qdq" else "int8")
 
 
 FLOAT_TOO = GEMM + " [float] z = MatMul (y, f)"

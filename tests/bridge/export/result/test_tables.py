@@ -119,15 +119,15 @@ def test_what_is_not_known_is_printed():
     lines = printed(explanation_table(explanation(product, row(macs=None, macs_per_position=12))))
     assert lines[0] == ["number of multiply-accumulates not known, target ort"]
     assert lines[4][3:5] == ["not known", "not known"]
-    assert lines[5][3] == "12 a position"
+    assert lines[5][3] == "12 per position"
 
 
 def test_a_runtime_chooses_its_arithmetic():
-    stored = row(form="QDQ", arithmetic="its runtime's")
+    stored = row(form="QDQ", arithmetic="runtime")
     lines = printed(explanation_table(explanation(stored, target="qdq")))
     can = "100.0% in int8, as far as the runtime has integer operators, target qdq"
     assert lines[0] == [f"1,200 multiply-accumulates, {can}"]
-    assert lines[4][2] == "QDQ (its runtime's)"
+    assert lines[4][2] == "QDQ (runtime)"
 
 
 SAME, OTHER = Difference(0, 1200, 0.0), Difference(34, 1200, 2.0)

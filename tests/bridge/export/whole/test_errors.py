@@ -453,7 +453,7 @@ CONVERSIONS = {
     "a scale a channel of a Gemm for ascend": Conversion(
         lambda: model(GEMM, b=BIAS),
         ConversionError,
-        ONLY + r"target 'ascend' takes one weight scale a tensor for Gemm, got 2\)$",
+        ONLY + r"target 'ascend' takes one weight scale per tensor for Gemm, got 2\)$",
         {"target": "ascend"},
     ),
     "integers as input for ascend": Conversion(

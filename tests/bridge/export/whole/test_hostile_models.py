@@ -438,7 +438,7 @@ def apart(x: Array) -> Array:
     return rescaled(integers @ INTEGERS.astype(np.int64), np.float32(0.02), ONE)
 
 
-NOT_ALIKE = "^layer 'fc': target 'ascend' needs one scale and zero point a pair, but 'quantize_x'"
+NOT_ALIKE = "^layer 'fc': target 'ascend' needs one scale and zero point per pair, but 'quantize_x'"
 PAIRS = {
     "a pair of two scales and zero points": Right(
         lambda: whole(OTHER, so=np.float32(0.02), zo=np.int8(3)), apart, targets=("ort",)
@@ -460,7 +460,7 @@ PAIRS = {
             "[back] md = DequantizeLinear (mq, so, zx) y = Relu (md)",
             so=np.float32(0.02),
         ),
-        "^layer 'back': target 'ascend' needs one scale and zero point a pair",
+        "^layer 'back': target 'ascend' needs one scale and zero point per pair",
         targets=("ascend",),
     ),
     "a quantizer with a scale a column": Right(

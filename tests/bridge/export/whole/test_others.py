@@ -123,11 +123,11 @@ def test_the_portable_form_of_them(tmp_path, name):
 UNSIGNED = "target 'ascend' takes int8 weights without a zero point"
 LEFT_BY_ASCEND = {
     "ort_unsigned_weights": {"up": UNSIGNED, "head": UNSIGNED},
-    "brevitas": {"6": "target 'ascend' takes one weight scale a tensor for Gemm, got 5"},
+    "brevitas": {"6": "target 'ascend' takes one weight scale per tensor for Gemm, got 5"},
 }
 
 
-# The others have one weight scale a channel for a matrix product.
+# The others have per-channel weight scales for a matrix product.
 @pytest.mark.parametrize(
     "name", ["ort_per_tensor", "ort_weight_pairs", "ort_unsigned_weights", "brevitas"]
 )

@@ -220,12 +220,12 @@ def test_weights_of_what_stays_in_float_are_written_as_floats(tmp_path, axis):
         (
             model(GEMM, b=BIAS),
             "inter.onnx has no quantized layer (Gemm 'fc': target 'ascend' takes one "
-            "weight scale a tensor for Gemm, got 2)",
+            "weight scale per tensor for Gemm, got 2)",
         ),
         (
             model(ADDED, b=BIAS),
             "inter.onnx has no quantized layer (MatMul 'fc': target 'ascend' takes one "
-            "weight scale a tensor for MatMul, got 2)",
+            "weight scale per tensor for MatMul, got 2)",
         ),
         (
             model(
