@@ -92,8 +92,9 @@ def range_scale(
     scale = float32(float32(high - low) / spec.steps)
     empty = scale < SMALLEST_SCALE
     scale = where(empty, 1.0, scale)
-    zero_point = nearest(float32(spec.qmin - float32(low / scale)))
-    return scale, where(empty, float(spec.qmin), zero_point)
+    qmin = float(spec.qmin)
+    zero_point = nearest(float32(qmin - float32(low / scale)))
+    return scale, where(empty, qmin, zero_point)
 
 
 def ulq_qparams(clip: Clip, spec: ActivationSpec) -> QParams:

@@ -44,9 +44,13 @@ def _hook(path: str) -> Any:
         return None
 
 
+def _always() -> bool:
+    return True
+
+
 # Looked up once, because small layers call them often.
 _is_tracing = _hook("_C._is_tracing") or _hook("jit.is_tracing")
-_transforms_active = _hook("_C._are_functorch_transforms_active")
+_transforms_active = _hook("_C._are_functorch_transforms_active") or _always
 _unwrap_if_dead = _hook("_C._functorch.unwrap_if_dead")
 _mkldnn_enabled = _hook("_C._get_mkldnn_enabled")
 _graph_task = _hook("_C._current_graph_task_id")
@@ -60,7 +64,7 @@ def is_jit_tracing() -> bool:
     Returns:
         True while tracing.
     """
-    return bool(_is_tracing())
+    return _is_tracing()
 
 
 def transforms_are_active() -> bool:
@@ -70,7 +74,7 @@ def transforms_are_active() -> bool:
         True within one. Without torch's function always True: operators then use their
         implementation for transforms, and calibration does not check values.
     """
-    return _transforms_active is None or bool(_transforms_active())
+    return _transforms_active()
 
 
 def forward_ad_is_active() -> bool:
@@ -80,7 +84,7 @@ def forward_ad_is_active() -> bool:
         True within a torch.autograd.forward_ad.dual_level. Without torch's counter of levels
         always True: operators then use their slower implementation for forward mode.
     """
-    return bool(getattr(forward_ad, "_current_level", 0) >= 0)
+    return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def apply_untransformed(function: type[Function], static: Any, *tensors: Tensor) -> Any:
