@@ -11,9 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from bridge import (
@@ -154,6 +151,11 @@ def failures(rank: int) -> Any:
 
 def fsdp(rank: int) -> Any:
     """Shard, calibrate, train, save whole and in parts, load the parts."""
+    # A second to import, and the tests read only constants of this file.
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     net, again = Net("ulq_retrain", 1), Net("ulq_retrain", 1)
     mesh = init_device_mesh("cpu", (RANKS,))
     for model in (net, again):
