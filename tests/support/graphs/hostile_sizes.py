@@ -17,10 +17,9 @@ import numpy as np
 import onnx
 
 from bridge import ConversionError, convert_qat_model, explain
-from tests.support.graphs.text import MATMUL, W, X, model, save
+from tests.support.graphs.text import MATMUL, PER_TENSOR, W, X, model, save
 
 MEMORY = 16 << 30
-ONE = {"sw": np.float32(0.01), "zw": np.int8(0)}
 LOCAL = '<domain: "local", opset_import: ["" : 17, "local" : 1]> '
 UP = X + "wd = DequantizeLinear (w, sw, zw) [fc] y = {} (xd, wd)"
 
@@ -54,7 +53,7 @@ def functions(count: int, calls: int) -> onnx.ModelProto:
 def transposed(attributes: str, taps: int = 3) -> onnx.ModelProto:
     weight = np.ones((1, 1, taps), np.int8)
     shapes = {"inputs": "float[N, 1, 3] x", "outputs": "float[N, 1, K] y"}
-    return model(UP.format(f"ConvTranspose <{attributes}>"), w=weight, **ONE, **shapes)
+    return model(UP.format(f"ConvTranspose <{attributes}>"), w=weight, **PER_TENSOR, **shapes)
 
 
 def volume(taps: int) -> onnx.ModelProto:
@@ -62,7 +61,7 @@ def volume(taps: int) -> onnx.ModelProto:
     body = UP.format("Conv").replace("y =", "m =")
     body += " q = QuantizeLinear (m, sx, zx) y = DequantizeLinear (q, sx, zx)"
     shapes = {"inputs": "float[N, 1, D, 3, 3] x", "outputs": "float[N, 1, E, 3, 3] y"}
-    return model(body, w=np.ones((1, 1, taps, 1, 1), np.int8), **ONE, **shapes)
+    return model(body, w=np.ones((1, 1, taps, 1, 1), np.int8), **PER_TENSOR, **shapes)
 
 
 def scoped(value: str) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from bridge import ConversionError, convert_qat_model
-from tests.support.graphs.mutations import mutated
+from tests.support.graphs.mutations.damage import mutated
 
 BLOCKS = 4
 SECONDS = 20

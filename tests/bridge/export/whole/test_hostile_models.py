@@ -24,6 +24,7 @@ from tests.support.graphs.text import (
     GEMM,
     INTEGERS,
     MATMUL,
+    PER_TENSOR,
     SW,
     SX,
     ZX,
@@ -63,14 +64,13 @@ class Refused(NamedTuple):
 
 
 ONE = np.float32(0.01)  # a weight scale that both targets take
-SCALAR = {"sw": ONE, "zw": np.int8(0)}
 EYE = np.eye(2, dtype=np.float32)
 # Scales with which float operators are exact too, in any order of their sums.
 EXACT = {"sx": np.float32(2**-4), "sw": np.float32(2**-7)}
 
 
 def whole(body: str = MATMUL, **more: Any) -> onnx.ModelProto:
-    return model(body, **(SCALAR | more))
+    return model(body, **(PER_TENSOR | more))
 
 
 def product(
