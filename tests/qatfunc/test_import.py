@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.source import ROOT
+
 PROGRAM = """
 import sys
 import qatfunc

@@ -8,22 +8,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from bridge import Conv2dQAT, LinearQAT, MatMulQAT, calibrate, parameter_groups, whole_parameters
+from bridge import LinearQAT, MatMulQAT, calibrate, parameter_groups, whole_parameters
 from tests.support.bits import same_bits, same_state
 from tests.support.modules.layers import LEARNED, config, state
-
-
-class Net(nn.Module):
-    def __init__(self, batch_num=1, data=None):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = Conv2dQAT(1, 4, 3, config=config({"batch_num": batch_num} | (data or {})))
-        self.product = MatMulQAT(config=config({"batch_num": batch_num}))
-        self.fc = LinearQAT(6, 3, config=config({"batch_num": batch_num}, LEARNED))
-
-    def forward(self, x):
-        x = torch.relu(self.conv(x))
-        return self.fc(self.product(x, x.mT))
+from tests.support.modules.network import Net
 
 
 def batches(count):

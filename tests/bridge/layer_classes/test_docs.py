@@ -1,14 +1,14 @@
 """The example of docs/subclasses.md runs."""
 
 import re
-from pathlib import Path
 
 import torch
 from torch import nn
 
 import bridge
+from tests.support.source import ROOT
 
-PAGE = Path(__file__).parents[3] / "docs" / "subclasses.md"
+PAGE = ROOT / "docs" / "subclasses.md"
 
 
 def test_the_example_runs_and_computes_what_the_class_does():

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from qatfunc.numerics import torch_internals
+from tests.support.source import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 ALLOWED = Path("qatfunc/numerics/torch_internals.py")
 HIDDEN = ("torch._dynamo", "_dynamo_marked_constant", "_orig_mod")
 """Names that are read off strings and instances."""

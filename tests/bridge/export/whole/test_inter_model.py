@@ -1,7 +1,6 @@
 """The inter model: what torch.onnx.export writes for QAT layers, with either exporter."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ from tests.support.exporters import EXPORTERS, dynamic, export
 from tests.support.graphs.reading import nodes, read
 from tests.support.modules.layers import config, state
 from tests.support.modules.nested import Nested, nested
+from tests.support.source import ROOT
 
 both = pytest.mark.parametrize("exporter", EXPORTERS)
 
@@ -316,7 +316,7 @@ def test_a_model_that_is_compiled_is_not_taken_for_an_export():
 def test_no_path_of_the_sources_is_in_the_converted_files(files, tmp_path, target):
     _, _, paths = files
     inter = paths["default", "bare"]
-    here = str(Path(__file__).parents[4]).encode()
+    here = str(ROOT).encode()
     assert here in inter.read_bytes(), "or nothing is tested"
     done = convert_qat_model(inter, tmp_path / "net", target=target)
     for path in (done.fake_quant, done.deploy):

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bridge import (
-    Conv2dQAT,
-    LinearQAT,
-    MatMulQAT,
     adopt,
     calibrate,
     convert_qat_model,
@@ -24,20 +21,7 @@ from bridge import (
 from tests.support.bits import same_state
 from tests.support.exporters import export
 from tests.support.modules.layers import LEARNED, config, state
-
-
-class Net(nn.Module):
-    def __init__(self, batch_num: int = 1) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        data = {"batch_num": batch_num}
-        self.conv = Conv2dQAT(2, 4, 3, config=config(data))
-        self.product = MatMulQAT(config=config(data))
-        self.fc = LinearQAT(6, 3, config=config(data, LEARNED))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.conv(x))
-        return self.fc(self.product(x, x.transpose(-1, -2)))
+from tests.support.modules.network import Net
 
 
 def batch() -> Tensor:
@@ -110,7 +94,7 @@ USES = [validate, train_forward, move, resume, resume_by_assigning, hold_scales,
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
 def test_a_calibrated_model_is_as_good_afterwards(use: Callable[..., None], tmp_path):
-    net = Net()
+    net = Net(channels=2)
     calibrate(net, [batch()])
     with torch.inference_mode():
         net.state_dict()
@@ -121,7 +105,7 @@ def test_a_calibrated_model_is_as_good_afterwards(use: Callable[..., None], tmp_
 @pytest.mark.parametrize("seen", [1, 2], ids=["half calibrated", "calibrated"])
 @pytest.mark.parametrize("how", ["calibrate", "train", "train and resume"])
 def test_a_calibration_is_the_same_and_goes_on(how, seen):
-    inside, outside = Net(2), Net(2)
+    inside, outside = Net(2, channels=2), Net(2, channels=2)
     for net, mode in ((inside, True), (outside, False)):
         with torch.inference_mode(mode):
             if how == "calibrate":

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from benchmarks.tables import TABLES, disagreements, with_table
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.source import ROOT
 
 
 def test_every_marker_has_a_command_and_every_command_a_marker() -> None:
