@@ -153,4 +153,6 @@ def _end_error(end: Tensor, quantized: Quantized) -> Number:
 
 
 def _scalar(value: Number, like: Tensor) -> Tensor:
+    # A zero is positive whichever way it was summed: a vmapped layer has the bits of its members.
+    value = value + 0.0
     return value if isinstance(value, Tensor) else like.new_full((), value)

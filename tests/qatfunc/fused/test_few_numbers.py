@@ -110,3 +110,11 @@ def test_gradients_do_not_depend_on_how_many_are_few(name: str, few: int, reach:
     want = composed(gradients, one)
     assert same_bits(got[-1], want[-1])
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_zero_are_positive_where_nothing_is_clamped(name: str):
+    """Whether or not the sums over what is clamped are added, as a vmapped layer always does."""
+    one = layer(name)
+    *_, high, low, _ = gradients(one._replace(x=torch.zeros_like(one.x)))
+    assert same_bits(torch.stack([high, low]), torch.zeros(2))
