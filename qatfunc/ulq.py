@@ -141,8 +141,27 @@ def ulq_quantize(x: Tensor, clip: Clip, spec: ActivationSpec) -> tuple[Tensor, Q
     """
     qparams = ulq_qparams(clip, spec)
     integers = quantize_centered(x.detach(), qparams, spec)
+    return with_ulq_gradients(integers, x, clip, qparams=qparams, spec=spec), qparams
+
+
+def with_ulq_gradients(
+    integers: Tensor, x: Tensor, clip: Clip, *, qparams: QParams, spec: ActivationSpec
+) -> Tensor:
+    """Return integers that x was rounded to, with the gradients of ulq_quantize at x.
+
+    Args:
+        integers: float32 of x's shape, relative to the zero point; by any rounding of x.
+        x: float32, finite.
+        clip: a valid range, scalars.
+        qparams: the scale and zero point of the integers.
+        spec: the grid.
+    Returns:
+        integers, without negative zeros.
+    Gradient: as ulq_quantize.
+    Source: docs/semantics.md, 3.
+    """
     surrogate = _ulq_surrogate(x, clip, qparams, spec)
-    return straight_through(integers, surrogate / qparams.scale), qparams
+    return straight_through(integers, surrogate / qparams.scale)
 
 
 def _ulq_surrogate(x: Tensor, clip: Clip, qparams: QParams, spec: ActivationSpec) -> Tensor:
