@@ -12,10 +12,11 @@ Index, each importing only what is above it:
     composed        quantized operators as plain functions
     fused           the same as one autograd Function
     operators       linear, conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, matmul
+    codes           operators between quantizers, on integer codes, and their proofs
     model           whole networks as init, calibrate, finish, apply
 """
 
-from qatfunc import calibration, operators
+from qatfunc import calibration, codes, operators
 from qatfunc.affine import dequantize, fake_quantize, quantize, quantize_centered
 from qatfunc.arq import arq_qparams, arq_quantize
 from qatfunc.calibration import CalibrationState
@@ -43,6 +44,7 @@ __all__ = [
     "arq_qparams",
     "arq_quantize",
     "calibration",
+    "codes",
     "dequantize",
     "fake_quantize",
     "int8_forward",

@@ -9,6 +9,7 @@ Index, each importing only what is above it:
     grids           specs, and steps on their grids
     weights         weights with ties and rows of zeros
     activations     ranges, and values around their grids
+    codes           quantized values whose sums, products and functions are near ties
     calibration     searches, and values of one activation in batches
     operators       layers and products, as qatfunc is called
     modules         QAT modules with numbers that are hard to round

@@ -10,7 +10,7 @@
         becomes, in deploy,
     x_q -> QLinearLeakyRelu -> (Clip) -> y_q
 
-The factors of an Add make its last step the only one that rounds (requantization.add_factors), so
+The factors of an Add make its last step the only one that rounds (qatfunc.codes.add_factors), so
 both models agree on every processor. For QLinearLeakyRelu, ONNX Runtime computes a table of the 256
 codes at load time, by the operations of the float nodes in the same order.
 """
@@ -30,8 +30,8 @@ from bridge.export.plan.forms import FLOAT32, INT8
 from bridge.export.read.clamps import after_clamps
 from bridge.export.read.products import Operand
 from bridge.export.read.qdq import NotQuantizedError, find_uint8_qparams, read_per_tensor_input
-from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.requantization.step_functions import Grid
+from qatfunc.codes.add_factors import fit_factors
 
 FLOAT = "float"
 """The form of an Add without factors: it stays in float."""
@@ -51,7 +51,7 @@ class Elementwise:
         scale: of the result.
         grid: integer range and zero point of the result.
         code_range: smallest and largest code after the Relu and Clip nodes that follow.
-        factors: of an Add's operands (requantization.add_factors); None if there are none, and for
+        factors: of an Add's operands (qatfunc.codes.add_factors); None if there are none, and for
             a LeakyRelu.
     """
 

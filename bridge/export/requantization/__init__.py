@@ -3,6 +3,5 @@
 Index, each importing only what is above it:
     step_functions  equality of float and integer requantization, decided at thresholds
     multipliers     fitting the multiplier of an equal integer requantization
-    add_factors     factors for which QLinearAdd has one result on every processor
     chains          the convolutions that can become QLinearConv
 """

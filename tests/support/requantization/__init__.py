@@ -2,5 +2,6 @@
 
 Index:
     add_kernels  what kernels of QLinearAdd compute
+    mul_kernels  what engines compute for products
     steps        step functions of accumulators
 """

@@ -9,9 +9,9 @@ from torch import nn
 from bridge import Tuning, adopt
 from bridge.export.normalize.model import read_model
 from bridge.export.pipeline import convert_model
-from bridge.export.requantization.add_factors import fit_factors
 from bridge.export.result.conversion import conversion_table
 from bridge.export.running.runtime import run_model
+from qatfunc.codes.add_factors import fit_factors
 from tests.support.bits import same_bits
 from tests.support.conversions import convert_integers_first
 from tests.support.graphs.text import model, save

@@ -26,6 +26,8 @@ from functools import cache
 
 import numpy as np
 
+from qatfunc.codes.grids import ValueGrid
+from qatfunc.codes.ties import check_bits
 from qatfunc.limits import EXACT_FLOAT32
 
 _CODES = np.iinfo(np.uint8).max
@@ -35,6 +37,22 @@ _LARGEST_ERROR = 0.25
 
 _MOST = 16
 """Largest adjustment of a factor in units of 2^-k, where _LARGEST_ERROR allows more."""
+
+
+def fit_sum(a: ValueGrid, b: ValueGrid, y: ValueGrid) -> tuple[np.float32, np.float32] | None:
+    """Find the factors of a sum of quantized values; they serve signed and unsigned codes.
+
+    Args:
+        a: the first operand, of at most 8 bits.
+        b: the second operand, of at most 8 bits.
+        y: the sum, of at most 8 bits.
+    Returns:
+        as fit_factors.
+    Raises:
+        ValueError: a grid has more than 8 bits.
+    """
+    check_bits(a, b, y)
+    return fit_factors((a.scale / y.scale, b.scale / y.scale), (-a.low, -b.low), -y.low)
 
 
 def fit_factors(

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.export.requantization.add_factors import fit_factors
 from property_tests.strategies.examples import share_of_examples
+from qatfunc.codes.add_factors import fit_factors
 from tests.support.requantization.add_kernels import KERNELS, natural
 
 _RATIOS = st.floats(0.004, 8.0)
