@@ -43,6 +43,16 @@ def test_fitted_products_are_equal_for_every_pair_in_every_order(case: Operands)
 
 
 @given(products())
+def test_no_product_is_near_a_tie(case: Operands):
+    """Each is more than 2^-15 away from a tie between two codes; int64 and float64 are exact."""
+    fitted = fit_multiplier(*case)
+    assert fitted is not None
+    exact = np.multiply.outer(case.a.integers, case.b.integers) * float(fitted.multiplier)
+    inside = exact[(exact > case.y.low) & (exact < case.y.high)]
+    assert (np.abs(inside % 1 - 0.5) > 2.0**-15).all()
+
+
+@given(products())
 def test_a_multiplier_is_the_natural_one_by_its_ulps(case: Operands):
     """It differs from float32(float32(scale_a * scale_b) / scale_y) by the ulps that it says."""
     fitted = fit_multiplier(*case)
@@ -69,8 +79,8 @@ def test_a_table_is_the_function_in_float64(data: st.DataObject, function: Activ
 
 
 @given(st.data(), FUNCTION, arguments())
-def test_an_error_of_four_ulps_changes_no_code(data: st.DataObject, function: Activation, x):
-    """f(x) off by 4 ulps of itself, either way, and a quotient in float32 give the same codes."""
+def test_an_error_of_six_ulps_changes_no_code(data: st.DataObject, function: Activation, x):
+    """f(x) off by 6 ulps of itself, either way, and a quotient in float32 give the same codes."""
     y = data.draw(results(function, x))
     fitted = fit_table(function, x, y)
     if not fitted.proven:
@@ -78,7 +88,7 @@ def test_an_error_of_four_ulps_changes_no_code(data: st.DataObject, function: Ac
     values = (x.integers.astype(np.float32) * np.float32(x.scale)).astype(np.float64)
     formula = codes_reference.FUNCTIONS[function.name]
     exact = np.array([formula(value, function.parameter) for value in values.tolist()])
-    for error in (-4, 4):
+    for error in (-6, 6):
         inexact = (exact * (1 + error * 2.0**-23)).astype(np.float32)
         codes = np.rint(inexact / fitted.scale) + y.zero_point
         assert np.array_equal(np.clip(codes, -128, 127), fitted.codes)
