@@ -30,7 +30,8 @@ _ENTRIES = {
     "gelu": _Entry(lambda x, _: F.gelu(x), torch.abs),
     "gelu_tanh": _Entry(lambda x, _: F.gelu(x, approximate="tanh"), torch.abs),
     "hardswish": _Entry(lambda x, _: F.hardswish(x), torch.abs),
-    "hardsigmoid": _Entry(lambda x, _: F.hardsigmoid(x), _one),
+    # F.hardsigmoid has no second derivative.
+    "hardsigmoid": _Entry(lambda x, _: F.relu6(x + 3) / 6, _one),
     "softplus": _Entry(lambda x, _: F.softplus(x), _one),
     "elu": _Entry(F.elu, _one, parameter=True),
     "mish": _Entry(lambda x, _: F.mish(x), torch.abs),

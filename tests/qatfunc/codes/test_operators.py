@@ -211,3 +211,18 @@ def test_ends_of_the_range_receive_gradients():
 def test_unknown_functions(name, parameter, message):
     with pytest.raises(ValueError, match=message):
         Activation(name, parameter)
+
+
+@pytest.mark.parametrize("limits", [Limits(), RELU6])
+def test_a_sum_saves_one_float_for_each_element(limits):
+    a = torch.zeros(1000, requires_grad=True)
+    kept = {}
+
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = codes.add(a, a.detach(), (X, X), output=output(1.0, 0.0), spec=SPEC, limits=limits)
+    assert y.requires_grad
+    assert 4000 <= sum(kept.values()) < 4100

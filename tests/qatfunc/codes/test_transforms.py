@@ -76,6 +76,53 @@ def test_jvp_is_the_transpose_of_vjp(name):
     torch.testing.assert_close((pushed * upstream).sum(), pulled, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_double_backward_is_that_of_func(name):
+    one = code_operator(name)
+    leaves = [t.clone().requires_grad_() for t in (one.x, *one.clip)]
+    loss = loss_of(one)
+    first = torch.autograd.grad(loss(leaves[0], Clip(*leaves[1:])), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+
+    def squares(x: Tensor, clip: Clip) -> Tensor:
+        of_x, of_clip = grad(loss, argnums=(0, 1))(x, clip)
+        return of_x.square().sum() + sum(end.square() for end in of_clip)
+
+    of_x, of_clip = grad(squares, argnums=(0, 1))(one.x, one.clip)
+    torch.testing.assert_close(second, (of_x, *of_clip), rtol=1e-3, atol=1e-2)
+    assert all(g.any() for g in second)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("trained", ["x", "clip"])
+def test_gradients_of_a_part_are_those_of_all(name, trained):
+    one = code_operator(name)
+    x, clip = grad(loss_of(one), argnums=(0, 1))(one.x, one.clip)
+    leaves = [t.clone().requires_grad_(wants) for t, wants in _parts(one, trained)]
+    loss_of(one)(leaves[0], Clip(*leaves[1:])).backward()
+    for leaf, wanted in zip(leaves, (x, *clip), strict=True):
+        if leaf.requires_grad:
+            torch.testing.assert_close(leaf.grad, wanted, rtol=1e-5, atol=1e-5)
+        else:
+            assert leaf.grad is None
+
+
+def _parts(one: CodeOperator, trained: str) -> list[tuple[Tensor, bool]]:
+    return [(one.x, trained == "x"), *((end, trained == "clip") for end in one.clip)]
+
+
+@pytest.mark.parametrize("name", ["add", "silu", "prelu", "average_pool"])
+def test_memory_format_and_expanded_gradients_change_nothing(name):
+    one = code_operator(name)
+    found = []
+    for x in (one.x, one.x.to(memory_format=torch.channels_last), one.x.mT.contiguous().mT):
+        leaf, ends = x.clone().requires_grad_(), [end.clone().requires_grad_() for end in one.clip]
+        one(leaf, Clip(*ends)).sum().backward()
+        found.append((leaf.grad, *(end.grad for end in ends)))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_in_one_graph(name):
     one = code_operator(name)
