@@ -1,6 +1,10 @@
 """Static descriptions of a quantized layer: frozen, hashable, without tensors."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+SearchMethod = Literal["mse", "ifmr"]
+"""How calibration searches a range: both ends, or as the reference does."""
 
 _MIN_BITS, _MAX_BITS = 2, 16
 
@@ -83,21 +87,25 @@ class ActivationSpec(IntSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpec:
-    """The IFMR clip search that gives an activation its first range.
+    """The search that gives an activation its first range.
 
     Args:
+        method: "mse" searches both ends for the least mean squared error
+            (calibration.both_ends); "ifmr" is AMCT's search (calibration.clip_search).
         batch_num: batches that calibration sees before the search, at least 1.
         max_percentile: share of the values at or below the one that is taken for the largest.
         min_percentile: share of the values at or above the one that is taken for the smallest.
-        start: first candidate, as a fraction of the largest value.
+        start: first candidate, as a fraction of the largest value; with "mse" of the smallest too.
         end: end of the candidates, exclusive as in torch.arange.
         step: distance between candidates.
-        symmetric: search ranges symmetric around 0; otherwise only the upper end varies.
+        symmetric: of "ifmr" only: search ranges symmetric around 0; otherwise only the upper end
+            varies. With "mse" the ranges are symmetric where ActivationSpec.symmetric is True.
     Raises:
         TypeError: a value has the wrong type.
-        ValueError: a value is outside its range.
+        ValueError: a value is outside its range, or symmetric is False with "mse".
     """
 
+    method: SearchMethod = "mse"
     batch_num: int = 1
     max_percentile: float = 0.999999
     min_percentile: float = 0.999999
@@ -113,6 +121,14 @@ class SearchSpec:
             if not isinstance(getattr(self, name), int | float):
                 raise TypeError(f"{name} must be a number, got {getattr(self, name)!r}")
         _check_bool("SearchSpec", "symmetric", self.symmetric)
+        if self.method not in get_args(SearchMethod):
+            wanted = " or ".join(map(repr, get_args(SearchMethod)))
+            raise ValueError(f"method must be {wanted}, got {self.method!r}")
+        if self.method == "mse" and not self.symmetric:
+            raise ValueError(
+                'symmetric=False is an option of method "ifmr"; with "mse" the ranges are those of '
+                "ActivationSpec(symmetric=...)"
+            )
         if self.batch_num < 1:
             raise ValueError(f"batch_num must be at least 1, got {self.batch_num}")
         for name in ("max_percentile", "min_percentile"):

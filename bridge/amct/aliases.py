@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import bridge
+from bridge.config.reader import set_default_range_search
 
 TARGETS = ("ort", "qdq", "ascend")
 """The targets of install, the default first."""
@@ -39,7 +40,8 @@ _TORCH_PACKAGES = ("amct_pytorch", "amct_pytorch.classic.graph_based.amct_pytorc
 def install(*, target: str = TARGETS[0], force: bool = False) -> None:
     """Make `import amct_pytorch` and `import amct_onnx` resolve to this library.
 
-    A second call only changes the target.
+    Layers built from then on, in the whole process, search their ranges as AMCT does, unless their
+    configuration has the key range_search. A second call only changes the target.
 
     Args:
         target: target of convert_qat_model's deploy models, "ort", "qdq" or "ascend".
@@ -61,16 +63,18 @@ def install(*, target: str = TARGETS[0], force: bool = False) -> None:
         )
     _finder.displaced = _take_modules()
     sys.meta_path.insert(0, _finder)
+    set_default_range_search("ifmr")
 
 
 def uninstall() -> None:
-    """Undo install: the names resolve as before; without install nothing happens."""
+    """Undo install: names and the default search are as before; otherwise nothing happens."""
     if _finder not in sys.meta_path:
         return
     sys.meta_path.remove(_finder)
     _take_modules()
     sys.modules.update(_finder.displaced)
     _finder.displaced = {}
+    set_default_range_search("mse")
 
 
 class _AliasFinder(MetaPathFinder, Loader):

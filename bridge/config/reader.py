@@ -3,13 +3,15 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from qatfunc import ActivationSpec, LayerSpec, SearchSpec, WeightSpec
 from qatfunc.limits import LARGEST_END
+from qatfunc.spec import SearchMethod
 
 _BITS = {"INT8": 8, "INT16": 16}
 _ALGORITHMS = ("arq_retrain", "ulq_retrain")
+_SEARCHES: tuple[SearchMethod, ...] = get_args(SearchMethod)
 _DEFAULT_CLIP_MIN = -1.0
 _LARGEST = (2.0 - 2.0**-23) * 2.0**127
 """The largest float32."""
@@ -51,7 +53,9 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
         retrain_enable: bool (True)
         distill: ignored
         retrain_data_config: dst_type "INT8" | "INT16"; batch_num int >= 1 (1); fixed_min bool;
-            clip_max, clip_min numbers, clip_min only with clip_max; asymmetric bool (True)
+            clip_max, clip_min numbers, clip_min only with clip_max; asymmetric bool (True);
+            range_search "mse" | "ifmr" (AMCT has no such key; the default is the search that
+            set_default_range_search names)
         retrain_weight_config: dst_type "INT8"; weights_retrain_algo "arq_retrain" |
             "ulq_retrain"; channel_wise bool; s_rec_flag bool
 
@@ -85,11 +89,25 @@ def read_config(config: Mapping[str, Any] | None, *, channel_wise: bool) -> QATC
             symmetric=not data.boolean("asymmetric", default=True),
             fixed_min=fixed_min,
         ),
-        search=SearchSpec(batch_num=data.positive("batch_num", default=1)),
+        search=SearchSpec(
+            method=data.choice("range_search", _searches()),  # type: ignore[arg-type]
+            batch_num=data.positive("batch_num", default=1),
+        ),
         clip=_read_clip(data, fixed_min=fixed_min),
         learned_scale=weight.choice("weights_retrain_algo", _ALGORITHMS) == "ulq_retrain",
         reciprocal_scale=weight.boolean("s_rec_flag", default=False),
     )
+
+
+def set_default_range_search(method: SearchMethod) -> None:
+    """Set which search the configurations without the key range_search stand for.
+
+    Args:
+        method: "mse", or "ifmr" as the reference; of the whole process, for layers built later.
+    Raises:
+        ValueError: there is no such search.
+    """
+    _defaults.range_search = SearchSpec(method=method).method
 
 
 def data_section(read: QATConfig) -> dict[str, Any]:
@@ -108,6 +126,7 @@ def data_section(read: QATConfig) -> dict[str, Any]:
         "clip_max": high,
         "clip_min": low,
         "asymmetric": not read.activation.symmetric,
+        "range_search": read.search.method,
     }
 
 
@@ -128,8 +147,31 @@ def weight_section(read: QATConfig) -> dict[str, Any]:
 
 
 _DATA, _WEIGHT = "retrain_data_config", "retrain_weight_config"
-_DATA_KEYS = {"dst_type", "batch_num", "fixed_min", "clip_max", "clip_min", "asymmetric"}
+_DATA_KEYS = {
+    "dst_type",
+    "batch_num",
+    "fixed_min",
+    "clip_max",
+    "clip_min",
+    "asymmetric",
+    "range_search",
+}
 _WEIGHT_KEYS = {"dst_type", "weights_retrain_algo", "channel_wise", "s_rec_flag"}
+
+
+@dataclass
+class _Defaults:
+    """The defaults that can be set."""
+
+    range_search: SearchMethod = _SEARCHES[0]
+
+
+_defaults = _Defaults()
+
+
+def _searches() -> tuple[str, ...]:
+    """Return the choices of range_search, the default first."""
+    return tuple(sorted(_SEARCHES, key=lambda method: method != _defaults.range_search))
 
 
 class _Section:

@@ -18,16 +18,32 @@ from qatfunc import SearchSpec
 
 @cache
 def search_specs(*, step: float = 0.05) -> SearchStrategy[SearchSpec]:
-    """Searches over 12 or 20 candidates; a step of 0.01 makes 61 of them."""
-    percentiles = st.sampled_from([0.999999, 1.0, 0.9, 0.75])
+    """IFMR's searches over 12 or 20 candidates; a step of 0.01 makes 61 of them."""
     return st.builds(
         SearchSpec,
-        max_percentile=percentiles,
-        min_percentile=percentiles,
-        start=st.sampled_from([0.7, 0.3]),
-        step=st.just(step),
+        method=st.just("ifmr"),
         symmetric=st.booleans(),
+        step=st.just(step),
+        **_percentiles_and_start(),
     )
+
+
+@cache
+def searches_of_both_ends(*, step: float = 0.05) -> SearchStrategy[SearchSpec]:
+    """Searches of both ends over 12 or 20 candidates each."""
+    return st.builds(SearchSpec, step=st.just(step), **_percentiles_and_start())
+
+
+@cache
+def any_searches() -> SearchStrategy[SearchSpec]:
+    """Searches of every method."""
+    return search_specs() | searches_of_both_ends()
+
+
+def _percentiles_and_start() -> dict[str, SearchStrategy[float]]:
+    percentiles = st.sampled_from([0.999999, 1.0, 0.9, 0.75])
+    start = st.sampled_from([0.7, 0.3])
+    return {"max_percentile": percentiles, "min_percentile": percentiles, "start": start}
 
 
 @st.composite

@@ -5,7 +5,9 @@ Index:
     sorting         sorting, and the largest and smallest values
     histogram       histograms with exact counts and sums
     state           init, update, merge: the statistics of an activation
+    summaries       the data as searches look it up: sorted values, or bins
     clip_search     the clip whose quantization error over the data is smallest (IFMR)
+    both_ends       the range whose quantization error is smallest, both ends searched
     ranges          extremes, search, finish: the first range of an activation
     learned_range   start, take, finish, resolve: a range from calibration to training
 """

@@ -1,18 +1,21 @@
-"""The range of an activation by its calibration statistics: extremes, or the clip search."""
+"""The range of an activation by its calibration statistics: extremes, or a search."""
+
+from collections.abc import Callable
 
 import torch
 
-from qatfunc.calibration.clip_search import (
-    ClipSearch,
-    DataSummary,
-    search_clip,
-    summarize_bins,
-    summarize_values,
-)
+from qatfunc.calibration.both_ends import search_both_ends
+from qatfunc.calibration.clip_search import ClipSearch, search_clip
 from qatfunc.calibration.histogram import FULL, bin_width, whole_sums
 from qatfunc.calibration.state import CalibrationState
+from qatfunc.calibration.summaries import DataSummary, summarize_bins, summarize_values
 from qatfunc.params import Clip
-from qatfunc.spec import ActivationSpec, SearchSpec
+from qatfunc.spec import ActivationSpec, SearchMethod, SearchSpec
+
+_SEARCHES: dict[SearchMethod, Callable[[DataSummary, ActivationSpec, SearchSpec], ClipSearch]] = {
+    "mse": search_both_ends,
+    "ifmr": search_clip,
+}
 
 
 def extremes(state: CalibrationState) -> Clip:
@@ -35,18 +38,19 @@ def extremes(state: CalibrationState) -> Clip:
 
 
 def search(state: CalibrationState, spec: ActivationSpec, how: SearchSpec) -> ClipSearch:
-    """Search the clip with the smallest quantization error over the calibration data.
+    """Search the range with the smallest quantization error over the calibration data.
 
     Args:
         state: at least one batch.
         spec: the grid to search for.
-        how: candidates and percentiles.
+        how: method, candidates and percentiles.
     Returns:
-        the clip, and whether it is certain that no other candidate has a smaller error.
+        the range, and whether it is certain that no other candidate has a smaller error.
     Raises:
         ValueError: the state is empty.
+    Source: docs/semantics.md, 4.
     """
-    found = search_clip(_summary(state), spec, how)
+    found = _SEARCHES[how.method](_summary(state), spec, how)
     if state.counts.numel() == 0:
         return found
     return found._replace(certified=found.certified & (state.counts.amax() < FULL))
@@ -57,12 +61,12 @@ def finish(
 ) -> Clip:
     """Return the first range for an activation.
 
-    After how.batch_num batches it is the result of the clip search, before that the extremes.
+    After how.batch_num batches it is the result of the search, before that the extremes.
 
     Args:
         state: at least one batch.
         spec: the grid; the default ActivationSpec if left out.
-        how: batch_num, candidates and percentiles; the default SearchSpec if left out.
+        how: batch_num, method, candidates and percentiles; the default SearchSpec if left out.
     Returns:
         float32 scalars. With spec.fixed_min the lower end is 0.
     Raises:
@@ -73,7 +77,7 @@ def finish(
     >>> from qatfunc import calibration
     >>> state = calibration.update(calibration.init(), torch.linspace(-1.0, 2.0, 1000))
     >>> calibration.finish(state)
-    Clip(max=tensor(2.), min=tensor(-2.0157))
+    Clip(max=tensor(2.), min=tensor(-1.))
     """
     spec, how = spec or ActivationSpec(), how or SearchSpec()
     for name, given, kind in (("spec", spec, ActivationSpec), ("how", how, SearchSpec)):

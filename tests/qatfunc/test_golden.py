@@ -67,6 +67,7 @@ def test_ifmr_clip_search(case: Case):
         start=meta["search_start"],
         end=meta["search_end"],
         step=meta["search_step"],
+        method="ifmr",
         symmetric=not meta["with_offset"],
     )
     state = calibration.update(calibration.init(), case.arrays["x"])

@@ -33,6 +33,7 @@ def test_defaults():
     assert layer.weight == WeightSpec(bits=8, per_channel=True)
     assert layer.activation == ActivationSpec(bits=8, symmetric=False, fixed_min=False)
     assert SearchSpec() == SearchSpec(
+        method="mse",
         batch_num=1,
         max_percentile=0.999999,
         min_percentile=0.999999,
@@ -74,6 +75,18 @@ def test_batch_num_is_at_least_one(batch_num: int):
 def test_percentiles_lie_above_a_half(name: str, share: float):
     with pytest.raises(ValueError, match=rf"{name} must be in \(0\.5, 1\], got {share}"):
         SearchSpec(**{name: share})
+
+
+@pytest.mark.parametrize("method", ["IFMR", "", None, 3])
+def test_a_method_is_one_of_two(method: object):
+    with pytest.raises(ValueError, match=rf"^method must be 'mse' or 'ifmr', got {method!r}$"):
+        SearchSpec(method=method)
+
+
+def test_symmetric_is_an_option_of_ifmr():
+    assert not SearchSpec(method="ifmr", symmetric=False).symmetric
+    with pytest.raises(ValueError, match='symmetric=False is an option of method "ifmr"; with'):
+        SearchSpec(symmetric=False)
 
 
 def test_percentile_one_is_allowed():

@@ -20,7 +20,7 @@ from qatfunc import calibration
 from qatfunc.params import Clip
 from qatfunc.spec import SearchSpec
 
-_SEARCH = SearchSpec(symmetric=False)
+_SEARCH = SearchSpec(method="ifmr", symmetric=False)
 
 
 def observe(

@@ -41,6 +41,7 @@ CONFIGS = st.fixed_dictionaries(
                 "clip_max": st.none() | _numbers,
                 "clip_min": st.none() | _numbers,
                 "asymmetric": _flags,
+                "range_search": st.sampled_from([None, "mse", "ifmr", "minmax"]),
             }
         ),
         "retrain_weight_config": _section(

@@ -14,7 +14,8 @@ from property_tests.strategies.examples import share_of_examples
 from property_tests.strategies.grids import activation_specs
 from property_tests.strategies.tensors import permutations, powers_of_two
 from qatfunc import ActivationSpec, ClipSearch, SearchSpec
-from qatfunc.calibration.clip_search import search_clip, summarize_values
+from qatfunc.calibration.clip_search import search_clip
+from qatfunc.calibration.summaries import summarize_values
 from tests.support.bits import same_bits
 
 NARROW = activation_specs(bits=(8, 2, 4))

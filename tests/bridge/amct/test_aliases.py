@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import bridge
 import bridge.amct
@@ -102,6 +103,20 @@ def test_installing_twice_is_installing_once(installed):
     with pytest.raises(ModuleNotFoundError, match="No module named 'amct_pytorch'"):
         import amct_pytorch  # noqa: F401
     bridge.amct.uninstall()
+
+
+def test_ranges_are_searched_as_by_the_reference(installed):
+    from amct_pytorch.nn.module.quantization.linear import LinearQAT
+
+    assert LinearQAT(3, 2).config.search.method == "ifmr"
+    named = {"retrain_data_config": {"range_search": "mse"}}
+    assert LinearQAT(3, 2, config=named).config.search.method == "mse"
+    bridge.amct.install(target="qdq")
+    assert LinearQAT(3, 2).config.search.method == "ifmr"
+    net = bridge.prepare_qat(torch.nn.Sequential(torch.nn.Linear(3, 2)))
+    assert net[0].config.search.method == "ifmr"
+    bridge.amct.uninstall()
+    assert LinearQAT(3, 2).config.search.method == "mse"
 
 
 def test_the_target_can_be_changed(installed):

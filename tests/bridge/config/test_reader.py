@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from bridge.config.reader import read_config
+from bridge.config.reader import read_config, set_default_range_search
+from qatfunc import SearchSpec
 
 SAMPLE = {
     "retrain_data_config": {
@@ -38,6 +39,18 @@ def test_the_sample_of_the_documentation():
     assert (config.learned_scale, config.reciprocal_scale) == (False, False)
 
 
+def test_the_default_search_can_be_set():
+    set_default_range_search("ifmr")
+    try:
+        assert read().search.method == read({"range_search": None}).search.method == "ifmr"
+        assert read({"range_search": "mse"}).search.method == "mse"
+    finally:
+        set_default_range_search("mse")
+    assert read().search.method == "mse"
+    with pytest.raises(ValueError, match="method must be 'mse' or 'ifmr', got 'minmax'"):
+        set_default_range_search("minmax")
+
+
 def test_reading_leaves_the_dict_alone():
     before = copy.deepcopy(SAMPLE)
     read_config(SAMPLE, channel_wise=True)
@@ -54,7 +67,10 @@ def test_reading_leaves_the_dict_alone():
         {"retrain_enable": None, "retrain_data_config": None, "retrain_weight_config": None},
         {
             "retrain_data_config": dict.fromkeys(
-                ["dst_type", "batch_num", "fixed_min", "clip_max", "clip_min", "asymmetric"]
+                [
+                    *("dst_type", "batch_num", "fixed_min", "clip_max", "clip_min", "asymmetric"),
+                    "range_search",
+                ]
             ),
             "retrain_weight_config": dict.fromkeys(
                 ["dst_type", "weights_retrain_algo", "channel_wise", "s_rec_flag"]
@@ -69,7 +85,7 @@ def test_what_is_not_given_takes_its_default(config, channel_wise):
     assert (read.layer.weight.bits, read.layer.weight.per_channel) == (8, channel_wise)
     activation = read.layer.activation
     assert (activation.bits, activation.symmetric, activation.fixed_min) == (8, False, False)
-    assert read.search.batch_num == 1
+    assert (read.search.batch_num, read.search.method) == (1, "mse")
     assert read.clip is None
     assert (read.learned_scale, read.reciprocal_scale) == (False, False)
 
@@ -79,6 +95,8 @@ def test_every_key_does_what_it_says():
     assert read({"dst_type": "INT16"}).layer.activation.bits == 16
     assert read({"dst_type": "INT16"}).layer.weight.bits == 8
     assert read({"batch_num": 7}).search.batch_num == 7
+    assert read({"range_search": "ifmr"}).search == SearchSpec(method="ifmr")
+    assert read({"range_search": "mse"}).search == SearchSpec()
     assert read({"fixed_min": True}).layer.activation.fixed_min
     assert read({"asymmetric": False}).layer.activation.symmetric
     assert not read({"asymmetric": True}).layer.activation.symmetric
@@ -147,6 +165,8 @@ DATA, WEIGHT = "retrain_data_config", "retrain_weight_config"
         (DATA, "clip_max", 1e39, "a number that float32 can hold"),
         (DATA, "clip_max", 10**400, "a number that float32 can hold"),
         (DATA, "clip_min", [-1.0], "a number that float32 can hold"),
+        (DATA, "range_search", "IFMR", "'mse' or 'ifmr'"),
+        (DATA, "range_search", True, "'mse' or 'ifmr'"),
         (WEIGHT, "dst_type", "INT16", "'INT8'"),
         (WEIGHT, "dst_type", "INT4", "'INT8'"),
         (WEIGHT, "weights_retrain_algo", "arq", "'arq_retrain' or 'ulq_retrain'"),

@@ -34,13 +34,20 @@ FLOAT_ROUNDING = 2e-6
 GRADIENT = {"rtol": 1e-5, "atol": 1e-5}
 
 
+def recorded_config(case: Case) -> dict[str, Any]:
+    """Return the recorded configuration, and that ranges are searched as by the reference."""
+    config: dict[str, Any] = json.loads(case.meta["config"])
+    data = {**(config.get("retrain_data_config") or {}), "range_search": "ifmr"}
+    return {**config, "retrain_data_config": data}
+
+
 class Step:
     """One recorded training step, computed by ours."""
 
     def __init__(self, case: Case):
         recorded = case.arrays
         make, sizes, geometry = LAYERS[case.meta["op"]]
-        layer: Any = make(*sizes, **geometry, config=json.loads(case.meta["config"]))
+        layer: Any = make(*sizes, **geometry, config=recorded_config(case))
         layer.weight.data = recorded["weight_initial"].clone()
         assert (layer.bias is not None) == ("bias" in recorded)
         if layer.bias is not None:

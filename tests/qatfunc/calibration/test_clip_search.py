@@ -2,14 +2,17 @@ import pytest
 import torch
 
 from qatfunc import ActivationSpec, ClipSearch, SearchSpec
-from qatfunc.calibration.clip_search import search_clip, summarize_values
+from qatfunc.calibration.clip_search import search_clip
+from qatfunc.calibration.summaries import summarize_values
 
 INT2 = ActivationSpec(bits=2)  # -2, -1, 0, 1
 ONE_CANDIDATE = {"start": 1.0, "end": 1.005, "step": 0.01}
 
 
 def search(values: list[float], spec: ActivationSpec = INT2, **how: object) -> ClipSearch:
-    return search_clip(summarize_values(torch.tensor(values)), spec, SearchSpec(**how))
+    return search_clip(
+        summarize_values(torch.tensor(values)), spec, SearchSpec(method="ifmr", **how)
+    )
 
 
 def ends(found: ClipSearch) -> tuple[float, float]:
@@ -108,7 +111,7 @@ def test_the_result_is_float32_scalars():
 def test_values_are_left_as_they_are():
     values = torch.tensor([3.0, -1.0, 2.0])
     summary = summarize_values(values)
-    search_clip(summary, INT2, SearchSpec())
+    search_clip(summary, INT2, SearchSpec(method="ifmr"))
     assert values.tolist() == [3.0, -1.0, 2.0]
     assert summary.largest.tolist() == [3.0, 2.0, -1.0]
     assert summary.smallest.tolist() == [-1.0, 2.0, 3.0]

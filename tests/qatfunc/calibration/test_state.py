@@ -6,8 +6,10 @@ from torch import Tensor
 
 from qatfunc import ActivationSpec, SearchSpec, calibration
 from qatfunc.calibration import EXACT_VALUES, TAIL_VALUES, CalibrationState
-from qatfunc.calibration.clip_search import search_clip, summarize_values
+from qatfunc.calibration.clip_search import search_clip
 from qatfunc.calibration.histogram import BINS
+from qatfunc.calibration.summaries import summarize_values
+from qatfunc.spec import SearchMethod
 from tests.support.bits import same_bits
 
 
@@ -42,7 +44,7 @@ def test_before_enough_batches_finish_returns_the_extremes():
 
 def test_after_enough_batches_finish_returns_the_winner():
     state = seen(torch.tensor([1.0, -0.5]), torch.tensor([-0.5]))
-    how = SearchSpec(batch_num=2, start=1.0, end=1.005)
+    how = SearchSpec(method="ifmr", batch_num=2, start=1.0, end=1.005)
     assert calibration.finish(state, ActivationSpec(bits=2), how) == (1.0, -2.0)
 
 
@@ -52,10 +54,11 @@ def test_finish_defaults_to_an_int8_search_after_one_batch():
     assert calibration.finish(state) == found.clip
 
 
+@pytest.mark.parametrize("method", ["mse", "ifmr"])
 @pytest.mark.parametrize("batch_num", [1, 2])
-def test_a_fixed_lower_end_is_zero(batch_num: int):
+def test_a_fixed_lower_end_is_zero(batch_num: int, method: SearchMethod):
     state = seen(torch.tensor([1.0, -3.0]))
-    spec, how = ActivationSpec(fixed_min=True), SearchSpec(batch_num=batch_num)
+    spec, how = ActivationSpec(fixed_min=True), SearchSpec(method=method, batch_num=batch_num)
     assert calibration.finish(state, spec, how).min == 0.0
     assert calibration.finish(state, spec, how).max > 0.0
 
@@ -130,7 +133,7 @@ def test_the_state_does_not_grow():
 
 
 def test_a_histograms_winner_is_certified_and_exact():
-    values, spec, how = normal(200_000), ActivationSpec(), SearchSpec()
+    values, spec, how = normal(200_000), ActivationSpec(), SearchSpec(method="ifmr")
     found = calibration.search(seen(values), spec, how)
     exact = search_clip(summarize_values(values), spec, how)
     assert found.certified
@@ -141,17 +144,19 @@ def test_a_histograms_winner_is_certified_and_exact():
 def test_a_winner_that_is_not_exact_is_not_certified():
     # A 16-bit step is narrower than a bin, and candidates 0.2% apart are almost equally good.
     values = torch.rand(EXACT_VALUES + 1, generator=torch.Generator().manual_seed(0))
-    spec, how = ActivationSpec(bits=16), SearchSpec(start=0.98, end=1.02, step=0.002)
+    spec = ActivationSpec(bits=16)
+    how = SearchSpec(method="ifmr", start=0.98, end=1.02, step=0.002)
     found = calibration.search(seen(values), spec, how)
     assert found.clip.max != search_clip(summarize_values(values), spec, how).clip.max
     assert not found.certified
 
 
-def test_a_percentile_beyond_the_tail_is_not_certified():
+@pytest.mark.parametrize("method", ["mse", "ifmr"])
+def test_a_percentile_beyond_the_tail_is_not_certified(method: SearchMethod):
     values = normal(EXACT_VALUES + 1)
     for name in ("max_percentile", "min_percentile"):
         assert not calibration.search(
-            seen(values), ActivationSpec(), SearchSpec(**{name: 0.9})
+            seen(values), ActivationSpec(), SearchSpec(method=method, **{name: 0.9})
         ).certified
 
 

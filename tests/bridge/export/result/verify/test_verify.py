@@ -15,14 +15,18 @@ from tests.support.exporters import dynamic, export
 from tests.support.graphs.text import with_inputs
 from tests.support.modules.layers import config, state
 
+RANGE = {"range_search": "ifmr"}
+
 
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        per_tensor = config(None, {"channel_wise": False})
+        per_tensor = config(RANGE, {"channel_wise": False})
         # Behind a ReLU the convolution would be one operator with the quantizer of head.1.
         self.features = nn.Sequential(Conv2dQAT(1, 3, 3, config=per_tensor), nn.LeakyReLU(0.1))
-        self.head = nn.Sequential(nn.Flatten(), LinearQAT(27, 4), nn.ReLU(), LinearQAT(4, 2))
+        # Outputs are few steps of the accumulator, so that float32 resolves a thousandth of one.
+        layers = [LinearQAT(*sizes, config=config(RANGE)) for sizes in ((27, 4), (4, 2))]
+        self.head = nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1])
 
     def forward(self, x):
         return self.head(self.features(x))
