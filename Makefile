@@ -33,6 +33,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/convert_depth.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/ranges.py
 
 # Speed of deploy models relative to float32 ones, and of each form of a convolution.
 bench-deploy: $(VENV)/.test
