@@ -1,13 +1,14 @@
 """Type checks of arguments that many functions share, with messages that suggest the right call."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["check_flags", "check_model"]
+__all__ = ["check_flag", "check_flags", "check_integer", "check_model"]
 
 
 def check_model(model: Any, function: str) -> None:
@@ -50,8 +51,37 @@ def check_flags(function: str, **flags: Any) -> None:
         TypeError: an argument is not a bool.
     """
     for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{function}: {name} must be True or False, got {value!r}")
+        check_flag(f"{function}: {name}", value)
+
+
+def check_flag(name: str, flag: Any) -> None:
+    """Raise unless an argument or option is True or False.
+
+    Args:
+        name: its name, for the message.
+        flag: its value.
+    Raises:
+        TypeError: it is not a bool.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def check_integer(name: str, number: Any, allowed: range) -> None:
+    """Raise unless an argument or option is an integer within a range.
+
+    Args:
+        name: its name, for the message.
+        number: its value; NumPy integers are integers too, bool is not.
+        allowed: the integers that it may be.
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is out of range.
+    """
+    if not isinstance(number, Integral) or isinstance(number, bool):
+        raise TypeError(f"{name} must be an integer, got {number!r}")
+    if number not in allowed:
+        raise ValueError(f"{name} must be {allowed[0]} to {allowed[-1]}, got {number!r}")
 
 
 def _is_state(values: Mapping[Any, Any]) -> bool:

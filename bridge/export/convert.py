@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
+from bridge.arguments import check_flag
 from bridge.export.files.destinations import (
     check_path,
     check_source_not_overwritten,
@@ -21,7 +22,6 @@ from bridge.export.pipeline import convert_model
 from bridge.export.plan.tune import Tuning
 from bridge.export.read.layers import FloatOperator
 from bridge.export.result.conversion import Conversion
-from bridge.export.targets.options import check_flag
 from bridge.export.targets.table import find_target
 from bridge.export.targets.target import Target
 

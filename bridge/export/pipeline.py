@@ -96,7 +96,7 @@ def convert_model(
     record = record_text(found.layers)
     fake, copy = copy_model(deploy)
     if roundings is not None:
-        sized, _ = copy_model(deploy)
+        sized = deploy.clone()
         roundings.write(deploy, copy)
     elif not found.layers and not found.products:
         return Converted(fake, deploy, [], found.floats, record)  # nothing is quantized
@@ -113,7 +113,8 @@ def convert_model(
         names = list(roundings.names)
         summaries += [summarize_elementwise(one) for one in roundings.elementwise]
         summaries = [replace(one, rounding=roundings.of.get(one.name)) for one in summaries]
-    summaries.sort(key=lambda summary: names.index(summary.name))
+    order = {name: i for i, name in enumerate(names)}
+    summaries.sort(key=lambda summary: order[summary.name])
     deploy = target.finish(deploy, [*found.layers, *found.products])
     return Converted(fake, deploy, summaries, found.floats, record)
 
@@ -173,7 +174,7 @@ def _write_deploy(target: Target, found: Quantized, forms: _Forms) -> list[Layer
     summaries = []
     for product in found.products:
         target.write_product(target.builder(product), product)
-        summaries.append(summarize_product(product, target.product_form))
+        summaries.append(summarize_product(product, target.product_form, target.product_arithmetic))
     for layer in reversed(found.layers):
         choice = forms.choices[layer.name]
         summaries.append(summarize_layer(layer, choice, forms.proofs.get(layer.name)))

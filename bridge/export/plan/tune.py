@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes import common as passes
 
+from bridge.arguments import check_integer
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.copies import Counterparts, extract
 from bridge.export.graph.shapes import Sizes, dynamic_inputs, infer_sizes
@@ -31,7 +31,7 @@ _WARM_UP = 2
 _WIN_RATE = 0.8
 """Share of the rounds in which a form must be faster to be preferred."""
 
-_MOST = {"threads": 1024, "rounds": 10_000}
+_MOST_THREADS, _MOST_ROUNDS = 1024, 10_000
 """Upper bounds of the fields of Tuning."""
 
 _MOST_ELEMENTS = 1 << 28
@@ -60,11 +60,8 @@ class Tuning:
     timer: Timer | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("threads", self.threads), ("rounds", self.rounds)):
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if not 1 <= value <= _MOST[name]:
-                raise ValueError(f"{name} must be 1 to {_MOST[name]}, got {value}")
+        check_integer("threads", self.threads, range(1, _MOST_THREADS + 1))
+        check_integer("rounds", self.rounds, range(1, _MOST_ROUNDS + 1))
 
 
 def tune_choices(

@@ -5,28 +5,29 @@ from typing import Any
 import numpy as np
 
 from bridge.export.fast.elementwise import Elementwise
-from bridge.export.plan.forms import Choice, Form
+from bridge.export.plan.forms import Choice
 from bridge.export.read.layer import QuantizedLayer, signed_zero_point
 from bridge.export.read.products import QuantizedProduct
 from bridge.export.requantization.chains import Chain, Unchained
 from bridge.export.result.conversion import AdjustedRescale, LayerSummary, Proof
 
 
-def summarize_product(product: QuantizedProduct, form: Form) -> LayerSummary:
+def summarize_product(product: QuantizedProduct, form: str, arithmetic: str) -> LayerSummary:
     """Summarize a product of two activations.
 
     Args:
         product: the product.
-        form: its form in the deploy model.
+        form: name of its form in the deploy model.
+        arithmetic: what multiplies there.
     Returns:
         the summary.
     """
     return LayerSummary(
         **_without_weights(product),
-        form=form.name,
+        form=form,
         bound=product.accumulator_bound,
         proven=product.proven,
-        arithmetic=form.arithmetic,
+        arithmetic=arithmetic,
         reason="the one form of a product of two activations",
     )
 

@@ -1,7 +1,6 @@
 """One class for each target; its fields are the target's options.
 
 Index, each importing only what is above it:
-    options  checks of options
     target   the base class: passes, and methods with defaults
     ort      ONNX Runtime on a CPU
     qdq      any runtime that reads Q/DQ models

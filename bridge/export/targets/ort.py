@@ -18,9 +18,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from bridge.arguments import check_flag, check_integer
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.graph_pass import GraphPass
-from bridge.export.lower.int8 import write_integer
 from bridge.export.lower.int8_weights import may_be_int8
 from bridge.export.lower.products import write_integer_product
 from bridge.export.passes.concat import quantize_before_concat
@@ -28,12 +28,11 @@ from bridge.export.passes.max_pool import keep_max_pools_in_float
 from bridge.export.passes.uint8_codes import to_uint8_codes
 from bridge.export.passes.zero_points import unshare_zero_points
 from bridge.export.plan import costs
-from bridge.export.plan.forms import Choice, Form, choose_ort_form
+from bridge.export.plan.forms import Choice, choose_ort_form
 from bridge.export.plan.tune import Tuning, tune_choices
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.products import QuantizedProduct
 from bridge.export.requantization.chains import Chain, Unchained, find_chains
-from bridge.export.targets.options import check_flag, check_integer
 from bridge.export.targets.target import Passes, Target
 
 MODES = ("exact", "fast")
@@ -76,7 +75,7 @@ class Ort(Target):
     """
 
     name: ClassVar[str] = "ort"
-    product_form: ClassVar[Form] = Form("MatMulInteger", write_integer)
+    product_form: ClassVar[str] = "MatMulInteger"
     before: ClassVar[Passes] = (GraphPass(to_uint8_codes),)
     before_deploy: ClassVar[Passes] = (GraphPass(quantize_before_concat),)
     deploy_last: ClassVar[Passes] = (

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from bridge.arguments import check_flag, check_integer
 from bridge.export.graph.builder import Builder
 from bridge.export.graph.errors import ConversionError
 from bridge.export.graph.graph_pass import GraphPass
@@ -29,7 +30,6 @@ from bridge.export.plan.forms import OF_RUNTIME, Choice, Form
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.products import QuantizedProduct
 from bridge.export.requantization.chains import Chain
-from bridge.export.targets.options import check_flag, check_integer
 from bridge.export.targets.target import Passes, Target
 
 _FORM = Form("QDQ", write_qdq, OF_RUNTIME)
@@ -50,7 +50,8 @@ class Qdq(Target):
     """
 
     name: ClassVar[str] = "qdq"
-    product_form: ClassVar[Form] = _FORM
+    product_form: ClassVar[str] = _FORM.name
+    product_arithmetic: ClassVar[str] = _FORM.arithmetic
     folds_batch_norm: ClassVar[bool] = False
     deploy_operands: ClassVar[Passes] = (GraphPass(store_quantized_constants),)
     deploy_last: ClassVar[Passes] = (GraphPass(unshare_zero_points),)

@@ -23,7 +23,7 @@ from bridge.export.passes.constants import (
     expand_activation_dequantizers,
     expand_constant_dequantizers,
 )
-from bridge.export.plan.forms import Choice, Form
+from bridge.export.plan.forms import INT8, Choice
 from bridge.export.read.layer import QuantizedLayer
 from bridge.export.read.products import QuantizedProduct
 from bridge.export.requantization.chains import Chain, Unchained
@@ -37,7 +37,8 @@ class Target(ABC):
 
     Class attributes:
         name: name of the target in `convert_qat_model(target=...)`.
-        product_form: form of a product of two activations in the deploy model.
+        product_form: name of the form of a product of two activations in the deploy model.
+        product_arithmetic: what multiplies in it.
         folds_batch_norm: whether layers of the deploy model can include a BatchNormalization.
         before: passes over the source model, before its layers are read.
         before_deploy: passes over the deploy model, before its layers are written.
@@ -47,7 +48,8 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
-    product_form: ClassVar[Form]
+    product_form: ClassVar[str]
+    product_arithmetic: ClassVar[str] = INT8
     folds_batch_norm: ClassVar[bool] = True
     before: ClassVar[Passes] = ()
     before_deploy: ClassVar[Passes] = ()

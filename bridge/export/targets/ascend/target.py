@@ -35,7 +35,7 @@ class Ascend(Target):
     """The Ascend NPU, in the dialect that its compiler ATC reads; there are no options."""
 
     name: ClassVar[str] = "ascend"
-    product_form: ClassVar[Form] = _FORM
+    product_form: ClassVar[str] = _FORM.name
     fake_operands: ClassVar[Passes] = (GraphPass(fold_constant_dequantizers),)
     deploy_operands: ClassVar[Passes] = fake_operands
     fake_last: ClassVar[Passes] = (
