@@ -150,6 +150,25 @@ def test_quantizers_of_two_ranges_become_one_that_holds_both(tmp_path):
     assert_equal(done)
 
 
+def test_a_bias_has_the_steps_of_the_joined_range(tmp_path):
+    """Not those of the range that the file states: the scale of the input is another one."""
+    bias = np.array([0.37, -1.3, 2.2, 0.011], np.float32)
+    sums = {}
+    for added in (np.zeros(4, np.float32), bias):
+        second = conv("ud", "z", 1).replace("(ud, z_w)", "(ud, z_w, zb)")
+        two = "v = Relu (f)" + pair("v", "ud", "sd", "zd") + second
+        outputs = OUTPUT + ", float[N, 4, H3, L3] z"
+        folder = tmp_path / f"{added.any()}"
+        folder.mkdir()
+        done = convert(network(two, outputs=outputs, zb=added), folder)
+        step = np.float32(layer(done, "z").scale_x) * ARRAYS["sw"]
+        z = assert_equal(done)["z"].swapaxes(1, -1)
+        sums[added.any()] = np.rint(z / step)
+        assert same_bits(z, sums[added.any()].astype(np.float32) * step)
+    assert layer(done, "z").scale_x != SD
+    assert np.array_equal(sums[True] - sums[False], np.broadcast_to(np.rint(bias / step), z.shape))
+
+
 def test_a_range_that_holds_the_other_is_kept(tmp_path):
     two = "v = Relu (f)" + pair("v", "ud", "se", "zc") + conv("ud", "z", 1)
     outputs = OUTPUT + ", float[N, 4, H3, L3] z"
