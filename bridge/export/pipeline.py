@@ -92,7 +92,7 @@ def convert_model(
     sized, data = None, target.rounding_data()
     if data is not None:
         roundings = round_values(deploy, found, data)
-        found = read_inputs_again(found, fold_batch_norm=fold_batch_norm)
+        found = read_inputs_again(found)
     record = record_text(found.layers)
     fake, copy = copy_model(deploy)
     if roundings is not None:

@@ -163,15 +163,18 @@ def _read_layer(node: ir.Node, name: str, fold_batch_norm: bool) -> QuantizedLay
         attributes={} if op == "MatMul" else {k: a.value for k, a in node.attributes.items()},
         groups=groups,
     )
-    return _fold_and_check(layer, fold_batch_norm=fold_batch_norm)
+    last = node.op_type == "MatMul"
+    found = read_batch_norm(output, channels_last=last) if fold_batch_norm else None
+    if found is not None:
+        layer = replace(layer, norm=found[0], output=found[1])
+    return _checked(layer)
 
 
-def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
+def read_input_again(layer: QuantizedLayer) -> QuantizedLayer:
     """Update a layer after a pass has changed the Q/DQ pair on its input.
 
     Args:
         layer: as it was read before the pass.
-        fold_batch_norm: as in read_layers.
     Returns:
         the layer with the new scale and zero point of its input, and with the bias rounded anew.
     Raises:
@@ -182,24 +185,19 @@ def read_input_again(layer: QuantizedLayer, *, fold_batch_norm: bool) -> Quantiz
     )
     check_product(scale_x, layer.scale_w)
     changed = replace(
-        layer.unfolded,
+        layer,
         scale_x=scale_x,
         zero_point_x=zero_point_x,
         correction=correction,
         bias=integer_bias(layer.float_bias, scale_x * layer.scale_w, correction),
     )
-    return _fold_and_check(changed, fold_batch_norm=fold_batch_norm)
+    return _checked(changed)
 
 
-def _fold_and_check(layer: QuantizedLayer, *, fold_batch_norm: bool) -> QuantizedLayer:
-    """Fold the BatchNormalization after a layer, if any, and check the accumulator bound."""
-    last = layer.node.op_type == "MatMul"
-    found = read_batch_norm(layer.output, channels_last=last) if fold_batch_norm else None
-    if found is not None:
-        folded = replace(layer, norm=found[0], output=found[1])
-        with np.errstate(over="ignore"):
-            # Otherwise the BatchNormalization stays in float.
-            layer = folded if np.isfinite(folded.rescale).all() else layer
+def _checked(layer: QuantizedLayer) -> QuantizedLayer:
+    """Leave a BatchNormalization in float whose factor overflows; check the accumulator bound."""
+    with np.errstate(over="ignore"):
+        layer = layer if np.isfinite(layer.rescale).all() else layer.unfolded
     limit = accumulator_limit(wide=layer.wide)
     if layer.accumulator_bound > limit:
         raise NotQuantizedError(

@@ -71,12 +71,11 @@ def read_quantized(
     return Quantized(layers, products, left)
 
 
-def read_inputs_again(found: Quantized, *, fold_batch_norm: bool) -> Quantized:
+def read_inputs_again(found: Quantized) -> Quantized:
     """Update layers and products after a pass has changed the Q/DQ pairs on their inputs.
 
     Args:
         found: as read before the pass, which has not changed weights and biases.
-        fold_batch_norm: as in read_layers.
     Returns:
         the layers and products with the new scales and zero points; those that these make
         impossible are among the float operators.
@@ -84,7 +83,7 @@ def read_inputs_again(found: Quantized, *, fold_batch_norm: bool) -> Quantized:
     layers, products, floats = [], [], list(found.floats)
     for layer in found.layers:
         try:
-            layers.append(read_input_again(layer, fold_batch_norm=fold_batch_norm))
+            layers.append(read_input_again(layer))
         except NotQuantizedError as reason:
             floats.append(FloatOperator(layer.name, layer.node.op_type, str(reason)))
     for product in found.products:

@@ -169,6 +169,46 @@ def test_a_bias_has_the_steps_of_the_joined_range(tmp_path):
     assert np.array_equal(sums[True] - sums[False], np.broadcast_to(np.rint(bias / step), z.shape))
 
 
+def test_a_layer_that_the_joined_range_makes_unfit_stays_in_float(tmp_path):
+    """Its own scale of 0.03 times 3e38 is a float32; that of the other reader, 2, is too large."""
+    second = conv("ud", "z", 1).replace("(w1, sw, zw)", "(w1, sh, zw)")
+    two = "v = Relu (f)" + pair("v", "ud", "se", "zc") + second
+    scales = {"sc": np.float32(2), "se": np.float32(0.03), "sh": np.full(4, 3e38, np.float32)}
+    done = convert(network(two, outputs=OUTPUT + ", float[N, 4, H3, L3] z", **scales), tmp_path)
+    assert layer(done, "y").scale_x == 2
+    (left,) = done.left_in_float
+    assert left.name == "z"
+    assert left.reason.startswith("scale_x * scale_w must be positive and finite in float32, got 2")
+
+
+def test_a_product_that_the_joined_range_makes_unfit_stays_in_float(tmp_path):
+    scales = {"sc": np.float32(1e25), "se": np.float32(1e19), "zc": np.int8(0)}
+    product = pair("f", "a", "se", "zc") + pair("xd", "b", "se", "zc") + "[z] z = MatMul (a, b)"
+    two = "v = Identity (f)" + product
+    proto = network(two, outputs=OUTPUT + ", float[N, 4, H3, L3] z", **scales)
+    done = convert(proto, tmp_path, data=[picture(1)[..., :5, :5]])
+    (left,) = done.left_in_float
+    assert left.name == "z"
+    assert left.reason.startswith("scale_x * scale_w must be positive and finite in float32")
+
+
+def test_a_folded_norm_stays_the_layers_when_its_input_has_another_range(tmp_path):
+    """Of two in a row the first is folded, and only the first."""
+    ones = np.ones(4, np.float32)
+    norms = """m = BatchNormalization (t, g1, ones, zeros, ones)
+        z = BatchNormalization (m, g2, ones, zeros, ones)"""
+    two = "v = Relu (f)" + pair("v", "ud", "sd", "zd") + conv("ud", "t", 1) + norms
+    given = {"ones": ones, "zeros": 0 * ones, "g1": 2 * ones, "g2": 3 * ones}
+    outputs = OUTPUT + ", float[N, 4, H3, L3] z"
+    done = convert(network(two, outputs=outputs, **given), tmp_path, fold_batch_norm=True)
+    assert layer(done, "t").scale_x == layer(done, "f").rounding.scale != SD
+    assert layer(done, "t").form.endswith("BatchNorm folded")
+    assert operators(done).count("BatchNormalization") == 1
+    plain = convert(network(two, outputs=outputs, **given), tmp_path)
+    z, other = assert_equal(done)["z"], assert_equal(plain)["z"]
+    assert np.allclose(z, other, rtol=1e-5)  # folding rounds otherwise, by a few ulps
+
+
 def test_a_range_that_holds_the_other_is_kept(tmp_path):
     two = "v = Relu (f)" + pair("v", "ud", "se", "zc") + conv("ud", "z", 1)
     outputs = OUTPUT + ", float[N, 4, H3, L3] z"
