@@ -99,6 +99,14 @@ def test_the_plain_form_keeps_it(tmp_path):
 
 
 LINEAR_3D = {"inputs": "float[N, 2, 3] x", "outputs": "float[N, 2, 2] n"}
+OVERFLOW = {
+    "sw": np.array([10.0, 0.003], np.float32),
+    "gamma": np.array([3e38, 1.0], np.float32),
+    "mean": np.zeros(2, np.float32),
+    "var": np.zeros(2, np.float32),
+}
+"""scale_x * scale_w * factor is beyond float32 in the first channel."""
+
 TRAINING = (
     " n, a, c = BatchNormalization <epsilon: float = 0.01, training_mode: int = 1>"
     " (y, gamma, beta, mean, var)"
@@ -113,8 +121,9 @@ TRAINING = (
         normed(MATMUL, **LINEAR_3D),
         normed(var=np.array([0.3, -1.0], np.float32)),
         normed(norm=" g = Abs (gamma)" + NORM.replace("(y, gamma", "(y, g")),
+        normed(**OVERFLOW),
     ],
-    ids=["another reader", "an output", "another axis", "no deviation", "computed"],
+    ids=["another reader", "an output", "another axis", "no deviation", "computed", "overflow"],
 )
 def test_what_is_not_folded(tmp_path, proto):
     done = convert(proto, tmp_path, fold_batch_norm=True)
